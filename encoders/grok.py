@@ -1,0 +1,46 @@
+"""The encoder designed by Grok: a log-magnitude spectrogram into a deep Transformer (arXiv 2509.09717)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Num
+
+from encoders import layers
+from encoders.spectrogram import TOKENS, power_spectrum, waveform
+from encoders.transformer import Transformer
+
+WINDOW, HOP = 256, 207  # samples; 77 frames without padding
+
+
+class Grok(nnx.Module):
+    """(batch, 16000) PCM -> (batch, 77, width) float32."""
+
+    def __init__(
+        self,
+        *,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        mlp: int = 3072,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.width, self.depth, self.heads, self.mlp = width, depth, heads, mlp
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.proj = layers.linear(WINDOW // 2 + 1, width, **options)
+        self.pos_embed = nnx.Param(jax.random.normal(rngs.params(), (TOKENS, width), param_dtype))
+        self.transformer = Transformer(width, depth, heads, mlp, **options)
+
+    @property
+    def config(self) -> dict[str, int]:
+        return {"width": self.width, "depth": self.depth, "heads": self.heads, "mlp": self.mlp}
+
+    def __call__(
+        self, pcm: Num[Array, "batch 16000"], *, rngs: nnx.Rngs | jax.Array | None = None
+    ) -> Float[Array, "batch 77 width"]:
+        """Encode one-second clips of 16 kHz PCM at integer scale; dropout is on only if `rngs` is given."""
+        magnitude = jnp.sqrt(power_spectrum(waveform(pcm), WINDOW, HOP))
+        x = self.proj(jnp.log1p(magnitude)) + self.pos_embed
+        return self.transformer(x, layers.dropout_key(rngs))

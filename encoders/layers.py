@@ -1,0 +1,46 @@
+"""What several encoders need and Flax NNX does not bring: PyTorch's initialisation, and dropout without state."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+DROPOUT = 0.1  # the rate of every dropout in the five encoders
+
+
+def uniform(fan_in: int) -> Callable:
+    """PyTorch's default for weights and biases of Linear and Conv: uniform within 1 / sqrt(fan_in)."""
+    limit = fan_in**-0.5
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+def linear(features_in: int, features_out: int, **kwargs) -> nnx.Linear:
+    """`nnx.Linear` initialised as `torch.nn.Linear`."""
+    init = {"kernel_init": uniform(features_in), "bias_init": uniform(features_in)}
+    return nnx.Linear(features_in, features_out, **init | kwargs)
+
+
+def layer_norm(features: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Layer normalisation over the last axis, always computed in and returning float32."""
+    return nnx.LayerNorm(
+        features, epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, param_dtype=param_dtype, rngs=rngs
+    )
+
+
+def dropout(x: jax.Array, key: jax.Array | None, rate: float = DROPOUT) -> jax.Array:
+    """Zero elements at `rate` and scale up the rest; without a key, return x."""
+    if key is None:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
+
+
+def dropout_key(rngs: nnx.Rngs | jax.Array | None) -> jax.Array | None:
+    """The key for one call's dropout: from the "dropout" stream of `rngs`, or `rngs` itself if it is a key."""
+    return rngs.dropout() if isinstance(rngs, nnx.Rngs) else rngs
+
+
+def split(key: jax.Array | None, count: int) -> list[jax.Array | None]:
+    """`count` independent keys, or as many None."""
+    return [None] * count if key is None else list(jax.random.split(key, count))

@@ -1,0 +1,186 @@
+"""CLIP's text and vision towers (Radford et al., arXiv 2103.00020), as transformers' CLIPModel configures them.
+
+Attribute names follow transformers' parameter names, so that `jaxsd.convert` is a short table.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+ACTIVATIONS = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "gelu": partial(jax.nn.gelu, approximate=False),
+}
+
+
+@dataclass(frozen=True)
+class TowerConfig:
+    """What the two towers have in common, under transformers' names."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class TextConfig(TowerConfig):
+    vocab_size: int = 49408
+    max_position_embeddings: int = 77
+    eos_token_id: int = 49407
+
+
+@dataclass(frozen=True)
+class VisionConfig(TowerConfig):
+    image_size: int = 224
+    patch_size: int = 14
+
+
+class SelfAttention(nnx.Module):
+    def __init__(self, features, heads, *, dtype, rngs):
+        linear = partial(nnx.Linear, features, features, dtype=dtype, rngs=rngs)
+        self.heads = heads
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = linear(), linear(), linear(), linear()
+
+    def __call__(self, x, causal):
+        q, k, v = (f(x).reshape(*x.shape[:2], self.heads, -1) for f in (self.q_proj, self.k_proj, self.v_proj))
+        return self.out_proj(jax.nn.dot_product_attention(q, k, v, is_causal=causal).reshape(x.shape))
+
+
+class MLP(nnx.Module):
+    def __init__(self, config: TowerConfig, *, dtype, rngs):
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.fc1 = nnx.Linear(config.hidden_size, config.intermediate_size, dtype=dtype, rngs=rngs)
+        self.fc2 = nnx.Linear(config.intermediate_size, config.hidden_size, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x):
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class Layer(nnx.Module):
+    """Pre-norm transformer layer."""
+
+    def __init__(self, config: TowerConfig, *, dtype, rngs):
+        kind = {"dtype": dtype, "rngs": rngs}
+        self.layer_norm1 = nnx.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, **kind)
+        self.self_attn = SelfAttention(config.hidden_size, config.num_attention_heads, **kind)
+        self.layer_norm2 = nnx.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, **kind)
+        self.mlp = MLP(config, **kind)
+
+    def __call__(self, x, causal):
+        x = x + self.self_attn(self.layer_norm1(x), causal)
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class TextOutput(NamedTuple):
+    hidden_states: jax.Array  # (batch, tokens, hidden_size), after the final norm: what Stable Diffusion attends to
+    pooled: jax.Array  # (batch, hidden_size), the row of the end-of-text token
+
+
+class TextModel(nnx.Module):
+    """Token ids -> hidden states; causal, so a row depends only on the tokens up to it."""
+
+    def __init__(self, config: TextConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        self.config = config
+        embed = partial(
+            nnx.Embed,
+            features=config.hidden_size,
+            dtype=dtype,
+            embedding_init=nnx.initializers.normal(0.02),
+            rngs=rngs,
+        )
+        self.token_embedding = embed(config.vocab_size)
+        self.position_embedding = embed(config.max_position_embeddings)
+        self.layers = nnx.List([Layer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_hidden_layers)])
+        self.final_layer_norm = nnx.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, rngs=rngs)
+
+    def __call__(self, tokens: Int[Array, "batch tokens"]) -> TextOutput:
+        x = self.token_embedding(tokens) + self.position_embedding(jnp.arange(tokens.shape[1]))
+        for layer in self.layers:
+            x = layer(x, causal=True)
+        x = self.final_layer_norm(x).astype(jnp.float32)
+        return TextOutput(x, x[jnp.arange(len(x)), self.end_of_text(tokens)])
+
+    def end_of_text(self, tokens: Int[Array, "batch tokens"]) -> Int[Array, "batch"]:
+        """Position of the end-of-text token.
+
+        Configs older than transformers 4.31 say `eos_token_id == 2` by mistake; there it is the highest id.
+        """
+        if self.config.eos_token_id == 2:
+            return tokens.argmax(axis=-1)
+        return (tokens == self.config.eos_token_id).argmax(axis=-1)
+
+
+class VisionModel(nnx.Module):
+    """Normalised pictures -> pooled embedding (the class token after the last norm)."""
+
+    def __init__(self, config: VisionConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        self.config = config
+        width, patch = config.hidden_size, config.patch_size
+        kind = {"dtype": dtype, "rngs": rngs}
+        self.class_embedding = nnx.Param(jax.random.normal(rngs.params(), (width,)) * width**-0.5)
+        self.patch_embedding = nnx.Conv(
+            3, width, (patch, patch), strides=patch, padding="VALID", use_bias=False, **kind
+        )
+        self.position_embedding = nnx.Embed(
+            (config.image_size // patch) ** 2 + 1,
+            width,
+            embedding_init=nnx.initializers.normal(0.02),
+            **kind,
+        )
+        norm = partial(nnx.LayerNorm, width, epsilon=config.layer_norm_eps, **kind)
+        self.pre_layernorm = norm()
+        self.layers = nnx.List([Layer(config, **kind) for _ in range(config.num_hidden_layers)])
+        self.post_layernorm = norm()
+
+    def __call__(self, pixels: Float[Array, "batch height width 3"]) -> Float[Array, "batch features"]:
+        patches = self.patch_embedding(pixels)
+        batch, width = len(pixels), patches.shape[-1]
+        first = jnp.broadcast_to(self.class_embedding[...].astype(patches.dtype), (batch, 1, width))
+        x = jnp.concatenate([first, patches.reshape(batch, -1, width)], axis=1)
+        x = self.pre_layernorm(x + self.position_embedding(jnp.arange(x.shape[1])))
+        for layer in self.layers:
+            x = layer(x, causal=False)
+        return self.post_layernorm(x[:, 0]).astype(jnp.float32)
+
+
+class CLIPModel(nnx.Module):
+    """Both towers with their projections into the shared space."""
+
+    def __init__(
+        self, text: TextConfig, vision: VisionConfig, projection_dim: int, *, dtype=jnp.float32, rngs: nnx.Rngs
+    ):
+        project = partial(nnx.Linear, out_features=projection_dim, use_bias=False, dtype=dtype, rngs=rngs)
+        self.text_model = TextModel(text, dtype=dtype, rngs=rngs)
+        self.vision_model = VisionModel(vision, dtype=dtype, rngs=rngs)
+        self.text_projection = project(text.hidden_size)
+        self.visual_projection = project(vision.hidden_size)
+        self.logit_scale = nnx.Param(jnp.array(2.6592))  # ln(1 / 0.07)
+
+    def embed_text(self, tokens: Int[Array, "batch tokens"]) -> Float[Array, "batch projection"]:
+        """Unit-norm text embeddings, float32."""
+        return normalise(self.text_projection(self.text_model(tokens).pooled))
+
+    def embed_image(self, pixels: Float[Array, "batch height width 3"]) -> Float[Array, "batch projection"]:
+        """Unit-norm image embeddings, float32, of pictures normalised by the image processor's mean and std."""
+        return normalise(self.visual_projection(self.vision_model(pixels)))
+
+
+def normalise(x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+    """Unit L2 norm along the last axis, float32."""
+    x = x.astype(jnp.float32)
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def tokenize(tokenizer, texts: list[str]) -> np.ndarray:
+    """Token ids, int32 (len(texts), 77), padded and cut to the tokenizer's `model_max_length`."""
+    ids = tokenizer(texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True)["input_ids"]
+    return np.array(ids, np.int32)

@@ -1,0 +1,132 @@
+"""The mapping engine: other people's checkpoints <-> our parameters, by table.
+
+A parameter's name is its dotted path in the module, `down_blocks.0.resnets.1.conv1.kernel`. A table is a sequence of
+rules, the first that matches a name counts. Every name must be accounted for on both sides, or one error lists all
+that is wrong.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+# name -> (source to target, target to source): the permutation of axes is all that ever differs.
+TRANSFORMS = {
+    "same": (lambda x: x, lambda x: x),
+    "linear": (lambda x: x.T, lambda x: x.T),  # (out, in) -> (in, out)
+    "conv1d": (lambda x: x.transpose(2, 1, 0), lambda x: x.transpose(2, 1, 0)),  # OIW -> WIO
+    "conv2d": (lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),  # OIHW -> HWIO
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`source` and `target` are names with `{letter}` for the parts that vary; `where` gives their regexes."""
+
+    source: str
+    target: str
+    transform: str = "same"
+    where: Mapping[str, str] = field(default_factory=dict)
+
+    def translate(self, name: str, backwards: bool = False) -> str | None:
+        """The other side's name for `name`, or None where the rule does not match it."""
+        pattern, template = (self.target, self.source) if backwards else (self.source, self.target)
+        found = re.fullmatch(self._regex(pattern), name)
+        return template.format(**found.groupdict()) if found else None
+
+    def _regex(self, template: str) -> str:
+        parts = re.split(r"\{(\w+)\}", template)
+        return "".join(
+            f"(?P<{part}>{self.where.get(part, '[^.]+')})" if index % 2 else re.escape(part)
+            for index, part in enumerate(parts)
+        )
+
+
+def translate(rules: Iterable[Rule], name: str, backwards: bool = False) -> tuple[str, Rule] | None:
+    """The other side's name and the rule that gave it, or None."""
+    for rule in rules:
+        other = rule.translate(name, backwards)
+        if other is not None:
+            return other, rule
+    return None
+
+
+def parameters(model: nnx.Module) -> dict[str, jax.Array]:
+    """The parameters of `model` by dotted name (abstract for a model from `nnx.eval_shape`)."""
+    flat = nnx.to_flat_state(nnx.as_pure(nnx.state(model, nnx.Param)))
+    return {".".join(map(str, path)): value for path, value in flat}
+
+
+def with_parameters(model: nnx.Module, values: Mapping[str, jax.Array]) -> nnx.Module:
+    """A copy of `model` that holds `values`, one for every parameter's dotted name."""
+    graph, state = nnx.split(model)
+    flat = nnx.to_flat_state(nnx.as_pure(state))
+    filled = [(path, values[".".join(map(str, path))]) for path, _ in flat]
+    return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def import_parameters(source: Mapping[str, np.ndarray], rules: tuple[Rule, ...], model: nnx.Module, ignore=(), name=""):
+    """A copy of `model` (may be abstract) filled from a foreign checkpoint.
+
+    `ignore` holds regexes of source names that carry no parameter. Values get the dtype of `model`'s parameters.
+    Raises ValueError that lists every unknown, missing and misshapen name at once.
+    """
+    wanted = parameters(model)
+    values, problems = {}, []
+    for key, value in source.items():
+        if any(re.fullmatch(pattern, key) for pattern in ignore):
+            continue
+        match = translate(rules, key)
+        if match is None or match[0] not in wanted:
+            problems.append(f"unknown key {key}")
+            continue
+        target, rule = match
+        value = TRANSFORMS[rule.transform][0](value) if value.ndim > 1 else value
+        if value.shape != wanted[target].shape:
+            back = TRANSFORMS[rule.transform][1](np.empty(wanted[target].shape, np.bool_)).shape
+            problems.append(f"{key} has shape {tuple(source[key].shape)}, expected {back}")
+        values[target] = value
+    for target in wanted.keys() - values.keys():
+        match = translate(rules, target, backwards=True)
+        problems.append(f"missing key {match[0] if match else target}")
+    if problems:
+        raise ValueError(f"{name or 'checkpoint'} does not fit: " + "; ".join(sorted(problems)))
+    return with_parameters(model, {key: jnp.asarray(value, wanted[key].dtype) for key, value in values.items()})
+
+
+def export_parameters(model: nnx.Module, rules: tuple[Rule, ...], dtype=np.float32) -> dict[str, np.ndarray]:
+    """The parameters of `model` under the other side's names, layouts and `dtype`."""
+    exported = {}
+    for name, value in parameters(model).items():
+        other, rule = translate(rules, name, backwards=True)
+        exported[other] = np.ascontiguousarray(TRANSFORMS[rule.transform][1](np.asarray(value, dtype)))
+    return exported
+
+
+def read_safetensors(path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file. Raises FileNotFoundError or ValueError naming the file."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+def write_parameters(model: nnx.Module, path, dtype=np.float32):
+    """Write the parameters of `model` under their own names."""
+    save_file({name: np.asarray(value, dtype) for name, value in parameters(model).items()}, path)
+
+
+def read_parameters(model: nnx.Module, path) -> nnx.Module:
+    """A copy of `model` (may be abstract) filled from what `write_parameters` wrote."""
+    source = read_safetensors(path)
+    rules = tuple(Rule(key.replace("{", "{{"), key) for key in parameters(model))
+    return import_parameters(source, rules, model, name=str(path))
