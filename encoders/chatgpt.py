@@ -7,7 +7,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
 from encoders import layers
-from encoders.spectrogram import TOKENS, frame, waveform
+from encoders.spectrogram import TOKENS, waveform
 from encoders.transformer import Transformer
 
 PATCH = 208  # samples; 77 patches are 16 more samples than a clip has, which are zeros
@@ -29,8 +29,7 @@ class ChatGPT(nnx.Module):
     ):
         self.width, self.depth, self.heads, self.mlp = width, depth, heads, mlp
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        # A convolution whose stride is its kernel size, as one matrix product.
-        self.proj = layers.linear(PATCH, width, **options)
+        self.proj = layers.PatchConv1d(PATCH, width, **options)
         self.pos_embed = nnx.Param(jnp.zeros((TOKENS, width), param_dtype))
         self.transformer = Transformer(width, depth, heads, mlp, **options)
 
@@ -43,5 +42,5 @@ class ChatGPT(nnx.Module):
     ) -> Float[Array, "batch 77 width"]:
         """Encode one-second clips of 16 kHz PCM at integer scale; dropout is on only if `rngs` is given."""
         embedding_key, key = layers.split(layers.dropout_key(rngs), 2)
-        x = self.proj(frame(waveform(pcm), PATCH, PATCH)) + self.pos_embed
+        x = self.proj(waveform(pcm)) + self.pos_embed[None]
         return self.transformer(layers.dropout(x, embedding_key), key)

@@ -43,7 +43,7 @@ class Gemini(nnx.Module):
         """Encode one-second clips of 16 kHz PCM at integer scale; dropout is on only if `rngs` is given."""
         # The library the paper used takes the dB floor from the loudest clip of the batch; here it is per clip.
         x = standardise(decibels_below_peak(mel_spectrogram(waveform(pcm), bands=BANDS)))
-        x = self.proj(x) + self.pos_embed
+        x = self.proj(x) + self.pos_embed[None]
         return self.transformer(x, layers.dropout_key(rngs))
 
 

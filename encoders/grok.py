@@ -42,5 +42,5 @@ class Grok(nnx.Module):
     ) -> Float[Array, "batch 77 width"]:
         """Encode one-second clips of 16 kHz PCM at integer scale; dropout is on only if `rngs` is given."""
         magnitude = jnp.sqrt(power_spectrum(waveform(pcm), WINDOW, HOP))
-        x = self.proj(jnp.log1p(magnitude)) + self.pos_embed
+        x = self.proj(jnp.log1p(magnitude)) + self.pos_embed[None]
         return self.transformer(x, layers.dropout_key(rngs))

@@ -112,7 +112,7 @@ class Conv1d(nnx.Module):
         y = jax.lax.conv_general_dilated(
             x.astype(self.dtype), kernel, (1,), "SAME", dimension_numbers=("NCH", "HIO", "NCH")
         )
-        return y + bias[:, None]
+        return y + bias[None, :, None]
 
 
 def adaptive_pool(
@@ -147,4 +147,4 @@ def _pick(x: jax.Array, index: jax.Array) -> jax.Array:
     The gradient of `max` looks for the sample that equals the maximum. Under jit it may look in values computed a
     second time and rounded otherwise, find none and be lost: here up to nine tenths of it were.
     """
-    return jnp.where(jnp.arange(x.shape[-1]) == index[..., None], x, 0).sum(axis=-1)
+    return jnp.where(jax.nn.one_hot(index, x.shape[-1], dtype=bool), x, 0).sum(axis=-1)

@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from encoders.spectrogram import frame
 
 DROPOUT = 0.1  # the rate of every dropout in the five encoders
 
@@ -20,6 +23,17 @@ def linear(features_in: int, features_out: int, **kwargs) -> nnx.Linear:
     """`nnx.Linear` initialised as `torch.nn.Linear`."""
     init = {"kernel_init": uniform(features_in), "bias_init": uniform(features_in)}
     return nnx.Linear(features_in, features_out, **init | kwargs)
+
+
+class PatchConv1d(nnx.Linear):
+    """A Conv1d over the waveform whose stride is its kernel size, as one matrix product."""
+
+    def __init__(self, size: int, width: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
+        init = {"kernel_init": uniform(size), "bias_init": uniform(size)}
+        super().__init__(size, width, **init, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch 16000"]) -> Float[Array, "batch 77 width"]:
+        return super().__call__(frame(x, self.in_features, self.in_features))
 
 
 def layer_norm(features: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:

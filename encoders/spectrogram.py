@@ -45,7 +45,7 @@ def hann(size: int) -> np.ndarray:
 def power_spectrum(x: Float[Array, "batch time"], size: int, hop: int) -> Float[Array, "batch 77 bins"]:
     """|STFT|^2 of the first 77 frames under a periodic Hann window; bins = size // 2 + 1."""
     # On CPU 3 to 6 times faster than a product with the DFT matrix for 1024 samples, and as fast for 256.
-    spectrum = jnp.fft.rfft(frame(x, size, hop) * hann(size), axis=-1)
+    spectrum = jnp.fft.rfft(frame(x, size, hop) * hann(size)[None, None], axis=-1)
     return spectrum.real**2 + spectrum.imag**2
 
 

@@ -1,6 +1,7 @@
 """Encoders by name, and their folders: encoder.json (name and sizes) beside model.safetensors (parameters)."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -91,6 +92,8 @@ def _find(source: str | Path, name: str) -> Path:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}")
         return folder / name
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
+        raise FileNotFoundError(f"no folder {source}, and no Hugging Face repository can be named so")
     import huggingface_hub
 
     try:
@@ -98,24 +101,27 @@ def _find(source: str | Path, name: str) -> Path:
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
-            f"{source} is not a folder, and {name} cannot be had from a Hugging Face repository of that name: {reason}"
+            f"{source} is no folder, and {name} cannot be had from a Hugging Face repository of that name: {reason}"
         ) from error
 
 
 def _abstract(config: Path, dtype: DTypeLike) -> nnx.Module:
     """The encoder that encoder.json describes, with shapes for parameters."""
     try:
-        description = json.loads(config.read_text())
-        name = description.pop("encoder")
-        return nnx.eval_shape(lambda: create(name, **description, dtype=dtype, rngs=nnx.Rngs(0)))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        sizes = dict(json.loads(config.read_text()))
+        name = sizes.pop("encoder", None)
+        for key, size in sizes.items():
+            if type(size) is not int or size < 1:
+                raise ValueError(f"{key} must be a positive integer, not {size!r}")
+        return nnx.eval_shape(lambda: create(name, **sizes, dtype=dtype, rngs=nnx.Rngs(0)))
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{config} does not describe an encoder: {error}") from error
 
 
 def _read(weights: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, jax.Array]:
     """Tensors as float32, exactly those of `shapes`."""
     try:
-        with safe_open(weights, framework="numpy") as file:
+        with safe_open(weights, framework="flax") as file:
             found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
             if problem := _difference(shapes, found):
                 raise ValueError(f"{weights}: {problem}")

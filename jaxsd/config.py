@@ -19,21 +19,28 @@ def read_json(path) -> dict:
     return value
 
 
-def read_config(cls, path):
-    """A `cls` filled from the keys of `path` that it names.
+def fill(cls, values: dict, name):
+    """The dataclass `cls` filled from the keys of `values` that it names; other keys are ignored, as Hugging Face does.
 
-    Keys in `cls.FIXED` must be absent or have that value; others are ignored, as Hugging Face does.
-    Raises ValueError naming the file, the key and what is allowed.
+    Keys in `cls.FIXED` must be absent or have that value. Raises ValueError naming `name` (the file), the key and
+    what is allowed.
     """
-    values = read_json(path)
-    for key, allowed in cls.FIXED.items():
+    for key, allowed in getattr(cls, "FIXED", {}).items():
         if key in values and values[key] != allowed:
-            raise ValueError(
-                f"{path}: {key} is {values[key]!r}, but Stable Diffusion 1.x has {allowed!r}: this is another model"
-            )
-    fields = {}
-    for field in dataclasses.fields(cls):
-        if field.name in values:
-            value = values[field.name]
-            fields[field.name] = tuple(value) if isinstance(value, list) else value
-    return cls(**fields)
+            raise ValueError(f"{name}: {key} is {values[key]!r}; this model has {allowed!r}")
+    chosen = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values}
+    chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()}
+    try:
+        return cls(**chosen)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def to_json(config) -> dict:
+    """What a `config.json` says of a dataclass: its fields and, where it has some, its FIXED values."""
+    return {**getattr(config, "FIXED", {}), **dataclasses.asdict(config)}
+
+
+def write_json(path, value: dict):
+    """Write `value` as indented JSON."""
+    Path(path).write_text(json.dumps(value, indent=2) + "\n")

@@ -120,9 +120,16 @@ def read_safetensors(path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
 
 
+def write_safetensors(arrays: Mapping[str, np.ndarray], path):
+    """Write a safetensors file in one move: a reader sees the old file or the whole new one."""
+    part = Path(f"{path}.part")
+    save_file(dict(arrays), part, metadata={"format": "pt"})  # the tag that transformers asks for
+    part.rename(path)
+
+
 def write_parameters(model: nnx.Module, path, dtype=np.float32):
     """Write the parameters of `model` under their own names."""
-    save_file({name: np.asarray(value, dtype) for name, value in parameters(model).items()}, path)
+    write_safetensors({name: np.asarray(value, dtype) for name, value in parameters(model).items()}, path)
 
 
 def read_parameters(model: nnx.Module, path) -> nnx.Module:
@@ -130,3 +137,13 @@ def read_parameters(model: nnx.Module, path) -> nnx.Module:
     source = read_safetensors(path)
     rules = tuple(Rule(key.replace("{", "{{"), key) for key in parameters(model))
     return import_parameters(source, rules, model, name=str(path))
+
+
+def module(source: str, target: str, kind: str, **where: str) -> tuple[Rule, ...]:
+    """The rules of a layer's weight and bias; `kind` is linear, conv1d, conv2d, norm or embedding."""
+    leaf = {"norm": "scale", "embedding": "embedding"}.get(kind, "kernel")
+    transform = kind if kind in TRANSFORMS else "same"
+    return (
+        Rule(f"{source}.weight", f"{target}.{leaf}", transform, where),
+        Rule(f"{source}.bias", f"{target}.bias", "same", where),
+    )

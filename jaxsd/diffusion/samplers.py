@@ -10,7 +10,7 @@ that returns arrays.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsd.config import read_json
+from jaxsd.config import fill, read_json
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,7 @@ class NoiseSchedule:
     @classmethod
     def read(cls, path):
         """From a `scheduler_config.json`. Raises ValueError naming the file, the key and what is allowed."""
-        values = read_json(path)
-        try:
-            return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        return fill(cls, read_json(path), path)
 
     @cached_property
     def alphas_cumprod(self) -> np.ndarray:

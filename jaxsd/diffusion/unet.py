@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxsd.config import read_config
+from jaxsd.config import fill, read_json
 from jaxsd.diffusion.layers import Attention, Downsample, ResnetBlock, Upsample, conv, group_norm
 
 
@@ -54,7 +54,7 @@ class UNetConfig:
     @classmethod
     def read(cls, path):
         """From a `config.json`. Raises ValueError naming the file, the key and the allowed value."""
-        return read_config(cls, path)
+        return fill(cls, read_json(path), path)
 
     def heads(self, level: int) -> int:
         dims = self.attention_head_dim
@@ -67,7 +67,7 @@ def timestep_embedding(
     """Sinusoids of the (possibly fractional) timesteps, float32."""
     half = features // 2
     frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift))
-    angles = timesteps.astype(jnp.float32)[:, None] * frequencies
+    angles = timesteps.astype(jnp.float32)[:, None] * frequencies[None]
     parts = (jnp.cos(angles), jnp.sin(angles)) if flip_sin_to_cos else (jnp.sin(angles), jnp.cos(angles))
     return jnp.concatenate(parts, axis=-1)
 

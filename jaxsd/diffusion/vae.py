@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxsd.config import read_config
+from jaxsd.config import fill, read_json
 from jaxsd.diffusion.layers import Attention, Downsample, ResnetBlock, Upsample, conv, group_norm
 
 EPS = 1e-6  # of every normalisation in AutoencoderKL
@@ -39,7 +39,7 @@ class VAEConfig:
     @classmethod
     def read(cls, path):
         """From a `config.json`. Raises ValueError naming the file, the key and the allowed value."""
-        return read_config(cls, path)
+        return fill(cls, read_json(path), path)
 
     @property
     def factor(self) -> int:

@@ -1,9 +1,10 @@
-"""The five encoders against PyTorch modules built from the paper's description, at full size.
+"""The five encoders against PyTorch modules built from the paper's description.
 
 The modules carry the parameter names of the published checkpoints. Every parameter is random, biases and norms
-included, and products run at highest precision.
+included. human and chatgpt always have the paper's sizes; the others have them with -m full_size.
 """
 
+from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 
 import jax
@@ -23,12 +24,23 @@ F = torch.nn.functional
 # --- the references -----------------------------------------------------------------------------------------------
 
 
-def torch_transformer(depth: int, mlp: int, norm_first: bool = False, width: int = 768, heads: int = 12):
+@dataclass(frozen=True)
+class Sizes:
+    width: int
+    depth: int
+    heads: int
+    mlp: int
+
+
+SMALL = Sizes(96, 2, 4, 160)
+
+
+def torch_transformer(sizes: Sizes, norm_first: bool = False):
     layer = torch.nn.TransformerEncoderLayer(
-        width, heads, mlp, dropout=0.1, activation="gelu", batch_first=True, norm_first=norm_first
+        sizes.width, sizes.heads, sizes.mlp, activation="gelu", batch_first=True, norm_first=norm_first
     )
-    norm = torch.nn.LayerNorm(width) if norm_first else None
-    return torch.nn.TransformerEncoder(layer, depth, norm=norm, enable_nested_tensor=False)
+    norm = torch.nn.LayerNorm(sizes.width) if norm_first else None
+    return torch.nn.TransformerEncoder(layer, sizes.depth, norm=norm, enable_nested_tensor=False)
 
 
 class TorchHuman(torch.nn.Module):
@@ -65,11 +77,11 @@ class TorchHuman(torch.nn.Module):
 
 
 class TorchChatGPT(torch.nn.Module):
-    def __init__(self):
+    def __init__(self, sizes: Sizes):
         super().__init__()
-        self.proj = torch.nn.Conv1d(1, 768, 208, stride=208)
-        self.pos_embed = torch.nn.Parameter(torch.zeros(77, 768))
-        self.transformer = torch_transformer(4, 2048)
+        self.proj = torch.nn.Conv1d(1, sizes.width, 208, stride=208)
+        self.pos_embed = torch.nn.Parameter(torch.zeros(77, sizes.width))
+        self.transformer = torch_transformer(sizes)
 
     def forward(self, x):
         patches = self.proj(F.pad(x / 32767, (0, 16))[:, None]).transpose(1, 2)
@@ -77,11 +89,11 @@ class TorchChatGPT(torch.nn.Module):
 
 
 class TorchDeepSeek(torch.nn.Module):
-    def __init__(self):
+    def __init__(self, sizes: Sizes):
         super().__init__()
-        self.conv1 = torch.nn.Conv1d(1, 768, 208, stride=208)
-        self.positional_embedding = torch.nn.Parameter(torch.zeros(1, 77, 768))
-        self.transformer = torch_transformer(12, 3072)
+        self.conv1 = torch.nn.Conv1d(1, sizes.width, 208, stride=208)
+        self.positional_embedding = torch.nn.Parameter(torch.zeros(1, 77, sizes.width))
+        self.transformer = torch_transformer(sizes)
 
     def forward(self, x):
         patches = self.conv1(F.pad(x / 32767, (0, 16))[:, None]).transpose(1, 2)
@@ -105,11 +117,11 @@ def torch_log_mel(x):
 
 
 class TorchGemini(torch.nn.Module):
-    def __init__(self):
+    def __init__(self, sizes: Sizes):
         super().__init__()
-        self.input_projection = torch.nn.Linear(80, 768)
-        self.positional_embedding = torch.nn.Parameter(torch.zeros(1, 77, 768))
-        self.transformer_encoder = torch_transformer(8, 3072, norm_first=True)
+        self.input_projection = torch.nn.Linear(80, sizes.width)
+        self.positional_embedding = torch.nn.Parameter(torch.zeros(1, 77, sizes.width))
+        self.transformer_encoder = torch_transformer(sizes, norm_first=True)
 
     def forward(self, x):
         log_mel = torch_log_mel(x.double() / 32767).float()
@@ -117,11 +129,11 @@ class TorchGemini(torch.nn.Module):
 
 
 class TorchGrok(torch.nn.Module):
-    def __init__(self):
+    def __init__(self, sizes: Sizes):
         super().__init__()
-        self.linear = torch.nn.Linear(129, 768)
-        self.pos_emb = torch.nn.Parameter(torch.zeros(77, 768))
-        self.transformer = torch_transformer(12, 3072)
+        self.linear = torch.nn.Linear(129, sizes.width)
+        self.pos_emb = torch.nn.Parameter(torch.zeros(77, sizes.width))
+        self.transformer = torch_transformer(sizes)
 
     def forward(self, x):
         magnitude = torch_power(x / 32767, 256, 207, False).sqrt()
@@ -181,38 +193,23 @@ def human_names():
     return names
 
 
-def chatgpt_names():
-    return patches("proj", "proj") | positions("pos_embed") | transformer("transformer.", "transformer.", 4)
+def chatgpt_names(depth):
+    return patches("proj", "proj") | positions("pos_embed") | transformer("transformer.", "transformer.", depth)
 
 
-def deepseek_names():
-    return (
-        patches("proj", "conv1")
-        | positions("positional_embedding")
-        | transformer("transformer.", "transformer.", 12)
-    )
+def deepseek_names(depth):
+    names = patches("proj", "conv1") | positions("positional_embedding")
+    return names | transformer("transformer.", "transformer.", depth)
 
 
-def gemini_names():
-    return (
-        dense("proj", "input_projection")
-        | positions("positional_embedding")
-        | transformer("transformer.", "transformer_encoder.", 8)
-        | norm("transformer.norm", "transformer_encoder.norm")
-    )
+def gemini_names(depth):
+    names = dense("proj", "input_projection") | positions("positional_embedding")
+    names |= transformer("transformer.", "transformer_encoder.", depth)
+    return names | norm("transformer.norm", "transformer_encoder.norm")
 
 
-def grok_names():
-    return dense("proj", "linear") | positions("pos_emb") | transformer("transformer.", "transformer.", 12)
-
-
-REFERENCES = {
-    "human": (TorchHuman, human_names),
-    "chatgpt": (TorchChatGPT, chatgpt_names),
-    "deepseek": (TorchDeepSeek, deepseek_names),
-    "gemini": (TorchGemini, gemini_names),
-    "grok": (TorchGrok, grok_names),
-}
+def grok_names(depth):
+    return dense("proj", "linear") | positions("pos_emb") | transformer("transformer.", "transformer.", depth)
 
 
 # --- running both ---------------------------------------------------------------------------------------------------
@@ -256,24 +253,44 @@ def clips() -> np.ndarray:
     return np.stack([noise, tone, np.zeros(16_000), extremes]).astype(np.int16)
 
 
-def loss_weights(name: str) -> np.ndarray:
-    """Random, but for human's max pooling zero on the clips whose samples tie, or nearly, for the maximum."""
-    weights = np.random.default_rng(1).normal(size=(4, 77, 768)).astype(np.float32)
-    if name == "human":
-        weights[1:3] = 0  # the tone and silence
-    return weights
+def torch_encoder(name: str, sizes: Sizes | None):
+    """The reference, its parameters' names, and the keyword arguments of ours."""
+    if sizes is None:
+        return TorchHuman(), human_names(), {}
+    classes = {"chatgpt": TorchChatGPT, "deepseek": TorchDeepSeek, "gemini": TorchGemini, "grok": TorchGrok}
+    names = {"chatgpt": chatgpt_names, "deepseek": deepseek_names, "gemini": gemini_names, "grok": grok_names}
+    return classes[name](sizes), names[name](sizes.depth), asdict(sizes)
 
 
-@pytest.fixture(scope="module", params=REFERENCES)
+CASES = [
+    pytest.param("human", None, id="human"),
+    pytest.param("chatgpt", Sizes(768, 4, 12, 2048), id="chatgpt"),
+    pytest.param("deepseek", SMALL, id="small-deepseek"),
+    pytest.param("gemini", SMALL, id="small-gemini"),
+    pytest.param("grok", SMALL, id="small-grok"),
+    pytest.param("deepseek", Sizes(768, 12, 12, 3072), id="deepseek", marks=pytest.mark.full_size),
+    pytest.param("gemini", Sizes(768, 8, 12, 3072), id="gemini", marks=pytest.mark.full_size),
+    pytest.param("grok", Sizes(768, 12, 12, 3072), id="grok", marks=pytest.mark.full_size),
+]
+
+
+@pytest.fixture(scope="module")
 def case(request):
     """Outputs and gradients of one encoder here and there, for the same parameters."""
-    reference, names = REFERENCES[request.param]
-    module, pcm, weights = randomise(reference()), clips(), loss_weights(request.param)
+    name, sizes = request.param
+    module, names, keywords = torch_encoder(name, sizes)
+    randomise(module)
+    pcm = clips()
     expected = module(torch.tensor(pcm, dtype=torch.float32))
+    weights = np.random.default_rng(1).normal(size=expected.shape).astype(np.float32)
+    if name == "human":
+        weights[1:3] = 0  # many samples of the tone and of silence tie, or nearly, for the maximum
     (expected * torch.tensor(weights)).mean().backward()
 
-    tensors = by_our_names(names(), {key: p.detach() for key, p in module.named_parameters()})
-    encoder = filled(lambda: encoders.create(request.param, rngs=nnx.Rngs(0)), tensors)
+    encoder = filled(
+        lambda: encoders.create(name, **keywords, rngs=nnx.Rngs(0)),
+        by_our_names(names, {key: p.detach() for key, p in module.named_parameters()}),
+    )
     graphdef, params = nnx.split(encoder)
 
     def loss(params, pcm):
@@ -288,9 +305,13 @@ def case(request):
         expected=expected.detach().numpy(),
         batch=np.asarray(batch),
         singles=singles,
-        expected_gradients=by_our_names(names(), {key: p.grad for key, p in module.named_parameters()}),
+        expected_gradients=by_our_names(names, {key: p.grad for key, p in module.named_parameters()}),
         gradients={".".join(map(str, path)): np.asarray(g[...]) for path, g in nnx.to_flat_state(gradients)},
     )
+
+
+def per_case(test):
+    return pytest.mark.parametrize("case", [pytest.param(p.values, id=p.id, marks=p.marks) for p in CASES], indirect=True)(test)
 
 
 def test_parameter_count(case):

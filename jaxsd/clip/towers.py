@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -29,6 +28,10 @@ class TowerConfig:
     num_attention_heads: int
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
+
+    def __post_init__(self):
+        if self.hidden_act not in ACTIVATIONS:
+            raise ValueError(f"hidden_act is {self.hidden_act!r}; allowed: {', '.join(ACTIVATIONS)}")
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class TextModel(nnx.Module):
         self.final_layer_norm = nnx.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, rngs=rngs)
 
     def __call__(self, tokens: Int[Array, "batch tokens"]) -> TextOutput:
-        x = self.token_embedding(tokens) + self.position_embedding(jnp.arange(tokens.shape[1]))
+        x = self.token_embedding(tokens) + self.position_embedding(jnp.arange(tokens.shape[1]))[None]
         for layer in self.layers:
             x = layer(x, causal=True)
         x = self.final_layer_norm(x).astype(jnp.float32)
@@ -146,7 +149,7 @@ class VisionModel(nnx.Module):
         batch, width = len(pixels), patches.shape[-1]
         first = jnp.broadcast_to(self.class_embedding[...].astype(patches.dtype), (batch, 1, width))
         x = jnp.concatenate([first, patches.reshape(batch, -1, width)], axis=1)
-        x = self.pre_layernorm(x + self.position_embedding(jnp.arange(x.shape[1])))
+        x = self.pre_layernorm(x + self.position_embedding(jnp.arange(x.shape[1]))[None])
         for layer in self.layers:
             x = layer(x, causal=False)
         return self.post_layernorm(x[:, 0]).astype(jnp.float32)
@@ -178,9 +181,3 @@ def normalise(x: Float[Array, "*batch features"]) -> Float[Array, "*batch featur
     """Unit L2 norm along the last axis, float32."""
     x = x.astype(jnp.float32)
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-
-
-def tokenize(tokenizer, texts: list[str]) -> np.ndarray:
-    """Token ids, int32 (len(texts), 77), padded and cut to the tokenizer's `model_max_length`."""
-    ids = tokenizer(texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True)["input_ids"]
-    return np.array(ids, np.int32)

@@ -1,0 +1,41 @@
+# Every target sets up .venv by itself; an existing one is used. `make JAX=[cuda12] demo` overrides the choice of JAX.
+
+PYTHON3 ?= python3
+TORCH ?= torch==2.13.0
+PYTHON := .venv/bin/python
+PIP := $(PYTHON) -m pip install --quiet
+
+# The extra for this machine's GPU: CUDA 13 needs driver 580 or newer, CUDA 12 needs 525; otherwise the CPU.
+JAX = $(shell driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | grep -oE -m1 '^[0-9]+'); \
+	if [ "$${driver:-0}" -ge 580 ]; then echo '[cuda13]'; elif [ "$${driver:-0}" -ge 525 ]; then echo '[cuda12]'; fi)
+
+.PHONY: demo test test-full lint clean
+
+demo: .venv/run.stamp
+	$(PYTHON) -m jaxsd.toy demo
+
+test: .venv/test.stamp
+	$(PYTHON) -m pytest -q
+
+test-full: .venv/test.stamp
+	$(PYTHON) -m pytest -q -m full_size
+
+lint: .venv/test.stamp
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+
+# Leaves .venv and what runs wrote.
+clean:
+	rm -rf build *.egg-info .pytest_cache .ruff_cache
+	find . -path ./.venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/run.stamp: pyproject.toml
+	test -x $(PYTHON) || $(PYTHON3) -m venv .venv
+	$(PIP) -e '.$(JAX)'
+	touch $@
+
+# torch comes first: here the build at hand is taken, where the range in `parity` would take the newest.
+.venv/test.stamp: .venv/run.stamp
+	$(PIP) '$(TORCH)'
+	$(PIP) -e '.[test,parity]'
+	touch $@

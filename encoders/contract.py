@@ -1,0 +1,175 @@
+"""What the paper asks of an audio encoder, checked on any NNX module, and what it counts in one.
+
+The contract: 16-bit PCM of shape (batch, 16000) becomes (batch, 77, width). Here an encoder must besides be finite on
+every clip, deterministic in evaluation, the same under jit and independent of batch mates.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Int16
+
+from encoders import human, layers, transformer
+from encoders.chatgpt import ChatGPT
+from encoders.spectrogram import SAMPLES, TOKENS
+
+# Outputs of one clip computed in two ways may differ by this fraction of their standard deviation.
+TOLERANCE = 1e-3
+
+# Table 2 of arXiv 2509.09717. It does not say which gemini's 17th branching is: its layers' residuals make 16.
+PAPER = {
+    "Conv1d": {"human": 14, "chatgpt": 1, "deepseek": 1, "gemini": 0, "grok": 0},
+    "Dropout": {"human": 1, "chatgpt": 13, "deepseek": 36, "gemini": 24, "grok": 36},
+    "GELU": {"human": 0, "chatgpt": 1, "deepseek": 1, "gemini": 1, "grok": 1},
+    "SiLU": {"human": 1, "chatgpt": 0, "deepseek": 0, "gemini": 0, "grok": 0},
+    "LayerNorm": {"human": 7, "chatgpt": 8, "deepseek": 24, "gemini": 17, "grok": 24},
+    "Linear": {"human": 3, "chatgpt": 8, "deepseek": 24, "gemini": 17, "grok": 25},
+    "MultiheadAttention": {"human": 0, "chatgpt": 4, "deepseek": 12, "gemini": 8, "grok": 12},
+    "adaptive average pool": {"human": 1, "chatgpt": 0, "deepseek": 0, "gemini": 0, "grok": 0},
+    "adaptive max pool": {"human": 2, "chatgpt": 0, "deepseek": 0, "gemini": 0, "grok": 0},
+    "branching": {"human": 8, "chatgpt": 8, "deepseek": 24, "gemini": 17, "grok": 24},
+}
+PARAMETERS = {
+    "human": 2_043_692,
+    "chatgpt": 22_275_584,
+    "deepseek": 85_274_112,
+    "gemini": 56_825_856,
+    "grok": 85_213_440,
+}
+
+# Modules with parameters are counted as they are; what a module does without parameters is listed here. Dropout of
+# attention weights belongs to the attention, and an activation counts once however often it is used, as in the paper.
+OPERATIONS: dict[type[nnx.Module], dict[str, int]] = {
+    transformer.Transformer: {"GELU": 1},
+    transformer.Layer: {"Dropout": 3, "branching": 2},
+    ChatGPT: {"Dropout": 1},
+    human.Human: {"Dropout": 1, "SiLU": 1, "adaptive average pool": 1, "adaptive max pool": 2, "branching": 1},
+    human.Block: {"branching": 1},
+    human.Head: {"branching": 1},
+}
+
+
+def check(build: Callable[[], nnx.Module]) -> Iterator[tuple[str, str | None]]:
+    """Each clause of the contract with what is wrong, or None; ends where a failure leaves nothing more to check."""
+    encoder, problem = _attempt(build)
+    yield "is constructed as Class(rngs=...)", problem
+    if problem:
+        return
+    encoder.eval()
+
+    clips = probe_clips()
+    pcm = np.stack(list(clips.values()))
+    together, problem = _attempt(lambda: encoder(pcm))
+    problem = problem or _shape_problem(together, len(pcm))
+    yield f"maps (batch, {SAMPLES}) int16 to (batch, {TOKENS}, width) floats", problem
+    if problem:
+        return
+
+    bad = [name for name, y in zip(clips, together, strict=True) if not jnp.isfinite(y).all()]
+    yield f"is finite on {', '.join(clips)}", f"not on {', '.join(bad)}" if bad else None
+    if bad:
+        return
+
+    again, problem = _attempt(lambda: encoder(pcm))
+    if problem is None and not np.array_equal(again, together):
+        problem = "two calls differ"
+    yield "is deterministic in evaluation", problem
+
+    graphdef, state = nnx.split(encoder)
+    forward = jax.jit(lambda state, pcm: nnx.merge(graphdef, state)(pcm))
+    compiled, problem = _attempt(lambda: forward(state, pcm))
+    problem = problem or _difference(clips, compiled, together, "compiled and not")
+    yield "computes the same under jax.jit", problem
+
+    alone, problem = _attempt(lambda: jnp.concatenate([encoder(clip[None]) for clip in pcm]))
+    problem = problem or _difference(clips, alone, together, "alone and in a batch")
+    yield "computes the same for a clip in any batch", problem
+
+
+def probe_clips() -> dict[str, Int16[np.ndarray, "16000"]]:
+    """Clips of very different loudness by name."""
+    noise = np.random.default_rng(0).normal(size=SAMPLES)
+    time = np.arange(SAMPLES) / SAMPLES
+    clips = {
+        "silence": np.zeros(SAMPLES),
+        "quiet noise": 3 * noise,
+        "loud noise": 8000 * noise,
+        "a full-scale tone": 32767 * np.sin(2 * np.pi * 440 * time),
+        "alternating extremes": np.where(np.arange(SAMPLES) % 2, 32767, -32768),
+    }
+    return {name: np.round(x).clip(-32768, 32767).astype(np.int16) for name, x in clips.items()}
+
+
+def inventory(encoder: nnx.Module) -> Counter[str]:
+    """How often each kind of layer occurs.
+
+    Of modules other than the bundled ones, what they do without a module of their own cannot be seen.
+    """
+    modules = list(nnx.iter_modules(encoder))
+    attentions = [path for path, module in modules if _kind(module) == "MultiheadAttention"]
+    counts: Counter[str] = Counter()
+    for path, module in modules:
+        if any(path[: len(outer)] == outer and path != outer for outer in attentions):
+            continue  # an attention's projections are part of it
+        if kind := _kind(module):
+            counts[kind] += 1
+        counts.update(OPERATIONS.get(type(module), {}))
+    return counts
+
+
+def parameter_count(encoder: nnx.Module) -> int:
+    return sum(p.size for p in jax.tree.leaves(nnx.state(encoder, nnx.Param)))
+
+
+def flops_per_clip(encoder: nnx.Module) -> float:
+    """Floating-point operations of one clip's forward pass, as XLA counts them before optimisation."""
+    graphdef, state = nnx.split(encoder)
+    clip = jax.ShapeDtypeStruct((1, SAMPLES), jnp.int16)
+    lowered = jax.jit(lambda state, pcm: nnx.merge(graphdef, state)(pcm)).lower(state, clip)
+    return lowered.cost_analysis()["flops"]
+
+
+def _kind(module: nnx.Module) -> str | None:
+    match module:
+        case human.Conv1d() | layers.PatchConv1d():
+            return "Conv1d"
+        case nnx.Conv() if len(module.kernel.shape) == 3:
+            return "Conv1d"
+        case nnx.Linear() | nnx.LinearGeneral():
+            return "Linear"
+        case nnx.LayerNorm():
+            return "LayerNorm"
+        case nnx.Dropout():
+            return "Dropout"
+        case transformer.SelfAttention() | nnx.MultiHeadAttention():
+            return "MultiheadAttention"
+    return None
+
+
+def _attempt(compute: Callable[[], Any]) -> tuple[Any, str | None]:
+    """The result, or what was raised in one sentence."""
+    try:
+        return compute(), None
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _shape_problem(y: object, batch: int) -> str | None:
+    if not isinstance(y, jax.Array):
+        return f"returns {type(y).__name__}, not an array"
+    if y.ndim != 3 or y.shape[:2] != (batch, TOKENS) or not jnp.issubdtype(y.dtype, jnp.floating):
+        return f"returns {y.dtype} of shape {y.shape} for {batch} clips"
+    return None
+
+
+def _difference(names: Iterable[str], actual: jax.Array, expected: jax.Array, ways: str) -> str | None:
+    differences = abs(actual - expected).max(axis=(1, 2))
+    name, worst = max(zip(names, differences.tolist(), strict=True), key=lambda pair: pair[1])
+    if worst <= TOLERANCE * expected.std():
+        return None
+    return f"{name} differs by {worst:.2g} {ways}, where outputs deviate by {expected.std():.2g}"

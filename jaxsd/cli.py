@@ -1,0 +1,60 @@
+"""How a script runs: mistakes become one line, and compiled programs are kept from one run to the next."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+# What a user can mend: a wrong value, a missing file.
+USER_ERRORS = (ValueError, FileNotFoundError, IsADirectoryError, PermissionError)
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script's `main` and exit with what it returns (None is 0).
+
+    A wrong value or file ends in `prog: message` on stderr and status 2, a loss that is not finite in status 1 and an
+    interrupt in status 130, all without a traceback; other exceptions are bugs and keep theirs.
+    """
+    keep_compiled()
+    try:
+        sys.exit(main())
+    except USER_ERRORS as error:
+        _fail(2, _message(error))
+    except FloatingPointError as error:
+        _fail(1, _message(error))
+    except KeyboardInterrupt as stop:
+        _fail(130, str(stop) or "interrupted")
+
+
+def keep_compiled() -> None:
+    """Turn on JAX's compilation cache, in ~/.cache/jaxsd/jax unless the environment names another folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    settings = {
+        "jax_compilation_cache_dir": str(cache / "jaxsd" / "jax"),
+        "jax_persistent_cache_min_compile_time_secs": 0.5,
+    }
+    jax = sys.modules.get("jax")  # not imported here: it takes a second, which --help need not wait for
+    for name, value in settings.items():
+        if name.upper() in os.environ:
+            continue
+        os.environ[name.upper()] = str(value)
+        if jax:  # it has read the environment already
+            jax.config.update(name, value)
+
+
+def program() -> str:
+    """How the running script was called: `train.py` or `python -m jaxsd.toy`."""
+    spec = sys.modules["__main__"].__spec__
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def _fail(status: int, message: str) -> NoReturn:
+    print(f"{program()}: {message}", file=sys.stderr)
+    sys.exit(status)

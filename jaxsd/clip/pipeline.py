@@ -1,0 +1,107 @@
+"""CLIP from a Hugging Face folder: texts and pictures to embeddings in one space."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from jaxsd.clip.tokens import load_tokenizer, tokenize
+from jaxsd.clip.towers import CLIPModel, TextConfig, VisionConfig
+from jaxsd.config import fill, read_json, to_json, write_json
+from jaxsd.convert import clip as table
+from jaxsd.convert.rules import export_parameters, import_parameters, read_safetensors, write_safetensors
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What `preprocessor_config.json` says of a picture's way into the vision tower."""
+
+    image_mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+
+
+class CLIP:
+    """CLIP with its tokenizer and image preprocessing."""
+
+    def __init__(self, model: CLIPModel, tokenizer, preprocessing: Preprocessing):
+        self.model, self.tokenizer, self.preprocessing = model, tokenizer, preprocessing
+        self._embed_text = nnx.jit(lambda model, tokens: model.embed_text(tokens))
+        self._embed_image = nnx.jit(lambda model, pixels: model.embed_image(pixels))
+
+    @classmethod
+    def from_pretrained(cls, folder, *, dtype=jnp.float32) -> "CLIP":
+        """Load from a folder in transformers' layout. Raises FileNotFoundError or ValueError naming file and key."""
+        folder = Path(folder)
+        config = read_json(folder / "config.json")
+        model = nnx.eval_shape(
+            lambda: CLIPModel(
+                fill(TextConfig, config.get("text_config", {}), folder / "config.json"),
+                fill(VisionConfig, config.get("vision_config", {}), folder / "config.json"),
+                config.get("projection_dim", 512),
+                dtype=dtype,
+                rngs=nnx.Rngs(0),
+            )
+        )
+        weights = folder / WEIGHTS
+        model = import_parameters(read_safetensors(weights), table.RULES, model, table.IGNORE, name=weights)
+        preprocessing = fill(Preprocessing, read_json(folder / "preprocessor_config.json"), folder)
+        return cls(model, load_tokenizer(folder), preprocessing)
+
+    def save_pretrained(self, folder, *, dtype=np.float32):
+        """Write the folder that `from_pretrained` and transformers' CLIPModel read, weights as `dtype`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        text, vision = self.model.text_model.config, self.model.vision_model.config
+        config = {
+            "architectures": ["CLIPModel"],
+            "model_type": "clip",
+            "projection_dim": self.model.text_projection.out_features,
+            "text_config": text_json(text, self.tokenizer),
+            "vision_config": {"model_type": "clip_vision_model", **to_json(vision)},
+        }
+        write_json(folder / "config.json", config)
+        size = {"height": vision.image_size, "width": vision.image_size}
+        write_json(
+            folder / "preprocessor_config.json",
+            {
+                "image_processor_type": "CLIPImageProcessor",
+                "crop_size": size,
+                "size": {"shortest_edge": vision.image_size},
+                **to_json(self.preprocessing),
+            },
+        )
+        self.tokenizer.save_pretrained(folder)
+        write_safetensors(export_parameters(self.model, table.RULES, dtype), folder / WEIGHTS)
+
+    def embed_text(self, texts: list[str]) -> jax.Array:
+        """Unit-norm embeddings, float32 (len(texts), projection_dim)."""
+        return self._embed_text(self.model, tokenize(self.tokenizer, texts))
+
+    def embed_images(self, images: list[Image.Image]) -> jax.Array:
+        """Unit-norm embeddings, float32 (len(images), projection_dim)."""
+        size = self.model.vision_model.config.image_size
+        pixels = np.stack([np.asarray(resize_and_crop(image, size), np.float32) for image in images]) / 255
+        mean, std = (np.asarray(x, np.float32) for x in (self.preprocessing.image_mean, self.preprocessing.image_std))
+        return self._embed_image(self.model, (pixels - mean) / std)
+
+
+def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
+    """The shortest side to `size` (bicubic), then the square in the middle, RGB, as CLIP's image processor does."""
+    image = image.convert("RGB")
+    scale = size / min(image.size)
+    width, height = (max(size, int(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def text_json(config: TextConfig, tokenizer) -> dict:
+    """The config of a text tower as transformers writes it."""
+    tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "pad_token_id")}
+    return {"model_type": "clip_text_model", **tokens, **to_json(config)}

@@ -1,0 +1,20 @@
+"""Captions -> token ids, by transformers' tokenizer."""
+
+from pathlib import Path
+
+import numpy as np
+
+
+def load_tokenizer(folder):
+    """The CLIP tokenizer in `folder`. Raises FileNotFoundError naming it where there is none."""
+    from transformers import CLIPTokenizer  # imports for over a second: only when text is read
+
+    if not any((Path(folder) / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise FileNotFoundError(f"{folder}: no tokenizer here (neither tokenizer.json nor vocab.json)")
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def tokenize(tokenizer, texts: list[str]) -> np.ndarray:
+    """Token ids, int32 (len(texts), 77), padded and cut to the tokenizer's `model_max_length`."""
+    ids = tokenizer(texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True)["input_ids"]
+    return np.array(ids, np.int32)

@@ -1,0 +1,44 @@
+"""transformers' CLIPModel and CLIPTextModel <-> `jaxsd.clip.towers`."""
+
+from jaxsd.convert.rules import Rule, module
+
+LAYER = r"\d+"
+IGNORE = (r".*position_ids",)  # a buffer: 0, 1, 2...
+
+
+def _tower(source: str, target: str) -> tuple[Rule, ...]:
+    """One tower whose names begin with `source` there and `target` here."""
+    return (
+        *module(f"{source}embeddings.{{name}}", f"{target}{{name}}", "embedding", name=r"\w+_embedding"),
+        *module(
+            f"{source}encoder.layers.{{n}}.{{name}}",
+            f"{target}layers.{{n}}.{{name}}",
+            "linear",
+            n=LAYER,
+            name=r"self_attn\.[qkv]_proj|self_attn\.out_proj|mlp\.fc[12]",
+        ),
+        *module(
+            f"{source}encoder.layers.{{n}}.{{name}}",
+            f"{target}layers.{{n}}.{{name}}",
+            "norm",
+            n=LAYER,
+            name="layer_norm[12]",
+        ),
+        *module(f"{source}{{name}}", f"{target}{{name}}", "norm", name="final_layer_norm|post_layernorm"),
+    )
+
+
+# transformers 5 dropped the prefix from files of the text tower alone; older ones have it, and both read it.
+TEXT_RULES = (*_tower("text_model.", ""), *_tower("", ""))
+
+RULES = (
+    Rule("vision_model.embeddings.class_embedding", "vision_model.class_embedding"),
+    Rule(
+        "vision_model.embeddings.patch_embedding.weight", "vision_model.patch_embedding.kernel", "conv2d"
+    ),
+    *module("vision_model.pre_layrnorm", "vision_model.pre_layernorm", "norm"),  # sic
+    *_tower("text_model.", "text_model."),
+    *_tower("vision_model.", "vision_model."),
+    *module("{name}_projection", "{name}_projection", "linear", name="text|visual"),
+    Rule("logit_scale", "logit_scale"),
+)

@@ -1,0 +1,25 @@
+"""diffusers' AutoencoderKL <-> `jaxsd.diffusion.vae.VAE`."""
+
+from jaxsd.convert.rules import module
+
+PATH = ".*"
+ATTENTION = r".*\.mid_block\.attentions\.0"
+
+RULES = (
+    *module("{path}.downsamplers.0.conv", "{path}.downsample.conv", "conv2d", path=PATH),
+    *module("{path}.upsamplers.0.conv", "{path}.upsample.conv", "conv2d", path=PATH),
+    *module("{path}.{name}", "{path}.attention.{name}", "linear", path=ATTENTION, name="to_q|to_k|to_v"),
+    *module("{path}.to_out.0", "{path}.attention.to_out", "linear", path=ATTENTION),
+    # The names before diffusers 0.18, as in the published SD 1.5.
+    *module("{path}.query", "{path}.attention.to_q", "linear", path=ATTENTION),
+    *module("{path}.key", "{path}.attention.to_k", "linear", path=ATTENTION),
+    *module("{path}.value", "{path}.attention.to_v", "linear", path=ATTENTION),
+    *module("{path}.proj_attn", "{path}.attention.to_out", "linear", path=ATTENTION),
+    *module(
+        "{path}",
+        "{path}",
+        "conv2d",
+        path=r"(.*\.)?(conv_in|conv_out|conv1|conv2|conv_shortcut|quant_conv|post_quant_conv)",
+    ),
+    *module("{path}", "{path}", "norm", path=r"(.*\.)?(norm1|norm2|group_norm|conv_norm_out)"),
+)

@@ -1,0 +1,180 @@
+"""Stable Diffusion 1.x from a Hugging Face folder: embeddings to pictures."""
+
+from functools import cached_property, partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+from PIL import Image
+
+from jaxsd.clip.pipeline import text_json
+from jaxsd.clip.tokens import load_tokenizer, tokenize
+from jaxsd.clip.towers import TextConfig, TextModel
+from jaxsd.config import fill, read_json, to_json, write_json
+from jaxsd.convert import clip as clip_table
+from jaxsd.convert import unet as unet_table
+from jaxsd.convert import vae as vae_table
+from jaxsd.convert.rules import export_parameters, import_parameters, read_safetensors, write_safetensors
+from jaxsd.diffusion.samplers import NoiseSchedule, Sampler, make_sampler, sample
+from jaxsd.diffusion.unet import UNet, UNetConfig
+from jaxsd.diffusion.vae import VAE, VAEConfig
+
+DIFFUSION_WEIGHTS = "diffusion_pytorch_model.safetensors"
+TEXT_WEIGHTS = "model.safetensors"
+
+
+class StableDiffusion:
+    """The U-Net, the VAE and the text encoder, with the noise schedule they were trained on.
+
+    `pipe(cond, uncond)` takes embeddings of any origin: `pipe.encode_text(["a dog"])` or an audio encoder's output.
+    """
+
+    def __init__(self, unet: UNet, vae: VAE, text_encoder: TextModel, tokenizer_folder, schedule: NoiseSchedule):
+        self.unet, self.vae, self.text_encoder, self.schedule = unet, vae, text_encoder, schedule
+        self._tokenizer_folder = tokenizer_folder
+        self._networks = nnx.split((unet, vae))
+        self._encode = nnx.jit(lambda model, tokens: model(tokens).hidden_states)
+
+    @classmethod
+    def from_pretrained(cls, folder, *, dtype=jnp.float32) -> "StableDiffusion":
+        """Load from a folder in diffusers' layout. Raises FileNotFoundError or ValueError naming file and key."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder")
+
+        def load(name, config_class, model_class, weights, rules, ignore=()):
+            path = folder / name / "config.json"
+            config = fill(config_class, read_json(path), path)
+            model = nnx.eval_shape(lambda: model_class(config, dtype=dtype, rngs=nnx.Rngs(0)))
+            path = folder / name / weights
+            return import_parameters(read_safetensors(path), rules, model, ignore, name=path)
+
+        return cls(
+            load("unet", UNetConfig, UNet, DIFFUSION_WEIGHTS, unet_table.RULES),
+            load("vae", VAEConfig, VAE, DIFFUSION_WEIGHTS, vae_table.RULES),
+            load("text_encoder", TextConfig, TextModel, TEXT_WEIGHTS, clip_table.TEXT_RULES, clip_table.IGNORE),
+            folder / "tokenizer",
+            NoiseSchedule.read(folder / "scheduler" / "scheduler_config.json"),
+        )
+
+    def save_pretrained(self, folder, *, dtype=np.float32):
+        """Write the folder that `from_pretrained` and diffusers' StableDiffusionPipeline read, weights as `dtype`."""
+        folder = Path(folder)
+        for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        text = {"architectures": ["CLIPTextModel"], **text_json(self.text_encoder.config, self.tokenizer)}
+        write_json(folder / "text_encoder" / "config.json", text)
+        write_json(
+            folder / "unet" / "config.json", {"_class_name": "UNet2DConditionModel", **to_json(self.unet.config)}
+        )
+        write_json(folder / "vae" / "config.json", {"_class_name": "AutoencoderKL", **vae_json(self.vae.config)})
+        write_json(
+            folder / "scheduler" / "scheduler_config.json",
+            {"_class_name": "DDIMScheduler", "clip_sample": False, **to_json(self.schedule)},
+        )
+        write_json(folder / "model_index.json", MODEL_INDEX)
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+        for name, model, weights, rules in (
+            ("unet", self.unet, DIFFUSION_WEIGHTS, unet_table.RULES),
+            ("vae", self.vae, DIFFUSION_WEIGHTS, vae_table.RULES),
+            ("text_encoder", self.text_encoder, TEXT_WEIGHTS, clip_table.TEXT_RULES),
+        ):
+            write_safetensors(export_parameters(model, rules, dtype), folder / name / weights)
+
+    @cached_property
+    def tokenizer(self):
+        return load_tokenizer(self._tokenizer_folder)
+
+    def encode_text(self, texts: list[str]) -> Float[Array, "batch 77 width"]:
+        """The text encoder's hidden states, float32: conditioning for `__call__`."""
+        return self._encode(self.text_encoder, tokenize(self.tokenizer, texts))
+
+    def __call__(
+        self,
+        cond: Float[Array, "batch 77 width"],
+        uncond: Float[Array, "#batch 77 width"] | None = None,
+        *,
+        guidance: float = 7.5,
+        steps: int = 50,
+        sampler: str = "ddim",
+        latents: Float[Array, "batch latent_height latent_width channels"] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        key: jax.Array | None = None,
+    ) -> Float[Array, "batch height width 3"]:
+        """Pictures, float32 in [0, 1], of the conditioning.
+
+        `uncond` (the empty text by default) is what guidance moves away from: uncond + guidance * (cond - uncond).
+        `latents` is standard normal noise; drawn from `key` (default: key 0), image by image, where it is None.
+        `height` and `width` in pixels default to the size the U-Net was trained at.
+        Raises ValueError where a shape, the sampler or the number of steps does not fit.
+        """
+        table = make_sampler(sampler, self.schedule, steps)
+        cond = jnp.asarray(cond, jnp.float32)
+        uncond = self.encode_text([""]) if uncond is None else jnp.asarray(uncond, jnp.float32)
+        uncond = jnp.broadcast_to(uncond, cond.shape)
+        features = self.unet.config.cross_attention_dim
+        if cond.ndim != 3 or cond.shape[-1] != features:
+            raise ValueError(f"cond has shape {cond.shape}; allowed: (batch, tokens, {features})")
+        key = jax.random.key(0) if key is None else key
+        if latents is None:
+            latents = self.noise(key, len(cond), height, width)
+        elif latents.shape[0] != len(cond):
+            raise ValueError(f"latents are {latents.shape[0]} and cond are {len(cond)}; allowed: as many")
+        graph, params = self._networks
+        return _generate(graph, params, table, jnp.asarray(latents, jnp.float32), cond, uncond, guidance, key)
+
+    def noise(self, key: jax.Array, batch: int, height: int | None = None, width: int | None = None) -> jax.Array:
+        """Standard normal latents, each image's from a key of its own, so that it does not depend on the batch."""
+        factor = self.vae.config.factor
+        default = self.unet.config.sample_size * factor
+        height, width = height or default, width or default
+        for name, side in (("height", height), ("width", width)):
+            if side % factor:
+                raise ValueError(f"{name} is {side}; allowed: multiples of {factor}")
+        shape = (height // factor, width // factor, self.unet.config.in_channels)
+        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch))
+        return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
+
+
+@partial(jax.jit, static_argnums=0)
+def _generate(graph, params, sampler: Sampler, noise, cond, uncond, guidance, key):
+    unet, vae = nnx.merge(graph, params)
+    context = jnp.concatenate([uncond, cond])
+
+    def network(x, t):
+        both = unet(jnp.concatenate([x, x]), jnp.broadcast_to(t, 2 * len(x)), context)
+        without, with_ = jnp.split(both, 2)
+        return without + guidance * (with_ - without)
+
+    latents = sample(sampler, network, noise, key)
+    return jnp.clip(vae.decode(latents / vae.config.scaling_factor) / 2 + 0.5, 0, 1)
+
+
+def to_pil(images: Float[Array, "batch height width 3"]) -> list[Image.Image]:
+    """Pictures in [0, 1] as PIL images."""
+    return [Image.fromarray(image) for image in np.round(np.asarray(images) * 255).astype(np.uint8)]
+
+
+def vae_json(config: VAEConfig) -> dict:
+    """The config of a VAE as diffusers writes it, which also names the blocks."""
+    levels = len(config.block_out_channels)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels}
+    return {**blocks, **to_json(config)}
+
+
+MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}

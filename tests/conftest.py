@@ -1,0 +1,9 @@
+import jax
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def strict_jax():
+    """Highest precision, and no silent broadcasting of ranks."""
+    with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("raise"):
+        yield

@@ -1,0 +1,122 @@
+"""The contract check, on good and bad encoders, and its command."""
+
+import jax
+import pytest
+from flax import nnx
+
+import encoders
+from encoders import contract
+from encoders.__main__ import main
+
+GOOD = """
+import jax.numpy as jnp
+from flax import nnx
+
+class _Helper(nnx.Module):
+    def __init__(self, rngs):
+        self.linear = nnx.Linear(200, 16, rngs=rngs)
+    def __call__(self, x):
+        return self.linear(x)
+
+class Mine(nnx.Module):
+    def __init__(self, *, rngs):
+        self.helper = _Helper(rngs)
+        self.norm = nnx.LayerNorm(16, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(2, 16, decode=False, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.conv = nnx.Conv(16, 16, (3,), rngs=rngs)
+    def __call__(self, pcm):
+        x = (pcm / 32768)[:, :15400].reshape(-1, 77, 200)
+        x = self.norm(self.helper(x))
+        return self.conv(self.dropout(self.attention(x)))
+"""
+
+
+def run(tmp_path, capsys, source, name="mine.py"):
+    (tmp_path / name).write_text(source)
+    code = main([str(tmp_path / name)])
+    captured = capsys.readouterr()
+    return code, " ".join((captured.out + captured.err).split())
+
+
+@pytest.mark.parametrize("name", encoders.ENCODERS)
+def test_the_layers_of_the_bundled_encoders_are_the_papers(name):
+    encoder = nnx.eval_shape(lambda: encoders.create(name, rngs=nnx.Rngs(0)))
+    counts = contract.inventory(encoder)
+    expected = {kind: row[name] for kind, row in contract.PAPER.items()}
+    if name == "gemini":
+        expected["branching"] = 16  # the paper has one more
+    assert {kind: counts[kind] for kind in expected} == expected
+    assert counts.keys() <= contract.PAPER.keys()
+    assert contract.parameter_count(encoder) == contract.PARAMETERS[name]
+
+
+def test_flops_of_a_transformer_are_about_two_for_each_parameter_and_token():
+    encoder = nnx.eval_shape(lambda: encoders.create("deepseek", rngs=nnx.Rngs(0)))
+    assert contract.flops_per_clip(encoder) == pytest.approx(2 * 77 * 85.3e6, rel=0.05)
+
+
+def test_a_bundled_encoder_passes(capsys, monkeypatch):
+    small = lambda rngs: encoders.Grok(width=32, depth=1, heads=4, mlp=48, rngs=rngs)  # noqa: E731
+    monkeypatch.setitem(encoders.ENCODERS, "grok", small)
+    assert main(["grok"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("ok") == 6 and "FAILS" not in out and "85,213,440" in out
+
+
+def test_a_good_file_passes_and_its_modules_are_counted(tmp_path, capsys):
+    code, out = run(tmp_path, capsys, GOOD)
+    assert code == 0 and "FAILS" not in out
+
+    source: dict = {"__name__": "mine"}
+    exec(GOOD, source)
+    counts = contract.inventory(source["Mine"](rngs=nnx.Rngs(0)))
+    assert counts == {"Linear": 1, "LayerNorm": 1, "MultiheadAttention": 1, "Dropout": 1, "Conv1d": 1}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "problem"),
+    [
+        ("*, rngs", "*, size, rngs", "constructed as Class(rngs=...): TypeError"),
+        ("77, 200", "-1, 100", "floats: TypeError"),
+        ("return self.conv(", "return (", "ok"),
+        ("return self.conv(", "return jnp.int32(", "returns int32 of shape (5, 77, 16)"),
+        ("return self.conv(", "return list(", "returns list, not an array"),
+        ("x = self.norm(self.helper(x))", "x = self.helper(x) / x.std((1, 2), keepdims=True)", "not on silence"),
+        ("x = self.norm(self.helper(x))", "x = self.helper(x - x.mean())", "alone and in a batch"),
+        ("x = self.norm(self.helper(x))", "x = self.helper(x / max(1, float(x.max())))", "jax.jit: ConcretizationTypeErr"),
+        ("self.dropout(", "self.dropout.__class__(0.5, deterministic=False, rngs=COUNT)(", "two calls differ"),
+    ],
+)
+def test_the_clause_that_fails_is_named(tmp_path, capsys, before, after, problem):
+    assert before in GOOD
+    source = "from flax import nnx\nCOUNT = nnx.Rngs(0)\n" + GOOD.replace(before, after)
+    code, out = run(tmp_path, capsys, source)
+    assert problem in out
+    assert code == (0 if problem == "ok" else 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("x = 1", "exactly one NNX module class without a leading underscore; it holds none"),
+        (GOOD.replace("_Helper", "Helper"), "it holds Helper, Mine"),
+        ("import no_such_module", "cannot be imported: ModuleNotFoundError"),
+        ("def f(:", "cannot be imported: SyntaxError"),
+    ],
+)
+def test_a_file_without_one_encoder_is_refused(tmp_path, capsys, source, problem):
+    code, out = run(tmp_path, capsys, source)
+    assert code == 2 and problem in out
+
+
+@pytest.mark.parametrize(("name", "problem"), [("bard", "no encoder 'bard': choose from human"), ("no.py", "no file no.py")])
+def test_a_name_that_is_no_encoder_is_refused(capsys, name, problem):
+    assert main([name]) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_checks_leave_no_tracers_behind():
+    findings = list(contract.check(lambda: encoders.ChatGPT(width=32, depth=1, heads=4, mlp=48, rngs=nnx.Rngs(0))))
+    assert len(findings) == 6 and all(problem is None for _, problem in findings)
+    assert not any(isinstance(x, jax.core.Tracer) for finding in findings for x in finding)

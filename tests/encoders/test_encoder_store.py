@@ -1,0 +1,161 @@
+"""Saving and loading encoders."""
+
+import json
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+import encoders
+
+SIZES = {"width": 32, "depth": 1, "heads": 4, "mlp": 48}
+
+
+def small(name="gemini"):
+    return encoders.create(name, **({"width": 32} if name == "human" else SIZES), rngs=nnx.Rngs(0))
+
+
+def tensors(encoder) -> dict[str, np.ndarray]:
+    return {".".join(map(str, path)): np.asarray(p[...]) for path, p in nnx.to_flat_state(nnx.state(encoder))}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    encoders.save(small(), tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", encoders.ENCODERS)
+def test_a_round_trip_changes_no_bit(tmp_path, name):
+    encoder = small(name)
+    encoders.save(encoder, tmp_path / "new" / "folder")
+    loaded = encoders.load(tmp_path / "new" / "folder")
+    assert type(loaded) is type(encoder) and loaded.config == encoder.config
+    before, after = tensors(encoder), tensors(loaded)
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[key], after[key]) for key in before)
+    pcm = np.arange(16_000, dtype=np.int16)[None]
+    np.testing.assert_array_equal(loaded(pcm), encoder(pcm))
+
+
+def test_files_hold_the_sizes_and_every_parameter_by_its_path(folder):
+    assert json.loads((folder / "encoder.json").read_text()) == {"encoder": "gemini", **SIZES}
+    saved = load_file(folder / "model.safetensors")
+    assert saved.keys() == tensors(small()).keys()
+    assert saved["transformer.layers.0.self_attn.in_proj.kernel"].shape == (32, 96)
+
+
+def test_saving_as_float16_halves_the_file_and_loads_as_float32(folder, tmp_path):
+    encoders.save(small(), tmp_path / "half", dtype=jnp.float16)
+    half, full = (path / "model.safetensors" for path in (tmp_path / "half", folder))
+    assert half.stat().st_size < 0.6 * full.stat().st_size
+    loaded = tensors(encoders.load(tmp_path / "half"))
+    for key, value in tensors(small()).items():
+        assert loaded[key].dtype == np.float32
+        np.testing.assert_array_equal(loaded[key], value.astype(np.float16).astype(np.float32))
+
+
+def test_bfloat16_tensors_load(folder):
+    path = folder / "model.safetensors"
+    save_file({key: value.astype(ml_dtypes.bfloat16) for key, value in load_file(path).items()}, path)
+    assert tensors(encoders.load(folder))["proj.kernel"].dtype == np.float32
+
+
+def test_dtype_chooses_what_a_loaded_encoder_computes_in(folder):
+    pcm = np.random.default_rng(0).integers(-9000, 9000, (1, 16_000)).astype(np.int16)
+    assert not np.array_equal(encoders.load(folder, dtype=jnp.bfloat16)(pcm), encoders.load(folder)(pcm))
+
+
+def test_what_cannot_be_saved_is_refused(tmp_path):
+    encoder = small()
+    with pytest.raises(ValueError, match="cannot save as bfloat16: choose float32 or float16"):
+        encoders.save(encoder, tmp_path, dtype=jnp.bfloat16)
+    with pytest.raises(ValueError, match="cannot save Linear: not one of human"):
+        encoders.save(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), tmp_path)
+    encoder.pos_embed[...] = jnp.full((77, 32), 1e6)
+    with pytest.raises(ValueError, match="pos_embed has values beyond the range of float16"):
+        encoders.save(encoder, tmp_path, dtype=jnp.float16)
+    assert not list(tmp_path.iterdir())
+
+
+def change(folder, **changes):
+    path = folder / "model.safetensors"
+    saved = load_file(path) | changes
+    save_file({key: value for key, value in saved.items() if value is not None}, path)
+
+
+def rewrite(folder, **changes):
+    path = folder / "encoder.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("harm", "file", "reason"),
+    [
+        (lambda f: change(f, **{"proj.kernel": None}), "model.safetensors", "proj.kernel is missing"),
+        (
+            lambda f: change(f, extra=np.zeros(1, np.float32)),
+            "model.safetensors",
+            "extra is not a parameter of this encoder",
+        ),
+        (
+            lambda f: change(f, **{"proj.kernel": np.zeros((32, 80), np.float32)}),
+            "model.safetensors",
+            r"proj.kernel has shape \(32, 80\) instead of \(80, 32\)",
+        ),
+        (lambda f: rewrite(f, depth=2), "model.safetensors", "transformer.layers.1.* is missing.*and 9 more"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"no tensors"), "model.safetensors", "not a safetensors file"),
+        (lambda f: (f / "encoder.json").write_text("{"), "encoder.json", "does not describe an encoder"),
+        (lambda f: (f / "encoder.json").write_text("[]"), "encoder.json", "does not describe an encoder"),
+        (lambda f: (f / "encoder.json").write_text("{}"), "encoder.json", "unknown encoder None; choose from human"),
+        (lambda f: (f / "encoder.json").write_bytes(b"\xff\xfe"), "encoder.json", "does not describe an encoder"),
+        (lambda f: rewrite(f, encoder="bard"), "encoder.json", "unknown encoder 'bard'; choose from human"),
+        (lambda f: rewrite(f, width="wide"), "encoder.json", "width must be a positive integer, not 'wide'"),
+        (lambda f: rewrite(f, heads=0), "encoder.json", "heads must be a positive integer, not 0"),
+        (lambda f: rewrite(f, girth=3), "encoder.json", "girth"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_named_with_what_is_wrong(folder, harm, file, reason):
+    harm(folder)
+    with pytest.raises(ValueError, match=f"{file}.*{reason}") as caught:
+        encoders.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["encoder.json", "model.safetensors"])
+def test_a_missing_file_is_named(folder, file):
+    (folder / file).unlink()
+    with pytest.raises(FileNotFoundError, match=f"has no {file}"):
+        encoders.load(folder)
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "runs/no/folder", "./nothing"])
+def test_a_missing_folder_is_not_looked_for_online(source):
+    with pytest.raises(FileNotFoundError, match=f"no folder {source}"):
+        encoders.load(source)
+
+
+def test_a_repository_is_downloaded(folder, monkeypatch):
+    asked = []
+
+    def download(repo, name):
+        asked.append((repo, name))
+        return str(folder / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert encoders.load("somebody/gemini").config == SIZES
+    assert asked == [("somebody/gemini", "encoder.json"), ("somebody/gemini", "model.safetensors")]
+
+
+def test_a_repository_that_cannot_be_reached_is_one_sentence(monkeypatch):
+    def download(repo, name):
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(FileNotFoundError) as caught:
+        encoders.load("somebody/gemini")
+    assert "somebody/gemini is no folder" in str(caught.value) and "no route" in str(caught.value)
+    assert "\n" not in str(caught.value)
