@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flax import nnx
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -41,7 +42,10 @@ def main(argv: list[str] | None = None) -> int:
         mark = "[red]FAILS[/]" if problem else "[green]ok[/]   "
         console.print(f"{mark} {clause}" + (f": {escape(problem)}" if problem else ""))
     if not failed:
-        console.print(table(name, build()))
+        encoder = build()
+        size = f"{contract.parameter_count(encoder):,} parameters"
+        console.print(f"\n{size}, {contract.flops_per_clip(encoder) / 1e9:.2f} GFLOPs a clip\n")
+        console.print(table(name, encoder))
     return int(failed)
 
 
@@ -60,19 +64,17 @@ def find(name: str) -> Callable[[], nnx.Module]:
 
 
 def table(name: str, encoder: nnx.Module) -> Table:
-    """Layers, parameters and FLOPs of an encoder beside the paper's five."""
-    result = Table(title="Layers as the paper counts them (arXiv 2509.09717, Table 2)")
+    """Layers and parameters of an encoder beside the paper's five."""
+    result = Table(box=box.SIMPLE, title="Layers as the paper counts them (arXiv 2509.09717, Table 2)")
     result.add_column("")
     result.add_column(Path(name).stem, justify="right", style="bold")
     for column in encoders.ENCODERS:
-        result.add_column(f"paper: {column}", justify="right")
+        result.add_column(f"paper:\n{column}", justify="right")
     counts = contract.inventory(encoder)
     for kind, published in contract.PAPER.items():
         result.add_row(kind, str(counts[kind]), *(str(published[column]) for column in encoders.ENCODERS))
-    result.add_section()
-    published = (f"{contract.PARAMETERS[column]:,}" for column in encoders.ENCODERS)
-    result.add_row("parameters", f"{contract.parameter_count(encoder):,}", *published)
-    result.add_row("GFLOPs a clip", f"{contract.flops_per_clip(encoder) / 1e9:.2f}")
+    millions = (contract.parameter_count(encoder), *(contract.PARAMETERS[column] for column in encoders.ENCODERS))
+    result.add_row("parameters, millions", *(f"{count / 1e6:.2f}" for count in millions))
     if name not in encoders.ENCODERS:
         result.caption = "Functions such as jax.nn.gelu, pools and branchings are not seen in a file's own modules."
     return result

@@ -32,7 +32,8 @@ class Progress:
             self.last = now
             rate = (done - self.first) / max(now - self.start, 1e-9)
             left = (self.total - done) / max(rate, 1e-9)
-            print(f"{self.name} {done}/{self.total} {self.unit}s, {rate:.2f}/s, {left:.0f} s left{self._text()}", flush=True)
+            line = f"{self.name} {done}/{self.total} {self.unit}s, {rate:.2f}/s, {left:.0f} s left{self._text()}"
+            print(line, flush=True)
 
     def update(self, figures: dict[str, float]):
         self.figures.update(figures)

@@ -36,7 +36,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The locked config of `spec`, FILE[:RECIPE], with `--config.KEY=VALUE` or `--config.KEY VALUE` applied in order.
 
     FILE is a path, or the name of a file in configs/; `.py` may be left out. Raises ValueError, in one sentence, where
-    there is no such file, recipe or key, or a value has not the type of the one it replaces; and whatever the file does.
+    there is no such file, recipe or key or a value has not the type of the one it replaces, and whatever the file does.
     """
     name, _, recipe = spec.partition(":")
     path = find_config(name)
@@ -112,7 +112,9 @@ def _pairs(arguments: Sequence[str], config: ConfigDict) -> Iterator[tuple[str, 
             keys = [PREFIX + key for key in _keys(config)]
             raise ValueError(f"unknown argument {argument!r}{_nearest(PREFIX + option.lstrip('-'), keys)}")
         key = option.removeprefix(PREFIX)
-        if not equals and (text := next(remaining, None)) is None:
+        if not equals:
+            text = next(remaining, PREFIX)
+        if text.startswith(PREFIX):
             raise ValueError(f"{option} needs a value")
         yield key, text
 
@@ -151,7 +153,7 @@ def _parse(text: str, kind: type, old: Any) -> Any:
             raise ValueError("an int" if kind is int else "a float") from None
     if kind is tuple:
         part = type(old[0]) if old else str
-        parts = [item.strip() for item in text.strip("() ").split(",") if item.strip()]
+        parts = [item.strip(" '\"") for item in text.strip("() ").split(",") if item.strip()]
         try:
             return tuple(_parse(item, part, ()) for item in parts)
         except ValueError as error:

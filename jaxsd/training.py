@@ -1,159 +1,123 @@
-"""The training loop: one jitted step over a state, checkpointed, logged, resumable."""
+"""Training an audio encoder: contrastive alignment with CLIP, denoising through the frozen U-Net, or both."""
 
 import json
-import math
-import signal
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
+from flax import nnx
+from ml_collections import ConfigDict
 
-from jaxsd.progress import Progress
+import encoders
+from jaxsd.clip.towers import normalise
+from jaxsd.config import write_json
+from jaxsd.data.columns import open_columns
+from jaxsd.loop import fit, init_state, make_step, shuffled
+from jaxsd.objectives import cross_entropies, denoising_errors
 
-PyTree = Any
-LossFn = Callable[[PyTree, PyTree, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
-
-
-@jax.tree_util.register_dataclass
-@dataclass
-class TrainState:
-    """What a checkpoint holds: step (int32), parameters, their moving average, the optimiser's state."""
-
-    step: jax.Array
-    params: PyTree
-    average: PyTree
-    opt_state: PyTree
+FIRST_SCALE = 1 / 0.07  # CLIP's initial inverse temperature
+LARGEST_SCALE = 100.0
+EVALUATED = 512  # held-out rows that training is watched on
 
 
-class Interrupted(Exception):
-    """Training was asked to stop (SIGTERM, SIGINT) and saved its state at `step`."""
-
-    def __init__(self, folder: Path, step: int):
-        super().__init__(f"stopped at step {step}, saved in {folder}; run the same command to go on")
+def pooled(rows: jax.Array, projection: jax.Array) -> jax.Array:
+    """The encoder's mean row through CLIP's text projection, unit norm: (batch, 77, width) -> (batch, projection)."""
+    return normalise(rows.mean(axis=1) @ projection)
 
 
-def init_state(params: PyTree, optimiser: optax.GradientTransformation) -> TrainState:
-    # The average gets buffers of its own: the step donates the state.
-    return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimiser.init(params))
+def train_encoder(config: ConfigDict, folder: Path, models, projection: jax.Array) -> nnx.Module:
+    """Train as `config` says on the data in `config.data.folder`, into `folder`; the moving average of the encoder.
 
-
-def make_step(loss_fn: LossFn, optimiser: optax.GradientTransformation, seed: int, average_decay: float = 0.999):
-    """A jitted, donating `step(state, batch) -> state, metrics`.
-
-    `loss_fn(params, batch, key) -> loss, metrics`; the key is a function of `seed` and the step alone, so that a
-    resumed run repeats an uninterrupted one. The moving average starts short: min(decay, (1 + t) / (10 + t)).
+    `models` is the StableDiffusion whose frozen U-Net the denoising loss goes through; `projection` CLIP's text
+    projection (width, projection). `folder` gets config.json, checkpoints, metrics.jsonl, encoder.json and
+    model.safetensors. Raises ValueError where `folder` holds a run of another config.
     """
+    folder = Path(folder)
+    claim(folder, config)
+    data = open_columns(Path(config.data.folder) / "train")
+    held_out = open_columns(Path(config.data.folder) / "validation")
 
-    @partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (loss, metrics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, key)
-        updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
-        average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, params)
-        return TrainState(state.step + 1, params, average, opt_state), {"loss": loss, **metrics}
+    encoder = encoders.create(config.encoder, rngs=nnx.Rngs(config.seed), **config.encoder_config)
+    graph, params = nnx.split(encoder)
+    params = {"encoder": nnx.as_pure(params), "scale": jnp.log(FIRST_SCALE)}
+    frozen_graph, frozen = nnx.split(models.unet)
+    frozen = {"unet": frozen, "projection": projection}
 
-    return step
+    def losses(params, batch, key, train: bool):
+        dropout_key, noise_key = jax.random.split(key)
+        audio = nnx.merge(graph, params["encoder"])
+        rows = audio(batch["audio"], rngs=dropout_key if train and config.dropout else None)
+        values = {}
+        if config.weights.contrastive:
+            scale = jnp.minimum(jnp.exp(params["scale"]), LARGEST_SCALE)
+            vector = pooled(rows, batch["frozen"]["projection"])
+            text, image = (batch[name].astype(jnp.float32) for name in ("text", "image"))
+            values["contrastive"] = (cross_entropies(vector, text, scale) + cross_entropies(vector, image, scale)) / 4
+        if config.weights.denoise:
+            unet = nnx.merge(frozen_graph, batch["frozen"]["unet"])
+            latents = batch["latents"].astype(jnp.float32)
+            values["denoise"] = denoising_errors(unet, models.schedule, latents, rows, noise_key)[0].mean()
+        total = sum(config.weights[name] * value for name, value in values.items())
+        return total, values
+
+    wanted = (
+        ["audio"] + ["text", "image"] * bool(config.weights.contrastive) + ["latents"] * bool(config.weights.denoise)
+    )
+    rows_of = shuffled(len(data["audio"]), config.batch_size, config.seed)
+
+    def batch(step):
+        rows = np.sort(rows_of(step))
+        return {name: data[name][rows] for name in wanted} | {"frozen": frozen}
+
+    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, config.warmup, config.steps)
+    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+    step = make_step(lambda p, b, k: losses(p, b, k, train=True), optimiser, config.seed)
+
+    fixed = {name: np.asarray(held_out[name][:EVALUATED]) for name in wanted} | {"frozen": frozen}
+    validate = jax.jit(lambda p, b: losses(p, b, jax.random.key(0), train=False)[1])
+
+    def evaluate(state):
+        return {f"validation_{name}": value for name, value in validate(state.average, fixed).items()}
+
+    state = fit(
+        folder,
+        f"train {folder.name}",
+        init_state(params, optimiser),
+        step,
+        batch,
+        config.steps,
+        save_every=config.save_every,
+        evaluate=evaluate,
+        eval_every=config.eval_every,
+    )
+    trained = nnx.merge(graph, state.average["encoder"])
+    encoders.save(trained, folder)
+    return trained
 
 
-def shuffled(size: int, batch_size: int, seed: int) -> Callable[[int], np.ndarray]:
-    """`batch(step) -> indices (batch_size,)`: epochs of `range(size)`, each in its own order, by seed."""
-    batches = grain.MapDataset.range(size).shuffle(seed=seed).repeat().batch(batch_size)
-    return lambda step: batches[step]
-
-
-def fit(
-    folder: Path,
-    name: str,
-    state: TrainState,
-    step: Callable,
-    batch: Callable[[int], PyTree],
-    steps: int,
-    *,
-    save_every: int = 500,
-    log_every: int = 50,
-    evaluate: Callable[[TrainState], dict[str, float]] | None = None,
-    eval_every: int = 0,
-) -> TrainState:
-    """Train until `steps`, from the newest checkpoint in `folder` if there is one.
-
-    Writes orbax checkpoints and `metrics.jsonl` to `folder`. Raises FloatingPointError naming the step when the loss
-    is not finite (the last checkpoint is kept), Interrupted after saving on SIGTERM or SIGINT.
-    """
-    folder = Path(folder).resolve()
+def claim(folder: Path, config: ConfigDict):
+    """Write `config.json`, or check that the run there has this very config. Raises ValueError naming what differs."""
+    path = folder / "config.json"
+    new = flatten(json.loads(config.to_json()))
+    if path.is_file():
+        old = flatten(json.loads(path.read_text()))
+        different = [
+            f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key)
+        ]
+        if different:
+            raise ValueError(f"{folder} holds a run of another config ({'; '.join(different)}); choose another --out")
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, save_interval_steps=1)
-    with ocp.CheckpointManager(folder / "checkpoints", options=options) as manager, _StopSignal() as stop:
-        if manager.latest_step() is not None:
-            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-            state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(abstract))
-        first = int(state.step)
-        log = MetricsLog(folder / "metrics.jsonl", first)
-        pending = None
-        with Progress(name, steps, first) as progress:
-            for index in range(first, steps):
-                state, metrics = step(state, batch(index))
-                if pending is not None:  # the step before, while this one runs
-                    progress.update(log.add(*pending))
-                pending = (index, metrics) if index % log_every == 0 or index + 1 == steps else None
-                progress.advance(index + 1)
-                done = index + 1
-                if evaluate and eval_every and (done % eval_every == 0 or done == steps):
-                    progress.update(log.add(index, evaluate(state)))
-                if stop.requested or done % save_every == 0 or done == steps:
-                    if pending is not None:
-                        progress.update(log.add(*pending))
-                        pending = None
-                    manager.save(done, args=ocp.args.StandardSave(state), force=True)
-                    manager.wait_until_finished()
-                if stop.requested:
-                    raise Interrupted(folder, done)
-    return state
+    write_json(path, json.loads(config.to_json()))
 
 
-class MetricsLog:
-    """Appends metrics to a JSON Lines file, cut back to the step a run resumes from."""
-
-    def __init__(self, path: Path, first_step: int):
-        self.path = path
-        self.start = time.time()
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] < first_step]
-            path.write_text("".join(line + "\n" for line in kept))
-
-    def add(self, step: int, metrics: dict) -> dict[str, float]:
-        """Write the metrics of `step`. Raises FloatingPointError if one is not finite."""
-        values = {name: float(value) for name, value in metrics.items()}
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise FloatingPointError(f"step {step}: {name} is {value}; the last good checkpoint is kept")
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "time": round(time.time() - self.start, 2), **values}) + "\n")
-        return values
-
-
-class _StopSignal:
-    """Turns SIGTERM and SIGINT into a flag for the length of a `with` block."""
-
-    requested = False
-
-    def __enter__(self):
-        self._previous = {s: signal.signal(s, self._request) for s in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def _request(self, *_):
-        self.requested = True
-
-    def __exit__(self, *_):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+def flatten(tree: dict, prefix: str = "") -> dict:
+    """Nested keys as dotted ones."""
+    flat = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

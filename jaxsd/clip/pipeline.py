@@ -32,7 +32,7 @@ class CLIP:
     def __init__(self, model: CLIPModel, tokenizer, preprocessing: Preprocessing):
         self.model, self.tokenizer, self.preprocessing = model, tokenizer, preprocessing
         self._embed_text = nnx.jit(lambda model, tokens: model.embed_text(tokens))
-        self._embed_image = nnx.jit(lambda model, pixels: model.embed_image(pixels))
+        self._embed_image = nnx.jit(lambda model, pictures: model.embed_image(self._normalised(pictures)))
 
     @classmethod
     def from_pretrained(cls, folder, *, dtype=jnp.float32) -> "CLIP":
@@ -84,11 +84,17 @@ class CLIP:
         return self._embed_text(self.model, tokenize(self.tokenizer, texts))
 
     def embed_images(self, images: list[Image.Image]) -> jax.Array:
-        """Unit-norm embeddings, float32 (len(images), projection_dim)."""
+        """Unit-norm embeddings of pictures of any size, float32 (len(images), projection_dim)."""
         size = self.model.vision_model.config.image_size
-        pixels = np.stack([np.asarray(resize_and_crop(image, size), np.float32) for image in images]) / 255
-        mean, std = (np.asarray(x, np.float32) for x in (self.preprocessing.image_mean, self.preprocessing.image_std))
-        return self._embed_image(self.model, (pixels - mean) / std)
+        return self.embed_arrays(np.stack([np.asarray(resize_and_crop(image, size)) for image in images]))
+
+    def embed_arrays(self, pictures: np.ndarray) -> jax.Array:
+        """Unit-norm embeddings, float32 (n, projection_dim), of uint8 (n, image_size, image_size, 3)."""
+        return self._embed_image(self.model, pictures)
+
+    def _normalised(self, pictures):
+        mean, std = (jnp.asarray(x) for x in (self.preprocessing.image_mean, self.preprocessing.image_std))
+        return (pictures.astype(jnp.float32) / 255 - mean[None, None, None]) / std[None, None, None]
 
 
 def resize_and_crop(image: Image.Image, size: int) -> Image.Image:

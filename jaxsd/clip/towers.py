@@ -112,7 +112,7 @@ class TextModel(nnx.Module):
         x = self.final_layer_norm(x).astype(jnp.float32)
         return TextOutput(x, x[jnp.arange(len(x)), self.end_of_text(tokens)])
 
-    def end_of_text(self, tokens: Int[Array, "batch tokens"]) -> Int[Array, "batch"]:
+    def end_of_text(self, tokens: Int[Array, "batch tokens"]) -> Int[Array, " batch"]:
         """Position of the end-of-text token.
 
         Configs older than transformers 4.31 say `eos_token_id == 2` by mistake; there it is the highest id.

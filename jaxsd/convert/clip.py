@@ -33,9 +33,7 @@ TEXT_RULES = (*_tower("text_model.", ""), *_tower("", ""))
 
 RULES = (
     Rule("vision_model.embeddings.class_embedding", "vision_model.class_embedding"),
-    Rule(
-        "vision_model.embeddings.patch_embedding.weight", "vision_model.patch_embedding.kernel", "conv2d"
-    ),
+    Rule("vision_model.embeddings.patch_embedding.weight", "vision_model.patch_embedding.kernel", "conv2d"),
     *module("vision_model.pre_layrnorm", "vision_model.pre_layernorm", "norm"),  # sic
     *_tower("text_model.", "text_model."),
     *_tower("vision_model.", "vision_model."),

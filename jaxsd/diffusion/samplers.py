@@ -170,5 +170,5 @@ def _integral_of_lagrange(nodes: np.ndarray, k: int, start: float, end: float) -
     scale = end - start
     scaled = (nodes - start) / scale
     others = np.delete(scaled, k)
-    antiderivative = np.polynomial.Polynomial.fromroots(others).integ() if len(others) else np.polynomial.Polynomial([0, 1])
+    antiderivative = np.polynomial.Polynomial(np.polynomial.polynomial.polyfromroots(others)).integ()
     return scale * (antiderivative(1.0) - antiderivative(0.0)) / np.prod(scaled[k] - others)

@@ -1,4 +1,4 @@
-"""The U-Net of Stable Diffusion 1.x (Rombach et al., arXiv 2112.10752), as diffusers' UNet2DConditionModel configures it."""
+"""The U-Net of Stable Diffusion 1.x (Rombach et al., arXiv 2112.10752), diffusers' UNet2DConditionModel."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -62,8 +62,8 @@ class UNetConfig:
 
 
 def timestep_embedding(
-    timesteps: Float[Array, "batch"], features: int, flip_sin_to_cos: bool, freq_shift: int
-) -> Float[Array, "batch {features}"]:
+    timesteps: Float[Array, " batch"], features: int, flip_sin_to_cos: bool, freq_shift: int
+) -> Float[Array, "batch features"]:
     """Sinusoids of the (possibly fractional) timesteps, float32."""
     half = features // 2
     frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift))
@@ -210,14 +210,12 @@ class UNet(nnx.Module):
     def __call__(
         self,
         latents: Float[Array, "batch height width channels"],
-        timesteps: Float[Array, "batch"],
+        timesteps: Float[Array, " batch"],
         context: Float[Array, "batch tokens features"],
     ) -> Float[Array, "batch height width channels"]:
         """Noisy latents, timesteps in [0, 1000) and conditioning -> prediction of the latents' shape, float32."""
         config = self.config
-        time = timestep_embedding(
-            timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift
-        )
+        time = timestep_embedding(timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift)
         time = self.time_embedding(time.astype(self.dtype))
         context = context.astype(self.dtype)
 

@@ -1,4 +1,4 @@
-"""The autoencoder of Stable Diffusion 1.x (Rombach et al., arXiv 2112.10752), as diffusers' AutoencoderKL configures it."""
+"""The autoencoder of Stable Diffusion 1.x (Rombach et al., arXiv 2112.10752), diffusers' AutoencoderKL."""
 
 from dataclasses import dataclass
 from functools import partial

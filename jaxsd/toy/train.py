@@ -1,11 +1,11 @@
-"""Trains the toy world's judge, VAE, CLIP and U-Net from a seed, each stage resumable.
+"""Trains the toy world's models from a seed, each stage resumable.
 
 The stages share one folder: `pictures.npy` and the like are made once, every stage keeps its checkpoints in a
 subfolder, and a finished stage is its `<stage>.safetensors` (the moving average of the parameters).
 """
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -14,16 +14,24 @@ import numpy as np
 import optax
 from flax import nnx
 
-from jaxsd.clip import CLIPModel, TextConfig, VisionConfig, tokenize
+import encoders
+from jaxsd.clip.pipeline import CLIP, Preprocessing
+from jaxsd.clip.tokens import tokenize
+from jaxsd.clip.towers import CLIPModel, TextConfig, VisionConfig
 from jaxsd.convert.rules import read_parameters, write_parameters
+from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
+from jaxsd.loop import fit, init_state, make_step, shuffled
+from jaxsd.objectives import denoising_errors
+from jaxsd.settings import load_config
 from jaxsd.toy import world
+from jaxsd.toy.dataset import encode_pictures, in_batches, to_float
 from jaxsd.toy.judge import Judge
 from jaxsd.toy.judge import labels as judge_labels
+from jaxsd.toy.recipe import train as train_encoder
 from jaxsd.toy.tokens import make_tokenizer
-from jaxsd.training import fit, init_state, make_step, shuffled
 
 TRAIN_SIZE = 30_000
 UNET_STEPS = 10_000
@@ -76,11 +84,6 @@ def cached(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
         np.save(part, make())
         part.rename(path)
     return np.load(path)
-
-
-def to_float(pictures) -> jax.Array:
-    """uint8 pictures -> float32 in [-1, 1], as the VAE takes them."""
-    return jnp.asarray(pictures, jnp.float32) / 127.5 - 1
 
 
 def vae_loss(vae: VAE, pictures, key):
@@ -151,20 +154,13 @@ def train_clip(folder: Path, pictures: np.ndarray, tokens: np.ndarray, text: Tex
         return pictures[rows], short[rows]
 
     clip = CLIPModel(text, VISION_CONFIG, PROJECTION, rngs=nnx.Rngs(seed + 2))
-    return stage(folder, "clip", clip, clip_loss, take, 1_200, 1e-3, seed + 2)
+    return stage(folder, "clip", clip, clip_loss, take, 450, 2e-3, seed + 2)
 
 
 def unet_loss(unet: UNet, batch, key):
-    """The denoising loss (Ho et al., arXiv 2006.11239), low noise weighted down (min-SNR, arXiv 2303.09556)."""
+    """The denoising loss with low noise weighted down (min-SNR, arXiv 2303.09556, gamma 5)."""
     latents, context = batch
-    time_key, noise_key = jax.random.split(key)
-    squared = jnp.asarray(NoiseSchedule().alphas_cumprod, jnp.float32)
-    t = jax.random.randint(time_key, (len(latents),), 0, len(squared))
-    squared = squared[t][:, None, None, None]
-    noise = jax.random.normal(noise_key, latents.shape)
-    noisy = jnp.sqrt(squared) * latents + jnp.sqrt(1 - squared) * noise
-    errors = jnp.mean((unet(noisy, t, context) - noise) ** 2, axis=(1, 2, 3))
-    ratio = (squared / (1 - squared))[:, 0, 0, 0]
+    errors, ratio = denoising_errors(unet, NoiseSchedule(), latents, context, key)
     return jnp.mean(jnp.minimum(5.0 / ratio, 1.0) * errors), {"mse": errors.mean()}
 
 
@@ -181,25 +177,24 @@ def train_unet(folder: Path, latents: np.ndarray, contexts: np.ndarray, which: n
     return stage(folder, "unet", unet, unet_loss, take, UNET_STEPS, 1e-3, seed + 3, save_every=1_000)
 
 
-def encode_pictures(vae: VAE, pictures: np.ndarray) -> np.ndarray:
-    """The mean latents of uint8 pictures, float32, unscaled."""
-    encode = nnx.jit(lambda vae, x: vae.encode(to_float(x)).mean)
-    return np.concatenate([encode(vae, pictures[i : i + 250]) for i in range(0, len(pictures), 250)])
-
-
 def encode_texts(text_model, tokens: np.ndarray) -> np.ndarray:
     """The hidden states of token ids, float16 (n, 77, width)."""
     encode = nnx.jit(lambda model, x: model(x).hidden_states.astype(jnp.float16))
-    return np.concatenate([encode(text_model, tokens[i : i + 250]) for i in range(0, len(tokens), 250)])
+    return in_batches(lambda x: encode(text_model, x), tokens)
 
 
-def run(folder: Path, seed: int = 0):
+def run(folder: Path, seed: int = 0) -> Path:
+    """Train the VAE, the judge, CLIP, the U-Net and the encoder in `folder`, going on from where an earlier run stopped.
+
+    Returns `folder/bundle`, laid out as the package ships it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     scenes = world.scenes("train", TRAIN_SIZE, seed)
     captions = world.captions("train", TRAIN_SIZE, seed)
     pictures = cached(folder / "pictures.npy", lambda: world.pictures(scenes))
 
     tokenizer = make_tokenizer(captions)
+    tokenizer.save_pretrained(folder / "tokenizer")
     text = TextConfig(**TEXT, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
     texts, which = np.unique(["", *captions], return_inverse=True)
     tokens = tokenize(tokenizer, list(texts))
@@ -209,6 +204,19 @@ def run(folder: Path, seed: int = 0):
     judge = train_judge(folder, pictures, scenes, seed)
     clip = train_clip(folder, pictures, tokens[which], text, seed)
     latents = cached(folder / "latents.npy", lambda: encode_pictures(vae, pictures))
-    latents = latents / latents.std()
+    vae.config = replace(vae.config, scaling_factor=round(float(1 / latents.std()), 5))
+    latents = latents * np.float32(vae.config.scaling_factor)
     contexts = cached(folder / "contexts.npy", lambda: encode_texts(clip.text_model, tokens))
     unet = train_unet(folder, latents, contexts, which, seed)
+
+    bundle = folder / "bundle"
+    pipe = StableDiffusion(unet, vae, clip.text_model, folder / "tokenizer", NoiseSchedule())
+    pipe.save_pretrained(bundle / "weights", dtype=np.float16)
+    half = Preprocessing(image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5))
+    CLIP(clip, tokenizer, half).save_pretrained(bundle / "weights" / "clip", dtype=np.float16)
+    write_parameters(judge, bundle / "judge.safetensors", np.float16)
+
+    config = load_config("toy.py", [f"--config.data.folder={folder / 'data'}", f"--config.seed={seed}"])
+    encoder = train_encoder(config, folder / "encoder", bundle / "weights")
+    encoders.save(encoder, bundle / "encoders" / config.encoder, dtype=np.float16)
+    return bundle

@@ -1,12 +1,10 @@
-import dataclasses
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsd.clip.pipeline import CLIP, Preprocessing
-from jaxsd.clip.towers import CLIPModel, TextConfig, VisionConfig
+from jaxsd.clip.towers import TextConfig
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet, UNetConfig

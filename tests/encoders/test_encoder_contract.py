@@ -1,6 +1,7 @@
 """The contract check, on good and bad encoders, and its command."""
 
-import jax
+from functools import partial
+
 import pytest
 from flax import nnx
 
@@ -57,11 +58,14 @@ def test_flops_of_a_transformer_are_about_two_for_each_parameter_and_token():
 
 
 def test_a_bundled_encoder_passes(capsys, monkeypatch):
-    small = lambda rngs: encoders.Grok(width=32, depth=1, heads=4, mlp=48, rngs=rngs)  # noqa: E731
+    small = partial(encoders.Grok, width=32, depth=1, heads=4, mlp=48)
     monkeypatch.setitem(encoders.ENCODERS, "grok", small)
     assert main(["grok"]) == 0
-    out = capsys.readouterr().out
-    assert out.count("ok") == 6 and "FAILS" not in out and "85,213,440" in out
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("ok ") for line in lines) == 6
+    assert not any("FAILS" in line for line in lines)
+    assert any(line.split() == ["MultiheadAttention", "1", "0", "4", "12", "8", "12"] for line in lines)
+    assert any("parameters, 0.0" in line and line.endswith("GFLOPs a clip") for line in lines)
 
 
 def test_a_good_file_passes_and_its_modules_are_counted(tmp_path, capsys):
@@ -78,13 +82,17 @@ def test_a_good_file_passes_and_its_modules_are_counted(tmp_path, capsys):
     ("before", "after", "problem"),
     [
         ("*, rngs", "*, size, rngs", "constructed as Class(rngs=...): TypeError"),
-        ("77, 200", "-1, 100", "floats: TypeError"),
+        ("(-1, 77, 200)", "(-1, 70, 200)", "floats: ValueError"),
         ("return self.conv(", "return (", "ok"),
         ("return self.conv(", "return jnp.int32(", "returns int32 of shape (5, 77, 16)"),
         ("return self.conv(", "return list(", "returns list, not an array"),
         ("x = self.norm(self.helper(x))", "x = self.helper(x) / x.std((1, 2), keepdims=True)", "not on silence"),
         ("x = self.norm(self.helper(x))", "x = self.helper(x - x.mean())", "alone and in a batch"),
-        ("x = self.norm(self.helper(x))", "x = self.helper(x / max(1, float(x.max())))", "jax.jit: ConcretizationTypeErr"),
+        (
+            "x = self.norm(self.helper(x))",
+            "x = self.helper(x / max(1, float(x.max())))",
+            "jax.jit: ConcretizationTypeErr",
+        ),
         ("self.dropout(", "self.dropout.__class__(0.5, deterministic=False, rngs=COUNT)(", "two calls differ"),
     ],
 )
@@ -110,13 +118,9 @@ def test_a_file_without_one_encoder_is_refused(tmp_path, capsys, source, problem
     assert code == 2 and problem in out
 
 
-@pytest.mark.parametrize(("name", "problem"), [("bard", "no encoder 'bard': choose from human"), ("no.py", "no file no.py")])
+@pytest.mark.parametrize(
+    ("name", "problem"), [("bard", "no encoder 'bard': choose from human"), ("no.py", "no file no.py")]
+)
 def test_a_name_that_is_no_encoder_is_refused(capsys, name, problem):
     assert main([name]) == 2
     assert problem in capsys.readouterr().err
-
-
-def test_checks_leave_no_tracers_behind():
-    findings = list(contract.check(lambda: encoders.ChatGPT(width=32, depth=1, heads=4, mlp=48, rngs=nnx.Rngs(0))))
-    assert len(findings) == 6 and all(problem is None for _, problem in findings)
-    assert not any(isinstance(x, jax.core.Tracer) for finding in findings for x in finding)

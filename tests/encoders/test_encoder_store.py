@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -15,7 +16,11 @@ SIZES = {"width": 32, "depth": 1, "heads": 4, "mlp": 48}
 
 
 def small(name="gemini"):
-    return encoders.create(name, **({"width": 32} if name == "human" else SIZES), rngs=nnx.Rngs(0))
+    """An encoder with random parameters."""
+    sizes = {"width": 32} if name == "human" else SIZES
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: encoders.create(name, **sizes, rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(0)
+    return nnx.merge(graphdef, jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), p.dtype), params))
 
 
 def tensors(encoder) -> dict[str, np.ndarray]:
@@ -37,8 +42,6 @@ def test_a_round_trip_changes_no_bit(tmp_path, name):
     before, after = tensors(encoder), tensors(loaded)
     assert before.keys() == after.keys()
     assert all(np.array_equal(before[key], after[key]) for key in before)
-    pcm = np.arange(16_000, dtype=np.int16)[None]
-    np.testing.assert_array_equal(loaded(pcm), encoder(pcm))
 
 
 def test_files_hold_the_sizes_and_every_parameter_by_its_path(folder):

@@ -1,0 +1,1 @@
+"""Training data on disk: one memory-mapped `.npy` file a column."""

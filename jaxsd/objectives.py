@@ -1,0 +1,52 @@
+"""Losses: contrastive alignment with CLIP's embeddings, and denoising through the U-Net."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from jaxsd.diffusion.samplers import NoiseSchedule
+
+
+def cross_entropies(
+    rows: Float[Array, "batch features"], columns: Float[Array, "batch features"], scale: float | jax.Array = 1.0
+) -> Float[Array, ""]:
+    """CE(P) + CE(P^T) of P = scale * rows columns^T against the identity: TCEOCS of the paper (arXiv 2509.09717).
+
+    Rows of both are unit-norm float32. Chance level is 2 ln(batch).
+    """
+    logits = scale * rows @ columns.T
+    diagonal = jnp.arange(len(logits))
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+    return cross_entropy(logits, diagonal).mean() + cross_entropy(logits.T, diagonal).mean()
+
+
+def add_noise(latents, noise, timesteps, schedule: NoiseSchedule):
+    """Noisy latents at integer `timesteps` (batch,), and alpha^2 there, (batch, 1, 1, 1)."""
+    squared = jnp.asarray(schedule.alphas_cumprod, jnp.float32)[timesteps][:, None, None, None]
+    return jnp.sqrt(squared) * latents + jnp.sqrt(1 - squared) * noise, squared
+
+
+def denoising_errors(
+    unet,
+    schedule: NoiseSchedule,
+    latents: Float[Array, "batch height width channels"],
+    context: Float[Array, "batch tokens features"],
+    key: jax.Array,
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    """Mean squared error of the predicted noise per sample at a random timestep, and its signal-to-noise ratio there.
+
+    Ho et al., arXiv 2006.11239, eq. 14. The timesteps are stratified over the batch, so that its mean varies less.
+    """
+    time_key, noise_key = jax.random.split(key)
+    batch, total = len(latents), schedule.num_train_timesteps
+    places = (jnp.arange(batch) + jax.random.uniform(time_key, (batch,))) / batch
+    timesteps = jnp.minimum((places * total).astype(jnp.int32), total - 1)
+    noise = jax.random.normal(noise_key, latents.shape)
+    noisy, squared = add_noise(latents, noise, timesteps, schedule)
+    predicted = unet(noisy, timesteps, context)
+    target = noise
+    if schedule.prediction_type == "v_prediction":
+        target = jnp.sqrt(squared) * noise - jnp.sqrt(1 - squared) * latents
+    errors = jnp.mean((predicted - target) ** 2, axis=(1, 2, 3))
+    return errors, (squared / (1 - squared))[:, 0, 0, 0]

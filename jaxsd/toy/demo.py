@@ -1,0 +1,55 @@
+"""The main job on the built-in world: train an encoder, compare it with the bundled one, draw what sounds look like."""
+
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+import encoders
+from jaxsd.audio import load_clip
+from jaxsd.diffusion.pipeline import StableDiffusion
+from jaxsd.report import contact_sheet
+from jaxsd.settings import load_config
+from jaxsd.toy import scores, world
+from jaxsd.toy.bundled import ENCODER, SAMPLES, WEIGHTS
+from jaxsd.toy.recipe import train
+
+TRAIN_SIZE, HELD_OUT, STEPS, PICTURES = 2_000, 250, 400, 50
+
+
+def demo(folder: Path) -> Path:
+    """Run the demo into `folder`; the path of its contact sheet."""
+    data = folder / "data"
+    overrides = {
+        "data.folder": data,
+        "data.train_size": TRAIN_SIZE,
+        "data.held_out": HELD_OUT,
+        "steps": STEPS,
+        "eval_every": STEPS // 4,
+    }
+    config = load_config("toy.py", [f"--config.{key}={value}" for key, value in overrides.items()])
+    run = folder / "encoder"
+    print(f"1/3  training a small encoder from scratch for {STEPS} steps", flush=True)
+    start = time.monotonic()
+    train(config, run)
+    print(f"     trained in {time.monotonic() - start:.0f} s: {run}", flush=True)
+
+    print(
+        "2/3  evaluating it beside the bundled encoder, which was trained for longer on ten times the data", flush=True
+    )
+    scores.show(scores.score([str(run), str(ENCODER)], data, PICTURES, data_size=HELD_OUT))
+
+    print("3/3  a picture for each sample sound, with the bundled encoder", flush=True)
+    return sample_sheet(folder / "contact-sheet.png")
+
+
+def sample_sheet(path: Path, encoder=ENCODER) -> Path:
+    """Write the contact sheet of the sample sounds: spectrogram, generated picture, a training picture of the thing."""
+    clips = np.stack([load_clip(SAMPLES / f"{thing}.wav") for thing in world.THINGS])
+    pipe = StableDiffusion.from_pretrained(WEIGHTS)
+    rows = nnx.jit(lambda model, pcm: model(pcm))(encoders.load(encoder), clips)
+    generated = np.asarray(pipe(rows, guidance=scores.GUIDANCE, steps=scores.STEPS, key=jax.random.key(0)))
+    examples = world.pictures(world.scenes("train", len(world.THINGS)))
+    return contact_sheet(path, world.THINGS, clips, generated, examples, ("sound", "generated", "training picture"))

@@ -1,0 +1,124 @@
+"""Scores encoders on the toy world: alignment, denoising loss, and what the judge sees in the pictures they make."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+import encoders
+from jaxsd import evaluation
+from jaxsd.clip.pipeline import CLIP
+from jaxsd.data.columns import open_columns
+from jaxsd.diffusion.pipeline import StableDiffusion
+from jaxsd.progress import Progress
+from jaxsd.toy import world
+from jaxsd.toy.bundled import WEIGHTS, load_judge
+from jaxsd.toy.dataset import in_batches, to_float, write_dataset
+from jaxsd.toy.judge import QUESTIONS, Judge, labels
+
+GUIDANCE, STEPS = 3.0, 25
+
+
+def score(runs: list[str], data_folder: Path, pictures: int, data_size: int = 1_000) -> dict[str, dict[str, float]]:
+    """The figures of every run (an encoder's folder) and of the references beside it, by name.
+
+    `pictures` is the number of pictures the judge sees a row (0: none).
+    """
+    trained = {str(run): encoders.load(run) for run in runs}
+    folder = data_folder / "test"
+    write_dataset(folder, "test", data_size, WEIGHTS)
+    data = open_columns(folder)
+    pipe = StableDiffusion.from_pretrained(WEIGHTS)
+    projection = CLIP.from_pretrained(WEIGHTS / "clip").model.text_projection.kernel[...]
+
+    results: dict[str, dict[str, float]] = {}
+    contexts = dict(references(pipe, data))
+    for name, encoder in trained.items():
+        contexts[name] = evaluation.encode_audio(encoder, data["audio"])
+        results[name] = evaluation.alignment(contexts[name], data, projection)
+    for name, context in contexts.items():
+        results.setdefault(name, {})["denoising"] = evaluation.denoising_loss(pipe, data["latents"], context)
+    if pictures:
+        judge = load_judge()
+        results["real pictures"] = accuracy(judge, world.pictures(world.scenes("test", pictures)))
+        with Progress("pictures", pictures * len(contexts), unit="picture") as progress:
+            for index, (name, context) in enumerate(contexts.items()):
+                made = evaluation.pictures(
+                    pipe,
+                    context[:pictures],
+                    guidance=GUIDANCE,
+                    steps=STEPS,
+                    progress=lambda done, first=index * pictures: progress.advance(first + done),
+                )
+                results[name] |= accuracy(judge, made)
+    return results
+
+
+def references(pipe: StableDiffusion, data) -> Iterator[tuple[str, np.ndarray]]:
+    """Conditionings that need no encoder, (n, 77, width) each."""
+    captions = in_batches(lambda tokens: pipe.text_encoder(tokens).hidden_states, np.asarray(data["tokens"]))
+    yield "own caption", captions
+    # Things are in rotation: five rows on is always another thing.
+    yield "wrong caption", np.roll(captions, 5, axis=0)
+    things = np.asarray(pipe.encode_text([world.class_caption(thing) for thing in world.THINGS]))
+    yield "caption of the thing", things[data["thing"]]
+    yield "no caption", np.repeat(np.asarray(pipe.encode_text([""])), len(captions), axis=0)
+    yield "N(0, 1)", np.random.default_rng(0).standard_normal(captions.shape, dtype=np.float32)
+
+
+def accuracy(judge: Judge, pictures: np.ndarray) -> dict[str, float]:
+    """The share of pictures of the first test scenes in which the judge sees the scene's answer.
+
+    `pictures` are uint8, or float in [0, 1]; `things` holds the share of each thing.
+    """
+    pictures = to_float(pictures) if pictures.dtype == np.uint8 else jnp.asarray(pictures) * 2 - 1
+    count = len(pictures)
+    truth = labels(world.scenes("test", count))
+    answers = jax.tree.map(lambda logits: logits.argmax(axis=-1), nnx.jit(lambda j, x: j(x))(judge, pictures))
+    shares = {name: float(jnp.mean(answers[name] == truth[name])) for name in QUESTIONS}
+    for index, thing in enumerate(world.THINGS):
+        of_thing = truth["thing"] == index
+        shares[f"thing={thing}"] = float(jnp.sum((answers["thing"] == index) & of_thing) / jnp.sum(of_thing))
+    return shares | {"pictures": count}
+
+
+def show(results: dict[str, dict[str, float]]):
+    """Print the figures as a table, one row a conditioning."""
+    columns = (
+        "loss",
+        "TCEOCS_t",
+        "TCEOCS_i",
+        "chance",
+        "recall_i@10",
+        "denoising",
+        "thing",
+        "colour",
+        "background",
+        "side",
+    )
+    table = Table(title="Held-out toy world")
+    table.add_column("conditioning")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for name, figures in results.items():
+        table.add_row(name, *(_text(column, figures) for column in columns))
+    console = Console()
+    console.print(table)
+    console.print(
+        "denoising: the frozen U-Net's loss, lower is better; thing, colour, background, side: share of pictures in "
+        "which the judge sees what the scene has (thing with its 95 % interval; a sound tells the thing alone)."
+    )
+
+
+def _text(column: str, figures: dict[str, float]) -> str:
+    if column not in figures:
+        return ""
+    if column == "thing":
+        low, high = evaluation.wilson(figures["thing"], figures["pictures"])
+        return f"{figures['thing']:.1%} [{low:.0%}, {high:.0%}]"
+    return f"{figures[column]:.1%}" if column in QUESTIONS else f"{figures[column]:.4f}"
