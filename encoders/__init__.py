@@ -1,9 +1,13 @@
 """Five audio encoders that map one second of sound to the shape of CLIP's text embedding (arXiv 2509.09717).
 
-enc = encoders.create("gemini", rngs=nnx.Rngs(0))
-y = enc(pcm)  # (batch, 16000) int16 -> (batch, 77, 768) float32
-encoders.save(enc, "out/")
-enc = encoders.load("out/")
+A clip in, an embedding out:
+
+    enc = encoders.create("gemini", rngs=nnx.Rngs(0))
+    y = enc(pcm)  # (batch, 16000) int16 -> (batch, 77, 768) float32
+    encoders.save(enc, "out/")
+    enc = encoders.load("out/")
+
+`python -m encoders NAME` checks one and counts its layers.
 """
 
 from encoders.chatgpt import ChatGPT

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
@@ -38,7 +39,7 @@ class ChatGPT(nnx.Module):
         return {"width": self.width, "depth": self.depth, "heads": self.heads, "mlp": self.mlp}
 
     def __call__(
-        self, pcm: Num[Array, "batch 16000"], *, rngs: nnx.Rngs | jax.Array | None = None
+        self, pcm: Num[Array | np.ndarray, "batch 16000"], *, rngs: nnx.Rngs | jax.Array | None = None
     ) -> Float[Array, "batch 77 width"]:
         """Encode one-second clips of 16 kHz PCM at integer scale; dropout is on only if `rngs` is given."""
         embedding_key, key = layers.split(layers.dropout_key(rngs), 2)

@@ -30,7 +30,7 @@ PAPER = {
     "LayerNorm": {"human": 7, "chatgpt": 8, "deepseek": 24, "gemini": 17, "grok": 24},
     "Linear": {"human": 3, "chatgpt": 8, "deepseek": 24, "gemini": 17, "grok": 25},
     "MultiheadAttention": {"human": 0, "chatgpt": 4, "deepseek": 12, "gemini": 8, "grok": 12},
-    "adaptive average pool": {"human": 1, "chatgpt": 0, "deepseek": 0, "gemini": 0, "grok": 0},
+    "adaptive avg pool": {"human": 1, "chatgpt": 0, "deepseek": 0, "gemini": 0, "grok": 0},
     "adaptive max pool": {"human": 2, "chatgpt": 0, "deepseek": 0, "gemini": 0, "grok": 0},
     "branching": {"human": 8, "chatgpt": 8, "deepseek": 24, "gemini": 17, "grok": 24},
 }
@@ -48,7 +48,7 @@ OPERATIONS: dict[type[nnx.Module], dict[str, int]] = {
     transformer.Transformer: {"GELU": 1},
     transformer.Layer: {"Dropout": 3, "branching": 2},
     ChatGPT: {"Dropout": 1},
-    human.Human: {"Dropout": 1, "SiLU": 1, "adaptive average pool": 1, "adaptive max pool": 2, "branching": 1},
+    human.Human: {"Dropout": 1, "SiLU": 1, "adaptive avg pool": 1, "adaptive max pool": 2, "branching": 1},
     human.Block: {"branching": 1},
     human.Head: {"branching": 1},
 }
@@ -88,8 +88,8 @@ def check(build: Callable[[], nnx.Module]) -> Iterator[tuple[str, str | None]]:
     if problem:
         return
 
-    alone = jnp.concatenate([forward(state, clip[None]) for clip in pcm])
-    problem = _difference(clips, alone, compiled, "alone and in a batch")
+    alone, problem = _attempt(lambda: jnp.concatenate([forward(state, clip[None]) for clip in pcm]))
+    problem = problem or _difference(clips, alone, compiled, "alone and in a batch")
     yield "computes the same for a clip in any batch", problem
 
 

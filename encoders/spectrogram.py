@@ -14,7 +14,7 @@ SAMPLES = 16_000  # one second at 16 kHz
 TOKENS = 77  # CLIP's text length, and so every encoder's
 
 
-def waveform(pcm: Num[Array, "batch 16000"]) -> Float[Array, "batch 16000"]:
+def waveform(pcm: Num[Array | np.ndarray, "batch 16000"]) -> Float[Array, "batch 16000"]:
     """Scale 16-bit PCM (integers, or floats at integer scale) to float32 in about [-1, 1].
 
     Raises ValueError unless the shape is (batch, 16000).
@@ -44,7 +44,7 @@ def hann(size: int) -> np.ndarray:
 
 def power_spectrum(x: Float[Array, "batch time"], size: int, hop: int) -> Float[Array, "batch 77 bins"]:
     """|STFT|^2 of the first 77 frames under a periodic Hann window; bins = size // 2 + 1."""
-    # On CPU 3 to 6 times faster than a product with the DFT matrix for 1024 samples, and as fast for 256.
+    # Measured on CPU against a product with the DFT matrix: 2 to 5 times faster for 1024 samples, 1.3 to 1.6 for 256.
     spectrum = jnp.fft.rfft(frame(x, size, hop) * hann(size)[None, None], axis=-1)
     return spectrum.real**2 + spectrum.imag**2
 

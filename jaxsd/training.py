@@ -71,6 +71,8 @@ def train_encoder(config: ConfigDict, folder: Path, models, projection: jax.Arra
         rows = np.sort(rows_of(step))
         return {name: data[name][rows] for name in wanted} | {"frozen": frozen}
 
+    if config.warmup >= config.steps:
+        raise ValueError(f"warmup is {config.warmup}; it must be less than steps, {config.steps}")
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, config.warmup, config.steps)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
     step = make_step(lambda p, b, k: losses(p, b, k, train=True), optimiser, config.seed)

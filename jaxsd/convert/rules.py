@@ -106,7 +106,7 @@ def export_parameters(model: nnx.Module, rules: tuple[Rule, ...], dtype=np.float
     exported = {}
     for name, value in parameters(model).items():
         other, rule = translate(rules, name, backwards=True)
-        exported[other] = np.ascontiguousarray(TRANSFORMS[rule.transform][1](np.asarray(value, dtype)))
+        exported[other] = np.asarray(TRANSFORMS[rule.transform][1](np.asarray(value, dtype)), order="C")
     return exported
 
 

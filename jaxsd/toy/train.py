@@ -184,7 +184,7 @@ def encode_texts(text_model, tokens: np.ndarray) -> np.ndarray:
 
 
 def run(folder: Path, seed: int = 0) -> Path:
-    """Train the VAE, the judge, CLIP, the U-Net and the encoder in `folder`, going on from where an earlier run stopped.
+    """Train the VAE, the judge, CLIP, the U-Net and the encoder in `folder`, or what is left of it.
 
     Returns `folder/bundle`, laid out as the package ships it.
     """

@@ -83,7 +83,6 @@ def test_a_good_file_passes_and_its_modules_are_counted(tmp_path, capsys):
     [
         ("*, rngs", "*, size, rngs", "constructed as Class(rngs=...): TypeError"),
         ("(-1, 77, 200)", "(-1, 70, 200)", "floats: ValueError"),
-        ("return self.conv(", "return (", "ok"),
         ("return self.conv(", "return jnp.int32(", "returns int32 of shape (5, 77, 16)"),
         ("return self.conv(", "return list(", "returns list, not an array"),
         ("x = self.norm(self.helper(x))", "x = self.helper(x) / x.std((1, 2), keepdims=True)", "not on silence"),
@@ -100,8 +99,7 @@ def test_the_clause_that_fails_is_named(tmp_path, capsys, before, after, problem
     assert before in GOOD
     source = "from flax import nnx\nCOUNT = nnx.Rngs(0)\n" + GOOD.replace(before, after)
     code, out = run(tmp_path, capsys, source)
-    assert problem in out
-    assert code == (0 if problem == "ok" else 1)
+    assert code == 1 and problem in out
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,7 @@ def test_a_small_transformer_agrees_where_the_norms_epsilon_matters(norm_first):
     ours = filled(lambda: Transformer(**asdict(SMALL), **options, rngs=nnx.Rngs(0)), tensors)
     x = np.random.default_rng(2).normal(0, 0.003, (3, 77, SMALL.width)).astype(np.float32)
     with jax.default_matmul_precision("highest"):
-        np.testing.assert_allclose(ours(x), module(torch.tensor(x)).detach(), atol=2e-5)
+        np.testing.assert_allclose(ours(jnp.asarray(x)), module(torch.tensor(x)).detach(), atol=2e-5)
 
 
 def test_the_log_mel_spectrogram_agrees():

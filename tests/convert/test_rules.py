@@ -1,0 +1,93 @@
+"""The mapping engine: names, layouts, and the one error that lists all that is wrong."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxsd.convert.rules import (
+    Rule,
+    export_parameters,
+    import_parameters,
+    module,
+    parameters,
+    read_parameters,
+    read_safetensors,
+    write_parameters,
+)
+
+
+class Net(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.convs = nnx.List([nnx.Conv(3, 4, (3, 3), rngs=rngs), nnx.Conv(4, 4, (3, 3), rngs=rngs)])
+        self.out = nnx.Linear(4, 5, rngs=rngs)
+        self.scale = nnx.Param(jax.numpy.ones(()))
+
+
+RULES = (
+    *module("blocks.{n}.conv", "convs.{n}", "conv2d", n=r"\d+"),
+    *module("head", "out", "linear"),
+    Rule("scale", "scale"),
+)
+
+
+@pytest.fixture
+def net():
+    return Net()
+
+
+def test_layouts_follow_torch(net):
+    exported = export_parameters(net, RULES)
+    assert exported["blocks.0.conv.weight"].shape == (4, 3, 3, 3)
+    assert exported["head.weight"].shape == (5, 4)
+    assert exported["scale"].shape == ()
+    kernel = np.asarray(net.convs[0].kernel[...])
+    assert exported["blocks.0.conv.weight"][1, 2, 0, 1] == kernel[0, 1, 2, 1]
+
+
+def test_there_and_back_is_exact(net):
+    again = parameters(import_parameters(export_parameters(net, RULES), RULES, nnx.eval_shape(Net)))
+    assert all(np.array_equal(again[name], value) for name, value in parameters(net).items())
+
+
+def test_one_error_lists_everything_wrong(net):
+    source = export_parameters(net, RULES)
+    source["extra.weight"] = np.zeros(3)
+    del source["head.bias"]
+    source["blocks.1.conv.weight"] = source["blocks.1.conv.weight"][:, :2]
+    with pytest.raises(ValueError) as error:
+        import_parameters(source, RULES, net, name="file.safetensors")
+    assert str(error.value) == (
+        "file.safetensors does not fit: blocks.1.conv.weight has shape (4, 2, 3, 3), expected (4, 4, 3, 3); "
+        "missing key head.bias; unknown key extra.weight"
+    )
+
+
+def test_a_square_kernel_is_transposed_too():
+    square = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+    exported = export_parameters(square, SQUARE)
+    assert np.array_equal(exported["weight"], np.asarray(square.kernel[...]).T)
+
+
+SQUARE = (Rule("weight", "kernel", "linear"), Rule("bias", "bias"))
+
+
+def test_ignored_keys_are_no_error(net):
+    source = export_parameters(net, RULES) | {"position_ids": np.arange(3)}
+    import_parameters(source, RULES, net, ignore=(".*position_ids",))
+
+
+def test_own_files_round_trip(net, tmp_path):
+    write_parameters(net, tmp_path / "net.safetensors")
+    again = read_parameters(nnx.eval_shape(Net), tmp_path / "net.safetensors")
+    assert all(np.array_equal(parameters(again)[name], value) for name, value in parameters(net).items())
+    assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\xff" * 100])
+def test_files_that_are_no_safetensors(tmp_path, content):
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="broken.safetensors: not a readable safetensors file"):
+        read_safetensors(path)

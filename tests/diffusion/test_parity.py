@@ -1,0 +1,126 @@
+"""Stable Diffusion against PyTorch diffusers: by part, and whole pictures."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, LMSDiscreteScheduler, StableDiffusionPipeline
+
+from jaxsd.clip.tokens import tokenize
+from jaxsd.diffusion.pipeline import StableDiffusion
+from jaxsd.toy import world
+from jaxsd.toy.bundled import WEIGHTS
+from tests import models
+
+SCHEDULERS = {"ddim": DDIMScheduler, "lms": LMSDiscreteScheduler}
+
+
+def to_torch(x):
+    """NHWC -> NCHW."""
+    return torch.tensor(np.asarray(x)).permute(0, 3, 1, 2)
+
+
+def from_torch(x):
+    """NCHW -> NHWC."""
+    return x.permute(0, 2, 3, 1).numpy()
+
+
+def load_torch(folder):
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A random tiny model, written by us and read by both."""
+    folder = tmp_path_factory.mktemp("tiny")
+    models.stable_diffusion().save_pretrained(folder)
+    return StableDiffusion.from_pretrained(folder), load_torch(folder)
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return StableDiffusion.from_pretrained(WEIGHTS), load_torch(WEIGHTS)
+
+
+@pytest.mark.parametrize("height, width", [(8, 8), (9, 13)])
+def test_unet(pair, rng, height, width):
+    ours, theirs = pair
+    x = rng.standard_normal((2, height, width, 4), np.float32)
+    t = np.array([10, 700], np.float32)
+    context = rng.standard_normal((2, 77, 24), np.float32)
+    with torch.no_grad():
+        expected = from_torch(theirs.unet(to_torch(x), torch.tensor(t), torch.tensor(context)).sample)
+    np.testing.assert_allclose(ours.unet(x, t, context), expected, atol=3e-5)
+
+
+def test_vae(pair, rng):
+    ours, theirs = pair
+    picture = rng.uniform(-1, 1, (2, 32, 48, 3)).astype(np.float32)
+    latents = rng.standard_normal((2, 9, 5, 4), np.float32)
+    with torch.no_grad():
+        posterior = theirs.vae.encode(to_torch(picture)).latent_dist
+        decoded = from_torch(theirs.vae.decode(to_torch(latents)).sample)
+    gaussian = ours.vae.encode(picture)
+    np.testing.assert_allclose(gaussian.mean, from_torch(posterior.mean), atol=3e-5)
+    np.testing.assert_allclose(gaussian.log_variance, from_torch(posterior.logvar), atol=3e-5)
+    np.testing.assert_allclose(gaussian.kl(), posterior.kl().numpy(), rtol=1e-5)
+    np.testing.assert_allclose(ours.vae.decode(latents), decoded, atol=3e-5)
+
+
+def test_text_encoder(pair):
+    ours, theirs = pair
+    texts = ["a red dog on the left", "", "zebra crossing", "word " * 100]
+    tokens = tokenize(ours.tokenizer, texts)
+    np.testing.assert_array_equal(
+        tokens, theirs.tokenizer(texts, padding="max_length", truncation=True, return_tensors="np").input_ids
+    )
+    with torch.no_grad():
+        expected = theirs.text_encoder(torch.tensor(tokens.astype(np.int64)))[0].numpy()
+    np.testing.assert_allclose(ours.encode_text(texts), expected, atol=3e-5)
+
+
+def pictures_of_both(pair, rng, sampler, steps, cond, uncond, prediction_type="epsilon"):
+    ours, theirs = pair
+    size, channels = ours.unet.config.sample_size, ours.unet.config.in_channels
+    latents = rng.standard_normal((len(cond), size, size, channels), np.float32)
+    theirs.scheduler = SCHEDULERS[sampler].from_config(theirs.scheduler.config, prediction_type=prediction_type)
+    with torch.no_grad():
+        expected = theirs(
+            prompt_embeds=torch.tensor(cond),
+            negative_prompt_embeds=torch.tensor(uncond),
+            latents=to_torch(latents),
+            num_inference_steps=steps,
+            guidance_scale=5.0,
+            height=size * ours.vae.config.factor,
+            width=size * ours.vae.config.factor,
+            output_type="np",
+        ).images
+    return ours(cond, uncond, guidance=5.0, steps=steps, sampler=sampler, latents=latents), expected
+
+
+@pytest.mark.parametrize("steps", [1, 3, 20])
+@pytest.mark.parametrize("sampler", SCHEDULERS)
+def test_samplers(pair, rng, sampler, steps):
+    cond, uncond = rng.standard_normal((2, 2, 77, 24), np.float32)
+    images, expected = pictures_of_both(pair, rng, sampler, steps, cond, uncond)
+    np.testing.assert_allclose(images, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", SCHEDULERS)
+def test_v_prediction(pair, rng, sampler):
+    cond, uncond = rng.standard_normal((2, 2, 77, 24), np.float32)
+    _, theirs = pair
+    ours = models.stable_diffusion("v_prediction")
+    images, expected = pictures_of_both((ours, theirs), rng, sampler, 5, cond, uncond, "v_prediction")
+    np.testing.assert_allclose(images, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", SCHEDULERS)
+def test_bundled_weights_draw_the_same_picture_in_diffusers(bundled, rng, sampler):
+    ours, _ = bundled
+    cond = np.array(ours.encode_text([world.class_caption(thing) for thing in ("dog", "waves")]))
+    uncond = np.repeat(np.array(ours.encode_text([""])), 2, axis=0)
+    images, expected = pictures_of_both(bundled, rng, sampler, 25, cond, uncond)
+    assert np.std(expected) > 0.05  # a picture, not a flat plane
+    np.testing.assert_allclose(images, expected, atol=2 / 255)

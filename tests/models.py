@@ -1,0 +1,62 @@
+"""Small random models that have every kind of block, for parity tests."""
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jaxsd.clip.pipeline import CLIP, Preprocessing
+from jaxsd.clip.tokens import load_tokenizer
+from jaxsd.clip.towers import CLIPModel, TextConfig, TextModel, VisionConfig
+from jaxsd.diffusion.pipeline import StableDiffusion
+from jaxsd.diffusion.samplers import NoiseSchedule
+from jaxsd.diffusion.unet import UNet, UNetConfig
+from jaxsd.diffusion.vae import VAE, VAEConfig
+from jaxsd.toy.bundled import WEIGHTS
+
+TOKENIZER = WEIGHTS / "tokenizer"
+TOKENS = load_tokenizer(TOKENIZER)
+
+UNET = UNetConfig(
+    sample_size=8,
+    block_out_channels=(16, 32, 32),
+    down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    cross_attention_dim=24,
+    attention_head_dim=4,
+    norm_num_groups=8,
+)
+AUTOENCODER = VAEConfig(block_out_channels=(8, 16, 16), layers_per_block=1, norm_num_groups=4)
+TEXT = TextConfig(
+    hidden_size=24,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    vocab_size=len(TOKENS),
+    eos_token_id=TOKENS.eos_token_id,
+)
+VISION = VisionConfig(
+    hidden_size=36, intermediate_size=72, num_hidden_layers=2, num_attention_heads=3, image_size=32, patch_size=8
+)
+
+
+def randomised(model: nnx.Module, seed: int) -> nnx.Module:
+    """`model` with noise on every parameter, so that no zero bias or unit scale hides an error."""
+    rng = np.random.default_rng(seed)
+    graph, params = nnx.split(model)
+    noisy = jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape).astype(np.float32), params)
+    return nnx.merge(graph, noisy)
+
+
+def stable_diffusion(prediction_type: str = "epsilon") -> StableDiffusion:
+    return StableDiffusion(
+        randomised(UNet(UNET, rngs=nnx.Rngs(0)), 0),
+        randomised(VAE(AUTOENCODER, rngs=nnx.Rngs(1)), 1),
+        randomised(TextModel(TEXT, rngs=nnx.Rngs(2)), 2),
+        TOKENIZER,
+        NoiseSchedule(prediction_type=prediction_type),
+    )
+
+
+def clip() -> CLIP:
+    model = randomised(CLIPModel(TEXT, VISION, 20, rngs=nnx.Rngs(3)), 3)
+    return CLIP(model, TOKENS, Preprocessing())

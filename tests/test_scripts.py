@@ -1,0 +1,64 @@
+"""The three scripts as a person runs them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments, cwd):
+    script, *rest = map(str, arguments)
+    return subprocess.run([sys.executable, ROOT / script, *rest], cwd=cwd, capture_output=True, text=True)
+
+
+def test_a_sample_sound_becomes_a_picture(tmp_path):
+    done = run("generate.py", "--audio", "dog.wav", "waves.wav", "--steps", 4, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["out/dog.png", "out/waves.png"]
+    dog, waves = (np.asarray(Image.open(tmp_path / "out" / f"{name}.png")) for name in ("dog", "waves"))
+    assert dog.shape == (64, 64, 3) and dog.std() > 5
+    assert not np.array_equal(dog, waves)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--audio", "nowhere.wav"], "nowhere.wav: no such file, nor a sample sound of that name; the samples are"),
+        (["--audio", "dog.wav", "text.wav"], "text.wav cannot be read as sound"),
+        (["--audio", "dog.wav", "--sampler", "magic"], "unknown sampler 'magic'; allowed: ddim, lms"),
+        (["--audio", "dog.wav", "--steps", "0"], "steps is 0; allowed: 1 to 1000"),
+        (["--audio", "dog.wav", "--encoder", "empty"], "encoder.json"),
+    ],
+)
+def test_mistakes_get_one_line_and_write_nothing(tmp_path, arguments, message):
+    (tmp_path / "text.wav").write_text("not a sound at all")
+    (tmp_path / "empty").mkdir()
+    done = run("generate.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_train_resumes_refuses_another_config_and_evaluates(tmp_path):
+    sizes = {"data.train_size": 60, "data.held_out": 50, "batch_size": 8, "warmup": 1, "save_every": 2}
+    options = [f"--config.{key}={value}" for key, value in sizes.items()]
+    command = ["train.py", "--config", "toy.py", *options]
+    done = run(*command, "--config.steps=4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "runs/toy"
+    folder = tmp_path / "runs" / "toy"
+    assert {"config.json", "encoder.json", "model.safetensors", "metrics.jsonl", "checkpoints"} <= {
+        path.name for path in folder.iterdir()
+    }
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss", "denoise", "contrastive"} <= metrics[0].keys()
+
+    refused = run(*command, "--config.steps=5", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "steps was 4, is 5" in refused.stderr
