@@ -113,12 +113,14 @@ class StableDiffusion:
         Raises ValueError where a shape, the sampler or the number of steps does not fit.
         """
         table = make_sampler(sampler, self.schedule, steps)
-        cond = jnp.asarray(cond, jnp.float32)
-        uncond = self.encode_text([""]) if uncond is None else jnp.asarray(uncond, jnp.float32)
-        uncond = jnp.broadcast_to(uncond, cond.shape)
         features = self.unet.config.cross_attention_dim
+        cond = jnp.asarray(cond, jnp.float32)
         if cond.ndim != 3 or cond.shape[-1] != features:
             raise ValueError(f"cond has shape {cond.shape}; allowed: (batch, tokens, {features})")
+        uncond = self.encode_text([""]) if uncond is None else jnp.asarray(uncond, jnp.float32)
+        if uncond.shape not in (cond.shape, (1, *cond.shape[1:])):
+            raise ValueError(f"uncond has shape {uncond.shape}; allowed: {cond.shape}, or one row of it for all")
+        uncond = jnp.broadcast_to(uncond, cond.shape)
         key = jax.random.key(0) if key is None else key
         if latents is None:
             latents = self.noise(key, len(cond), height, width)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, LMSDiscreteScheduler, StableDiffusionPipeline
+from flax import nnx
 
 from jaxsd.clip.tokens import tokenize
 from jaxsd.diffusion.pipeline import StableDiffusion
@@ -12,6 +13,11 @@ from jaxsd.toy.bundled import WEIGHTS
 from tests import models
 
 SCHEDULERS = {"ddim": DDIMScheduler, "lms": LMSDiscreteScheduler}
+
+
+@nnx.jit
+def apply(model, *arguments):
+    return model(*arguments)
 
 
 def to_torch(x):
@@ -25,7 +31,7 @@ def from_torch(x):
 
 
 def load_torch(folder):
-    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -43,7 +49,7 @@ def bundled():
     return StableDiffusion.from_pretrained(WEIGHTS), load_torch(WEIGHTS)
 
 
-@pytest.mark.parametrize("height, width", [(8, 8), (9, 13)])
+@pytest.mark.parametrize("height, width", [(8, 8), (5, 9)])
 def test_unet(pair, rng, height, width):
     ours, theirs = pair
     x = rng.standard_normal((2, height, width, 4), np.float32)
@@ -51,7 +57,7 @@ def test_unet(pair, rng, height, width):
     context = rng.standard_normal((2, 77, 24), np.float32)
     with torch.no_grad():
         expected = from_torch(theirs.unet(to_torch(x), torch.tensor(t), torch.tensor(context)).sample)
-    np.testing.assert_allclose(ours.unet(x, t, context), expected, atol=3e-5)
+    np.testing.assert_allclose(apply(ours.unet, x, t, context), expected, atol=3e-5)
 
 
 def test_vae(pair, rng):
@@ -61,11 +67,11 @@ def test_vae(pair, rng):
     with torch.no_grad():
         posterior = theirs.vae.encode(to_torch(picture)).latent_dist
         decoded = from_torch(theirs.vae.decode(to_torch(latents)).sample)
-    gaussian = ours.vae.encode(picture)
+    gaussian = nnx.jit(lambda vae, x: vae.encode(x))(ours.vae, picture)
     np.testing.assert_allclose(gaussian.mean, from_torch(posterior.mean), atol=3e-5)
     np.testing.assert_allclose(gaussian.log_variance, from_torch(posterior.logvar), atol=3e-5)
     np.testing.assert_allclose(gaussian.kl(), posterior.kl().numpy(), rtol=1e-5)
-    np.testing.assert_allclose(ours.vae.decode(latents), decoded, atol=3e-5)
+    np.testing.assert_allclose(nnx.jit(lambda vae, z: vae.decode(z))(ours.vae, latents), decoded, atol=3e-5)
 
 
 def test_text_encoder(pair):
@@ -99,7 +105,7 @@ def pictures_of_both(pair, rng, sampler, steps, cond, uncond, prediction_type="e
     return ours(cond, uncond, guidance=5.0, steps=steps, sampler=sampler, latents=latents), expected
 
 
-@pytest.mark.parametrize("steps", [1, 3, 20])
+@pytest.mark.parametrize("steps", [1, 12])
 @pytest.mark.parametrize("sampler", SCHEDULERS)
 def test_samplers(pair, rng, sampler, steps):
     cond, uncond = rng.standard_normal((2, 2, 77, 24), np.float32)
