@@ -12,6 +12,8 @@ from jaxsd.audio import load_clip
 from jaxsd.diffusion.pipeline import StableDiffusion, to_pil
 from jaxsd.toy.bundled import ENCODER, WEIGHTS, find_sound
 
+BATCH = 16  # pictures at a time
+
 
 def generate(
     sounds: Sequence[str],
@@ -25,18 +27,25 @@ def generate(
 ) -> list[Path]:
     """Write one PNG a sound into `folder`, named after it; their paths.
 
-    Every sound is read before the first picture is made. Raises ValueError or FileNotFoundError naming the file or
-    the argument that does not fit; then nothing is written.
+    A picture is a function of its sound and the seed, whatever else is asked for beside it. Every sound is read before
+    the first picture is made. Raises ValueError or FileNotFoundError naming the file or the argument that does not
+    fit; then nothing is written.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; --out is a folder")
     paths = output_paths(sounds, folder)
     clips = np.stack([load_clip(find_sound(sound)) for sound in sounds])
     audio = encoders.load(encoder or ENCODER)
     pipe = StableDiffusion.from_pretrained(WEIGHTS)
-    rows = nnx.jit(lambda model, pcm: model(pcm))(audio, clips)
-    pictures = to_pil(pipe(rows, guidance=guidance, steps=steps, sampler=sampler, key=jax.random.key(seed)))
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, picture in zip(paths, pictures, strict=True):
-        picture.save(path)
+    encode = nnx.jit(lambda model, pcm: model(pcm))
+    noise = pipe.noise(jax.random.key(seed), 1)
+    for start in range(0, len(clips), BATCH):
+        rows = encode(audio, clips[start : start + BATCH])
+        latents = np.repeat(noise, len(rows), axis=0)
+        pictures = pipe(rows, guidance=guidance, steps=steps, sampler=sampler, latents=latents)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, picture in zip(paths[start:], to_pil(pictures), strict=False):
+            picture.save(path)
     return paths
 
 

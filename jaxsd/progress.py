@@ -33,7 +33,7 @@ class Progress:
             rate = (done - self.first) / max(now - self.start, 1e-9)
             left = (self.total - done) / max(rate, 1e-9)
             line = f"{self.name} {done}/{self.total} {self.unit}s, {rate:.2f}/s, {left:.0f} s left{self._text()}"
-            print(line, flush=True)
+            print(line, file=sys.stderr, flush=True)
 
     def update(self, figures: dict[str, float]):
         self.figures.update(figures)

@@ -62,3 +62,10 @@ def test_train_resumes_refuses_another_config_and_evaluates(tmp_path):
     refused = run(*command, "--config.steps=5", cwd=tmp_path)
     assert refused.returncode == 2
     assert "steps was 4, is 5" in refused.stderr
+
+
+def test_the_papers_data_are_refused_in_one_line(tmp_path):
+    refused = run("train.py", "--config", "gemini.py", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "only the toy world can be trained on so far" in refused.stderr and refused.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()

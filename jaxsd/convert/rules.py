@@ -17,12 +17,14 @@ from flax import nnx
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-# name -> (source to target, target to source): the permutation of axes is all that ever differs.
+# name -> (source to target, target to source): the order of axes, and axes of length 1, are all that ever differ.
 TRANSFORMS = {
     "same": (lambda x: x, lambda x: x),
     "linear": (lambda x: x.T, lambda x: x.T),  # (out, in) -> (in, out)
     "conv1d": (lambda x: x.transpose(2, 1, 0), lambda x: x.transpose(2, 1, 0)),  # OIW -> WIO
     "conv2d": (lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),  # OIHW -> HWIO
+    "patches": (lambda x: x[:, 0].T, lambda x: x.T[:, None]),  # (out, 1, size), a convolution -> (size, out)
+    "batch_of_one": (lambda x: x[0], lambda x: x[None]),  # (1, ...) -> (...)
 }
 
 
@@ -88,11 +90,13 @@ def import_parameters(source: Mapping[str, np.ndarray], rules: tuple[Rule, ...],
             problems.append(f"unknown key {key}")
             continue
         target, rule = match
-        value = TRANSFORMS[rule.transform][0](value) if value.ndim > 1 else value
-        if value.shape != wanted[target].shape:
-            back = TRANSFORMS[rule.transform][1](np.empty(wanted[target].shape, np.bool_)).shape
-            problems.append(f"{key} has shape {tuple(source[key].shape)}, expected {back}")
-        values[target] = value
+        forwards, backwards = TRANSFORMS[rule.transform]
+        expected = backwards(np.broadcast_to(False, wanted[target].shape)).shape
+        if value.shape == expected:
+            values[target] = forwards(value)
+        else:
+            problems.append(f"{key} has shape {tuple(value.shape)}, expected {expected}")
+            values[target] = None
     for target in wanted.keys() - values.keys():
         match = translate(rules, target, backwards=True)
         problems.append(f"missing key {match[0] if match else target}")

@@ -21,10 +21,10 @@ def load_judge() -> Judge:
 
 def find_sound(name) -> Path:
     """The file `name`, or else the sample of that name. Raises FileNotFoundError listing the samples."""
-    path, sample = Path(name), SAMPLES / Path(name).name
+    path = Path(name)
     if path.exists():
         return path
-    if sample.is_file():
-        return sample
+    if path.name == str(name) and (SAMPLES / path).is_file():
+        return SAMPLES / path
     samples = ", ".join(sorted(path.name for path in SAMPLES.glob("*.wav")))
     raise FileNotFoundError(f"{name}: no such file, nor a sample sound of that name; the samples are {samples}")

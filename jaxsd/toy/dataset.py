@@ -1,5 +1,6 @@
 """The toy world as a data set on disk, with the features of its own CLIP and VAE."""
 
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ def write_dataset(folder, split: str, size: int, weights: Path, seed: int = 0):
         if {key: there.get(key) for key in about} != about or there["size"] != size:
             raise ValueError(f"{folder} holds {there}, not {size} rows of {about}; remove it or choose another folder")
         return
-    print(f"{folder}: making {size} sounds, pictures and captions", flush=True)
+    print(f"{folder}: making {size} sounds, pictures and captions", file=sys.stderr, flush=True)
     clip = CLIP.from_pretrained(weights / "clip")
     pipe = StableDiffusion.from_pretrained(weights)
     scenes = world.scenes(split, size, seed)

@@ -13,7 +13,12 @@ from jaxsd.training import train_encoder
 
 
 def train(config: ConfigDict, folder: Path, weights: Path = WEIGHTS) -> nnx.Module:
-    """Make the data if they are not there, then train as `config` says into `folder`."""
+    """Make the data if they are not there, then train as `config` says into `folder`.
+
+    Raises ValueError for a config of other data.
+    """
+    if config.data.kind != "toy":
+        raise ValueError("only the toy world can be trained on so far: --config toy.py")
     for split, size in (("train", config.data.train_size), ("validation", config.data.held_out)):
         write_dataset(Path(config.data.folder) / split, split, size, weights)
     projection = CLIP.from_pretrained(weights / "clip").model.text_projection.kernel[...]

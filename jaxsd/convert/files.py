@@ -1,0 +1,210 @@
+"""Encoders from PyTorch checkpoint files to folders and back, each written in one move or not at all."""
+
+import io
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike
+from safetensors import SafetensorError
+
+import encoders
+from encoders.store import CONFIG, WEIGHTS
+from jaxsd.convert.encoders import encoder_from_torch, encoder_to_torch
+from jaxsd.convert.rules import read_safetensors, write_safetensors
+
+TORCH, SAFETENSORS = (".pth", ".pt", ".bin"), ".safetensors"
+SUFFIXES = (*TORCH, SAFETENSORS)
+PIECE = re.compile(r"(?P<whole>.+\.(?:pth|pt|bin))\.part[._-]?(?P<ending>.*)")
+
+# Reading with weights_only could corrupt memory in older ones: CVE-2026-24747.
+OLDEST_TORCH = (2, 10)
+
+CANNOT_WRITE = (OSError, SafetensorError, RuntimeError)  # what Python, safetensors and torch raise on a full disk
+
+
+def convert(source: Path, out: Path, heads: int | None = None) -> Path:
+    """Write the encoder at `source` to `out` in the other form; returns `out`.
+
+    A PyTorch or safetensors file with the names of the paper's PyTorch modules, its pieces, or a folder of pieces
+    becomes an encoder's folder, which `encoders.load` reads; `heads` is that of `encoder_from_torch`. An encoder's
+    folder becomes such a file. Raises FileNotFoundError or ValueError, in one sentence, where `source` cannot be read
+    or does not fit and where `out` is no place for the result; then nothing is written.
+    """
+    if not (source / CONFIG).is_file():
+        _check_folder(out)
+        name, tensors = read_tensors(source)
+        _write_folder(encoder_from_torch(tensors, heads=heads, name=name), out)
+    elif heads is not None:
+        raise ValueError(f"heads is {heads}, but {source / CONFIG} says how many there are")
+    elif out.suffix not in SUFFIXES or out.is_dir():
+        raise ValueError(f"an encoder's folder becomes a file that ends in {', '.join(SUFFIXES)}, not {out}")
+    else:
+        _write_tensors(encoder_to_torch(encoders.load(source)), out)
+    return out
+
+
+def read_tensors(source: Path) -> tuple[str, Mapping[str, ArrayLike]]:
+    """A name for errors and the tensors of a checkpoint: a file, one whose pieces lie there, or a folder of pieces.
+
+    Raises FileNotFoundError where there is none and ValueError where it is damaged or holds more than tensors.
+    """
+    if source.is_file() and source.suffix == SAFETENSORS:
+        return str(source), read_safetensors(source)
+    if source.is_file() and source.suffix in TORCH:
+        with source.open("rb") as file:
+            return str(source), _read_torch(file, str(source))
+    if source.is_file():
+        raise ValueError(f"{source}: a checkpoint's name must end in {', '.join(SUFFIXES)}")
+    whole, pieces = find_pieces(source)
+    name = f"{whole} (joined from {len(pieces)} pieces)"
+    return name, _read_torch(io.BytesIO(b"".join(piece.read_bytes() for piece in pieces)), name)
+
+
+def find_pieces(source: Path) -> tuple[Path, list[Path]]:
+    """The path that a file cut into pieces would have whole, and its pieces in order.
+
+    `source` is that path or the folder of the pieces, named FILE.part00, FILE.part01... or FILE.partaa, FILE.partab...
+    Raises FileNotFoundError where there are none, and ValueError where one is missing or those of several files mix.
+    """
+    folder = source if source.is_dir() else source.parent
+    found = [(match, path) for path in sorted(folder.glob("*.part*")) if (match := PIECE.fullmatch(path.name))]
+    if not source.is_dir():
+        found = [(match, path) for match, path in found if match["whole"] == source.name]
+    files = sorted({match["whole"] for match, _ in found})
+    if not files:
+        wanted = f"a folder without {CONFIG} or pieces" if source.is_dir() else "no such file, nor pieces"
+        raise FileNotFoundError(
+            f"{source}: {wanted} named like {'FILE.pth' if source.is_dir() else source.name}.part00"
+        )
+    if len(files) > 1:
+        raise ValueError(
+            f"{folder} holds pieces of several files: choose {' or '.join(str(folder / f) for f in files)}"
+        )
+    return folder / files[0], _in_order({match["ending"]: path for match, path in found})
+
+
+def _write_folder(encoder: nnx.Module, folder: Path) -> None:
+    with _scratch(folder) as scratch:
+        encoders.save(encoder, scratch)
+        for name in (WEIGHTS, CONFIG):  # encoder.json last: a folder that has it is whole
+            (scratch / name).replace(folder / name)
+
+
+def _write_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:
+    torch = None if path.suffix == SAFETENSORS else import_torch()
+    with _scratch(path.parent) as scratch:
+        part = scratch / path.name
+        if torch is None:
+            write_safetensors(tensors, part)
+        else:
+            torch.save({key: torch.from_numpy(value) for key, value in tensors.items()}, part)
+        part.replace(path)
+
+
+def import_torch() -> ModuleType:
+    """torch, which only its own files need; ValueError where it is missing or too old to read files safely."""
+    needed = f"PyTorch files need torch {'.'.join(map(str, OLDEST_TORCH))} or newer"
+    try:
+        import torch
+    except ImportError:
+        raise ValueError(f"{needed}, which is not installed; safetensors files need no torch") from None
+    version = re.match(r"(\d+)\.(\d+)", str(torch.__version__))
+    if tuple(map(int, version.groups())) < OLDEST_TORCH:
+        raise ValueError(f"{needed}; {torch.__version__} is installed")
+    return torch
+
+
+def _read_torch(file: BinaryIO, name: str) -> Mapping[str, Any]:
+    """The state dict in a file of torch.save, of which no code is ever run."""
+    torch = import_torch()
+    start = file.read(4)
+    file.seek(0)
+    archive = start == b"PK\x03\x04"
+    if not archive and start[:1] != b"\x80":  # the first byte of a pickle, as torch.save wrote until 1.6
+        raise ValueError(f"{name} is not a PyTorch file, or its beginning is missing")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            loaded = torch.load(file, weights_only=True, map_location="cpu")
+        damaged = zipfile.ZipFile(file).testzip() if archive else None  # torch ignores the checksums
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f" ({found[1]})" if found else ""
+        raise ValueError(
+            f"{name} holds more than tensors{what}, which could run code when read, and is refused; "
+            "save the module's state_dict() alone"
+        ) from None
+    except Exception as error:  # there is no telling what damaged bytes lead torch to
+        reason = str(error).split(". ")[0].strip() or type(error).__name__
+        raise ValueError(f"{name} is truncated or damaged, or no state dict: {reason}") from None
+    if damaged:
+        raise ValueError(f"{name} is damaged: {damaged} in it does not fit its checksum")
+    if not isinstance(loaded, Mapping) or not all(isinstance(key, str) for key in loaded):
+        raise ValueError(f"{name} holds no state dict, which maps names to tensors, but a {type(loaded).__name__}")
+    return loaded
+
+
+def _in_order(pieces: Mapping[str, Path]) -> list[Path]:
+    """The pieces, given by the ends of their names, in order; numbers begin at 0 or 1, letters at a."""
+    numbers = all(re.fullmatch("[0-9]+", ending) for ending in pieces)
+    if not numbers and not all(re.fullmatch("[a-z]+", ending) for ending in pieces):
+        raise ValueError(f"the order of these pieces cannot be told: {_listed(pieces.values())}")
+    placed = {int(ending) if numbers else _letters(ending): path for ending, path in pieces.items()}
+    if len(placed) < len(pieces):
+        raise ValueError(f"some of these pieces have the same number: {_listed(pieces.values())}")
+    first = 1 if numbers and 0 not in placed else 0
+    ordered = [placed[place] for place in sorted(placed)]
+    for place, path in enumerate(ordered, first):
+        if placed.get(place) != path:
+            raise ValueError(f"a piece is missing before {path}")
+    return ordered
+
+
+def _letters(ending: str) -> int:
+    """The number of aa, ab... az, ba..."""
+    number = 0
+    for letter in ending:
+        number = 26 * number + ord(letter) - ord("a")
+    return number
+
+
+def _listed(paths: Iterable[Path]) -> str:
+    return ", ".join(path.name for path in paths)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise ValueError unless an encoder can be written there without harm to anything else."""
+    if folder.suffix in SUFFIXES:
+        raise ValueError(f"a checkpoint becomes an encoder's folder, and {folder} is named like a file")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is no folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder} holds something else than an encoder and is left as it is")
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder in `folder` for unfinished files. On an error it is removed, and so is `folder` if it was made here.
+
+    Raises ValueError where the system refuses to write.
+    """
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".part-", dir=folder) as scratch:
+            yield Path(scratch)
+    except BaseException as error:
+        if made and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        if isinstance(error, CANNOT_WRITE):
+            raise ValueError(f"{folder} cannot be written to: {error}") from None
+        raise
