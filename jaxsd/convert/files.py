@@ -5,7 +5,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,6 +46,8 @@ def convert(source: Path, out: Path, heads: int | None = None) -> Path:
         _write_folder(encoder_from_torch(tensors, heads=heads, name=name), out)
     elif heads is not None:
         raise ValueError(f"heads is {heads}, but {source / CONFIG} says how many there are")
+    elif out.resolve() == (source / WEIGHTS).resolve():
+        raise ValueError(f"{out} is the encoder's own file and is left as it is")
     elif out.suffix not in SUFFIXES or out.is_dir():
         raise ValueError(f"an encoder's folder becomes a file that ends in {', '.join(SUFFIXES)}, not {out}")
     else:
@@ -78,19 +80,18 @@ def find_pieces(source: Path) -> tuple[Path, list[Path]]:
     """
     folder = source if source.is_dir() else source.parent
     found = [(match, path) for path in sorted(folder.glob("*.part*")) if (match := PIECE.fullmatch(path.name))]
-    if not source.is_dir():
+    if source.is_dir():
+        absent = f"a folder without {CONFIG} or pieces named like FILE.pth.part00"
+    else:
+        absent = f"no such file, nor pieces named like {source.name}.part00"
         found = [(match, path) for match, path in found if match["whole"] == source.name]
     files = sorted({match["whole"] for match, _ in found})
     if not files:
-        wanted = f"a folder without {CONFIG} or pieces" if source.is_dir() else "no such file, nor pieces"
-        raise FileNotFoundError(
-            f"{source}: {wanted} named like {'FILE.pth' if source.is_dir() else source.name}.part00"
-        )
+        raise FileNotFoundError(f"{source}: {absent}")
     if len(files) > 1:
-        raise ValueError(
-            f"{folder} holds pieces of several files: choose {' or '.join(str(folder / f) for f in files)}"
-        )
-    return folder / files[0], _in_order({match["ending"]: path for match, path in found})
+        choices = " or ".join(str(folder / file) for file in files)
+        raise ValueError(f"{folder} holds pieces of several files: choose {choices}")
+    return folder / files[0], _in_order([(match["ending"], path) for match, path in found])
 
 
 def _write_folder(encoder: nnx.Module, folder: Path) -> None:
@@ -153,14 +154,15 @@ def _read_torch(file: BinaryIO, name: str) -> Mapping[str, Any]:
     return loaded
 
 
-def _in_order(pieces: Mapping[str, Path]) -> list[Path]:
-    """The pieces, given by the ends of their names, in order; numbers begin at 0 or 1, letters at a."""
-    numbers = all(re.fullmatch("[0-9]+", ending) for ending in pieces)
-    if not numbers and not all(re.fullmatch("[a-z]+", ending) for ending in pieces):
-        raise ValueError(f"the order of these pieces cannot be told: {_listed(pieces.values())}")
-    placed = {int(ending) if numbers else _letters(ending): path for ending, path in pieces.items()}
+def _in_order(pieces: list[tuple[str, Path]]) -> list[Path]:
+    """The pieces, each given after the end of its name, in order; numbers begin at 0 or 1, letters at a."""
+    listed = ", ".join(path.name for _, path in pieces)
+    numbers = all(re.fullmatch("[0-9]+", ending) for ending, _ in pieces)
+    if not numbers and not all(re.fullmatch("[a-z]+", ending) for ending, _ in pieces):
+        raise ValueError(f"the order of these pieces cannot be told: {listed}")
+    placed = {int(ending) if numbers else _letters(ending): path for ending, path in pieces}
     if len(placed) < len(pieces):
-        raise ValueError(f"some of these pieces have the same number: {_listed(pieces.values())}")
+        raise ValueError(f"some of these pieces have the same number: {listed}")
     first = 1 if numbers and 0 not in placed else 0
     ordered = [placed[place] for place in sorted(placed)]
     for place, path in enumerate(ordered, first):
@@ -175,10 +177,6 @@ def _letters(ending: str) -> int:
     for letter in ending:
         number = 26 * number + ord(letter) - ord("a")
     return number
-
-
-def _listed(paths: Iterable[Path]) -> str:
-    return ", ".join(path.name for path in paths)
 
 
 def _check_folder(folder: Path) -> None:
