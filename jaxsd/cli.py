@@ -17,6 +17,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     interrupt in status 130, all without a traceback; other exceptions are bugs and keep theirs.
     """
     keep_compiled()
+    # transformers is here for its tokenizer: that torch is missing is no news.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         sys.exit(main())
     except USER_ERRORS as error:
