@@ -15,14 +15,14 @@ def get_config(recipe: str = "") -> ConfigDict:
             "encoder": "gemini",
             "encoder_config": {"width": 128, "depth": 3, "heads": 4, "mlp": 512},
             "data": {"kind": "toy", "folder": "data/toy", "train_size": 20_000, "held_out": 1_000},
-            "steps": 3_000,
+            "steps": 2_400,
             "batch_size": 32,
             "learning_rate": 5e-4,
             "warmup": 100,
             "dropout": False,
             "weights": {"contrastive": 0.02, "denoise": 1.0},
             "seed": 0,
-            "save_every": 500,
-            "eval_every": 500,
+            "save_every": 400,
+            "eval_every": 400,
         }
     )

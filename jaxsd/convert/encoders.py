@@ -163,9 +163,9 @@ def _sizes(encoder: str, arrays: Mapping[str, np.ndarray], heads: int | None, na
         raise ValueError(f"{name} has width {width}, not {PAPER_WIDTH}: its number of heads must be given")
     if heads is not None and (heads < 1 or (width or PAPER_WIDTH) % heads):
         raise ValueError(f"heads is {heads}; allowed: divisors of the width, {width or PAPER_WIDTH}")
-    layers = [int(found[1]) for key in arrays if (found := re.fullmatch(LAYER, key))]
-    # No more layers than keys, whatever number one names.
-    depth = min(1 + max(layers), len(arrays)) if layers else None
+    numbers = {int(found[1]) for key in arrays if (found := re.fullmatch(LAYER, key))}
+    # A number out of all proportion is an unknown key's, not a reason to miss thousands of layers.
+    depth = 1 + max((number for number in numbers if number < 2 * len(numbers)), default=0) if numbers else None
     sizes = {"width": width, "depth": depth, "heads": heads, "mlp": _commonest_length(arrays, MLP)}
     return {key: size for key, size in sizes.items() if size}
 

@@ -101,25 +101,6 @@ def train_vae(folder: Path, pictures: np.ndarray, seed: int) -> VAE:
     return stage(folder, "vae", vae, vae_loss, lambda i: pictures[batch(i)], 3_000, 2e-3, seed)
 
 
-def decoder_loss(vae: VAE, batch, key):
-    latents, pictures = batch
-    # A little noise: the decoder will see latents that the U-Net made.
-    error = vae.decode(latents + 0.1 * jax.random.normal(key, latents.shape)) - to_float(pictures)
-    mse = jnp.mean(error**2)
-    return jnp.abs(error).mean() + mse, {"mse": mse}
-
-
-def train_decoder(folder: Path, vae: VAE, latents: np.ndarray, pictures: np.ndarray, seed: int) -> VAE:
-    """Sharpen the decoder alone: the encoder gets no gradient, so that its latents stay what the U-Net knows."""
-    batch = shuffled(len(pictures), 16, seed + 4)
-
-    def take(i):
-        rows = batch(i)
-        return latents[rows], pictures[rows]
-
-    return stage(folder, "decoder", vae, decoder_loss, take, 2_000, 1e-3, seed + 4)
-
-
 def judge_loss(judge: Judge, batch, key):
     pictures, answers = batch
     logits = judge(blurred(to_float(pictures), key))
@@ -223,7 +204,6 @@ def run(folder: Path, seed: int = 0) -> Path:
     judge = train_judge(folder, pictures, scenes, seed)
     clip = train_clip(folder, pictures, tokens[which], text, seed)
     latents = cached(folder / "latents.npy", lambda: encode_pictures(vae, pictures))
-    vae = train_decoder(folder, vae, latents, pictures, seed)
     vae.config = replace(vae.config, scaling_factor=round(float(1 / latents.std()), 5))
     latents = latents * np.float32(vae.config.scaling_factor)
     contexts = cached(folder / "contexts.npy", lambda: encode_texts(clip.text_model, tokens))
