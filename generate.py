@@ -13,7 +13,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures (default: out)")
     parser.add_argument("--guidance", type=float, default=3.0, help="weight of the sound against none (3)")
     parser.add_argument("--steps", type=int, default=25, help="denoising steps (25)")
-    parser.add_argument("--sampler", default="ddim", help="ddim or lms (ddim)")
+    parser.add_argument("--sampler", default="ddim", help="ddim, pndm, lms, euler, euler_a or dpm++2m (ddim)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise the picture starts from (0)")
     arguments = parser.parse_args()
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -38,11 +39,10 @@ def generate(
     audio = encoders.load(encoder or ENCODER)
     pipe = StableDiffusion.from_pretrained(WEIGHTS)
     encode = nnx.jit(lambda model, pcm: model(pcm))
-    noise = pipe.noise(jax.random.key(seed), 1)
     for start in range(0, len(clips), BATCH):
         rows = encode(audio, clips[start : start + BATCH])
-        latents = np.repeat(noise, len(rows), axis=0)
-        pictures = pipe(rows, guidance=guidance, steps=steps, sampler=sampler, latents=latents)
+        keys = jnp.broadcast_to(jax.random.key(seed), len(rows))
+        pictures = pipe(rows, guidance=guidance, steps=steps, sampler=sampler, key=keys)
         folder.mkdir(parents=True, exist_ok=True)
         for path, picture in zip(paths[start:], to_pil(pictures), strict=False):
             picture.save(path)

@@ -1,5 +1,6 @@
 """Stable Diffusion 1.x from a Hugging Face folder: embeddings to pictures."""
 
+from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from jaxsd.convert import clip as clip_table
 from jaxsd.convert import unet as unet_table
 from jaxsd.convert import vae as vae_table
 from jaxsd.convert.rules import export_parameters, import_parameters, read_safetensors, write_safetensors
-from jaxsd.diffusion.samplers import NoiseSchedule, Sampler, make_sampler, sample
+from jaxsd.diffusion.images import prepare
+from jaxsd.diffusion.samplers import SCHEDULERS, NoiseSchedule, Sampler, make_sampler, normal, sample, start
 from jaxsd.diffusion.unet import UNet, UNetConfig
-from jaxsd.diffusion.vae import VAE, VAEConfig
+from jaxsd.diffusion.vae import VAE, Gaussian, VAEConfig
 
 DIFFUSION_WEIGHTS = "diffusion_pytorch_model.safetensors"
 TEXT_WEIGHTS = "model.safetensors"
@@ -71,11 +73,10 @@ class StableDiffusion:
             folder / "unet" / "config.json", {"_class_name": "UNet2DConditionModel", **to_json(self.unet.config)}
         )
         write_json(folder / "vae" / "config.json", {"_class_name": "AutoencoderKL", **vae_json(self.vae.config)})
-        write_json(
-            folder / "scheduler" / "scheduler_config.json",
-            {"_class_name": "DDIMScheduler", "clip_sample": False, **to_json(self.schedule)},
-        )
-        write_json(folder / "model_index.json", MODEL_INDEX)
+        scheduler = scheduler_json(self.schedule)
+        write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+        index = {**MODEL_INDEX, "scheduler": ["diffusers", scheduler["_class_name"]]}
+        write_json(folder / "model_index.json", index)
         self.tokenizer.save_pretrained(folder / "tokenizer")
         for name, model, weights, rules in (
             ("unet", self.unet, DIFFUSION_WEIGHTS, unet_table.RULES),
@@ -99,20 +100,29 @@ class StableDiffusion:
         *,
         guidance: float = 7.5,
         steps: int = 50,
-        sampler: str = "ddim",
+        sampler: str | None = None,
+        image: Image.Image | Float[np.ndarray, "#batch any_height any_width 3"] | None = None,
+        strength: float = 0.7,
         latents: Float[Array, "batch latent_height latent_width channels"] | None = None,
         height: int | None = None,
         width: int | None = None,
         key: jax.Array | None = None,
     ) -> Float[Array, "batch height width 3"]:
-        """Pictures, float32 in [0, 1], of the conditioning.
+        """Pictures, float32 in [0, 1], of the conditioning and, where there is one, of an image.
 
         `uncond` (the empty text by default) is what guidance moves away from: uncond + guidance * (cond - uncond).
-        `latents` is standard normal noise; drawn from `key` (default: key 0), image by image, where it is None.
-        `height` and `width` in pixels default to the size the U-Net was trained at.
-        Raises ValueError where a shape, the sampler or the number of steps does not fit.
+        `sampler` defaults to the one that the checkpoint's scheduler is: `schedule.sampler`.
+        `image` is one for all or one each, PIL or an array in [0, 1]. It is resized, encoded and noised, and only the
+        last int(steps * strength) steps are run (arXiv 2509.09717): the higher `strength`, the less is left of it.
+        `latents` is standard normal noise; drawn from `key` where it is None.
+        `height` and `width` in pixels default to the size of `latents` or that which the U-Net was trained at.
+        `key` (default: key 0) draws all that is random, row by row, so that a picture does not depend on its batch;
+        an array of keys (batch,) gives each row its own.
+        Raises ValueError where a shape, a value, the sampler or the number of steps does not fit.
         """
-        table = make_sampler(sampler, self.schedule, steps)
+        table = make_sampler(
+            sampler or self.schedule.sampler, self.schedule, steps, None if image is None else strength
+        )
         features = self.unet.config.cross_attention_dim
         cond = jnp.asarray(cond, jnp.float32)
         if cond.ndim != 3 or cond.shape[-1] != features:
@@ -121,29 +131,55 @@ class StableDiffusion:
         if uncond.shape not in (cond.shape, (1, *cond.shape[1:])):
             raise ValueError(f"uncond has shape {uncond.shape}; allowed: {cond.shape}, or one row of it for all")
         uncond = jnp.broadcast_to(uncond, cond.shape)
-        key = jax.random.key(0) if key is None else key
+        noise_keys, image_keys, step_keys = _keys(key, len(cond))
         if latents is None:
-            latents = self.noise(key, len(cond), height, width)
+            latents = normal(noise_keys, self._latent_shape(height, width))
         elif latents.shape[0] != len(cond):
             raise ValueError(f"latents are {latents.shape[0]} and cond are {len(cond)}; allowed: as many")
+        x = jnp.asarray(latents, jnp.float32)
         graph, params = self._networks
-        return _generate(graph, params, table, jnp.asarray(latents, jnp.float32), cond, uncond, guidance, key)
+        if image is None:
+            x = start(table, x)
+        else:
+            pictures = prepare(image, *(side * self.vae.config.factor for side in x.shape[1:3]))
+            if len(pictures) not in (1, len(cond)):
+                raise ValueError(
+                    f"images are {len(pictures)} and cond are {len(cond)}; allowed: as many, or one for all"
+                )
+            x = start(table, x, _encode_pictures(graph, params, pictures, image_keys))
+        return _generate(graph, params, table, x, cond, uncond, guidance, step_keys)
 
-    def noise(self, key: jax.Array, batch: int, height: int | None = None, width: int | None = None) -> jax.Array:
-        """Standard normal latents, each image's from a key of its own, so that it does not depend on the batch."""
+    def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         factor = self.vae.config.factor
         default = self.unet.config.sample_size * factor
         height, width = height or default, width or default
         for name, side in (("height", height), ("width", width)):
             if side % factor:
                 raise ValueError(f"{name} is {side}; allowed: multiples of {factor}")
-        shape = (height // factor, width // factor, self.unet.config.in_channels)
-        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch))
-        return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
+        return height // factor, width // factor, self.unet.config.in_channels
+
+
+def _keys(key: jax.Array | None, batch: int) -> jax.Array:
+    """Keys (3, batch) of the noise, of the image's latents and of the sampler's steps."""
+    key = jax.random.key(0) if key is None else key
+    if key.shape not in ((), (batch,)):
+        raise ValueError(f"key has shape {key.shape}; allowed: one key, or {batch} of them")
+    if not key.ndim:
+        key = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch))
+    return jax.vmap(partial(jax.random.split, num=3), out_axes=1)(key)
 
 
 @partial(jax.jit, static_argnums=0)
-def _generate(graph, params, sampler: Sampler, noise, cond, uncond, guidance, key):
+def _encode_pictures(graph, params, pictures, keys):
+    """Sampled latents (batch, ...), scaled, of pictures in [0, 1], as many or one for all."""
+    _, vae = nnx.merge(graph, params)
+    moments = vae.encode(2 * pictures - 1)
+    moments = Gaussian(*(jnp.broadcast_to(part, (len(keys), *part.shape[1:])) for part in moments))
+    return vae.config.scaling_factor * jax.vmap(Gaussian.sample)(moments, keys)
+
+
+@partial(jax.jit, static_argnums=0)
+def _generate(graph, params, sampler: Sampler, x, cond, uncond, guidance, keys):
     unet, vae = nnx.merge(graph, params)
     context = jnp.concatenate([uncond, cond])
 
@@ -152,7 +188,7 @@ def _generate(graph, params, sampler: Sampler, noise, cond, uncond, guidance, ke
         without, with_ = jnp.split(both, 2)
         return without + guidance * (with_ - without)
 
-    latents = sample(sampler, network, noise, key)
+    latents = sample(sampler, network, x, keys)
     return jnp.clip(vae.decode(latents / vae.config.scaling_factor) / 2 + 0.5, 0, 1)
 
 
@@ -168,13 +204,18 @@ def vae_json(config: VAEConfig) -> dict:
     return {**blocks, **to_json(config)}
 
 
+def scheduler_json(schedule: NoiseSchedule) -> dict:
+    """A noise schedule as diffusers writes it, under the class of its sampler."""
+    fields = asdict(schedule)
+    return {"_class_name": SCHEDULERS[fields.pop("sampler")], "clip_sample": False, "skip_prk_steps": True, **fields}
+
+
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "feature_extractor": [None, None],
     "image_encoder": [None, None],
     "requires_safety_checker": False,
     "safety_checker": [None, None],
-    "scheduler": ["diffusers", "DDIMScheduler"],
     "text_encoder": ["transformers", "CLIPTextModel"],
     "tokenizer": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"],

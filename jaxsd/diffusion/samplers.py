@@ -2,16 +2,17 @@
 
 Every sampler here is a linear multistep rule on the variance-preserving latents x (alpha^2 + sigma^2 = 1):
 
-    m = p x + q f(x, t)                         what the rule works on (the noise), from the network's output f
-    x' = a x + sum_k b_k m_k + c z              m_0 the newest, z standard normal
+    m = p x + q f(x, t)                         what the rule works on (noise or data), from the network's output f
+    x' = sum_j a_j x_j + sum_k b_k m_k + c z    x_0 and m_0 the newest, z standard normal
 
-The coefficients depend on the schedule alone, so they are computed once in float64 and a new sampler is a function
-that returns arrays.
+The coefficients depend on the schedule alone, so they are computed once in float64. A sampler is two functions: one
+says which points of the noise schedule are visited, the other returns the coefficients between them. Image to image
+visits the last of the same points, and every rule starts there as it starts at the first.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import jax
@@ -20,10 +21,24 @@ import numpy as np
 
 from jaxsd.config import fill, read_json
 
+# Our samplers and the `_class_name` of `scheduler_config.json` each stands for.
+SCHEDULERS = {
+    "pndm": "PNDMScheduler",
+    "ddim": "DDIMScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler_a": "EulerAncestralDiscreteScheduler",
+    "dpm++2m": "DPMSolverMultistepScheduler",
+}
+
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The fields of `scheduler_config.json` that Stable Diffusion 1.x sets, under diffusers' names."""
+    """The fields of `scheduler_config.json` that Stable Diffusion 1.x sets, under diffusers' names.
+
+    `sampler` is the one that the file's `_class_name` names: what the pipeline uses unless asked for another.
+    `use_karras_sigmas` is honoured by lms, euler and dpm++2m.
+    """
 
     num_train_timesteps: int = 1000
     beta_start: float = 0.00085
@@ -33,11 +48,30 @@ class NoiseSchedule:
     timestep_spacing: str = "leading"
     steps_offset: int = 1
     set_alpha_to_one: bool = False
+    use_karras_sigmas: bool = False
+    sampler: str = "ddim"
 
     CHOICES = {
+        "sampler": tuple(SCHEDULERS),
         "beta_schedule": ("linear", "scaled_linear"),
         "prediction_type": ("epsilon", "v_prediction"),
         "timestep_spacing": ("leading", "linspace", "trailing"),
+    }
+    # What the samplers below are: a file that says otherwise asks for another rule.
+    FIXED = {
+        "algorithm_type": "dpmsolver++",
+        "final_sigmas_type": "zero",
+        "interpolation_type": "linear",
+        "rescale_betas_zero_snr": False,
+        "skip_prk_steps": True,
+        "solver_order": 2,
+        "solver_type": "midpoint",
+        "thresholding": False,
+        "timestep_type": "discrete",
+        "trained_betas": None,
+        "use_beta_sigmas": False,
+        "use_exponential_sigmas": False,
+        "use_lu_lambdas": False,
     }
 
     def __post_init__(self):
@@ -48,7 +82,18 @@ class NoiseSchedule:
     @classmethod
     def read(cls, path):
         """From a `scheduler_config.json`. Raises ValueError naming the file, the key and what is allowed."""
-        return fill(cls, read_json(path), path)
+        values = read_json(path)
+        samplers = {scheduler: sampler for sampler, scheduler in SCHEDULERS.items()}
+        scheduler = values.get("_class_name")
+        if scheduler not in samplers:
+            raise ValueError(f"{path}: _class_name is {scheduler!r}; allowed: {', '.join(samplers)}")
+        sampler = samplers[scheduler]
+        # Where a file is silent, diffusers' classes differ.
+        absent = {
+            "timestep_spacing": "leading" if sampler in ("pndm", "ddim") else "linspace",
+            "set_alpha_to_one": sampler == "ddim",
+        }
+        return fill(cls, {**absent, **values, "sampler": sampler}, path)
 
     @cached_property
     def alphas_cumprod(self) -> np.ndarray:
@@ -59,113 +104,294 @@ class NoiseSchedule:
             betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_train_timesteps) ** 2
         return np.cumprod(1 - betas)
 
-    def timesteps(self, steps: int) -> np.ndarray:
-        """The timesteps that `steps` sampling steps visit, falling, float64 (steps,)."""
-        total = self.num_train_timesteps
-        if not 1 <= steps <= total:
-            raise ValueError(f"steps is {steps}; allowed: 1 to {total}")
+    @cached_property
+    def ratios(self) -> np.ndarray:
+        """sigma / alpha at each training timestep, rising, float64 (num_train_timesteps,)."""
+        return np.sqrt((1 - self.alphas_cumprod) / self.alphas_cumprod)
+
+    def timesteps(self, steps: int, dropped: int = 0) -> np.ndarray:
+        """The timesteps that `steps` sampling steps visit, falling, float64 (steps,): all but the lowest `dropped`."""
+        total, count = self.num_train_timesteps, steps + dropped
+        most = total - dropped - (self.steps_offset if self.timestep_spacing == "leading" else 0)
+        if not 1 <= steps <= most:
+            raise ValueError(f"steps is {steps}; allowed: 1 to {most}")
         if self.timestep_spacing == "linspace":
-            return np.linspace(0, total - 1, steps)[::-1].copy()
-        if self.timestep_spacing == "trailing":
-            return np.round(np.arange(total, 0, -total / steps)) - 1
-        return np.arange(steps)[::-1] * (total // steps) + float(self.steps_offset)
+            timesteps = np.linspace(0, total - 1, count)[::-1]
+        elif self.timestep_spacing == "trailing":
+            timesteps = np.round(np.arange(total, 0, -total / count)) - 1
+        else:
+            timesteps = np.arange(count)[::-1] * (total // count) + float(self.steps_offset)
+        return timesteps[:steps]  # arange may round one too many into "trailing"
+
+
+class Points(NamedTuple):
+    """The points of a noise schedule that a sampler visits, float64; the last is where it ends."""
+
+    timesteps: np.ndarray  # (steps,)
+    alpha: np.ndarray  # (steps + 1,)
+    sigma: np.ndarray  # (steps + 1,)
+    noise_scale: float
+
+    def last(self, steps: int) -> "Points":
+        """The last `steps` of them, entered with an image's latents at the first one's noise."""
+        alpha, sigma = self.alpha[-steps - 1 :], self.sigma[-steps - 1 :]
+        return Points(self.timesteps[-steps:], alpha, sigma, float(sigma[0]))
 
 
 class Sampler(NamedTuple):
-    """One row a step, float32; `noise_scale` is the share of noise in the first latents."""
+    """One row a step, float32, and what `start` makes the first latents of."""
 
-    timesteps: np.ndarray  # (steps,)
-    p: np.ndarray  # (steps,)
-    q: np.ndarray  # (steps,)
-    a: np.ndarray  # (steps,)
-    b: np.ndarray  # (steps, order)
-    c: np.ndarray  # (steps,)
+    timesteps: np.ndarray  # (rows,)
+    p: np.ndarray  # (rows,)
+    q: np.ndarray  # (rows,)
+    a: np.ndarray  # (rows, 1 or 2)
+    b: np.ndarray  # (rows, order)
+    c: np.ndarray  # (rows,)
+    image_scale: float
     noise_scale: float
 
 
-def noise_from_output(schedule: NoiseSchedule, alpha, sigma) -> tuple[np.ndarray, np.ndarray]:
-    """p and q such that p x + q f(x, t) is the noise in x."""
-    if schedule.prediction_type == "epsilon":
-        return np.zeros_like(alpha), np.ones_like(alpha)
-    return sigma, alpha  # f = alpha noise - sigma x_0
+def ddim_points(schedule: NoiseSchedule, steps: int) -> Points:
+    """Whole timesteps; each step ends where the next begins, the last at timestep 0 or, `set_alpha_to_one`, at data.
 
-
-def ddim(schedule: NoiseSchedule, steps: int) -> Sampler:
-    """Deterministic DDIM (Song et al., arXiv 2010.02502, eq. 12 with eta = 0)."""
-    timesteps = np.round(schedule.timesteps(steps)).astype(int)
-    previous = timesteps - schedule.num_train_timesteps // steps
-    last = 1.0 if schedule.set_alpha_to_one else schedule.alphas_cumprod[0]
-    squared = schedule.alphas_cumprod[timesteps]
-    next_squared = np.where(previous >= 0, schedule.alphas_cumprod[np.maximum(previous, 0)], last)
-    alpha, sigma = np.sqrt(squared), np.sqrt(1 - squared)
-    next_alpha, next_sigma = np.sqrt(next_squared), np.sqrt(1 - next_squared)
-    a = next_alpha / alpha
-    b = next_sigma - a * sigma
-    return _table(schedule, timesteps, alpha, sigma, a, b[:, None], noise_scale=1.0)
-
-
-def lms(schedule: NoiseSchedule, steps: int, order: int = 4) -> Sampler:
-    """Linear multistep on dx/dsigma = noise (Karras et al., arXiv 2206.00364), as k-diffusion's LMS.
-
-    In the variance-exploding picture y = x / alpha with sigma_y = sigma / alpha, a step adds the integral of the
-    polynomial through the newest noises; it is exact here where k-diffusion integrates numerically.
+    diffusers steps by num_train_timesteps // steps instead, which is the same for the spacing "leading" and misses
+    the next timestep for the others where that division has a remainder.
     """
-    timesteps = schedule.timesteps(steps)
-    squared = schedule.alphas_cumprod
-    ratio = np.sqrt((1 - squared) / squared)
-    ratios = np.append(np.interp(timesteps, np.arange(len(ratio)), ratio), 0.0)
-    alphas = 1 / np.sqrt(1 + ratios**2)
+    timesteps = np.round(schedule.timesteps(steps)).astype(int)
+    end = 1.0 if schedule.set_alpha_to_one else schedule.alphas_cumprod[0]
+    squared = np.append(schedule.alphas_cumprod[timesteps], end)
+    return Points(timesteps, np.sqrt(squared), np.sqrt(1 - squared), noise_scale=1.0)
 
+
+def spaced_points(schedule: NoiseSchedule, steps: int) -> Points:
+    """Timesteps as spaced, not rounded, then data."""
+    timesteps = schedule.timesteps(steps)
+    ratios = np.interp(timesteps, np.arange(len(schedule.ratios)), schedule.ratios)
+    return _points(schedule, timesteps, ratios)
+
+
+def euler_points(schedule: NoiseSchedule, steps: int) -> Points:
+    """`spaced_points`, or Karras's between the same ends."""
+    spaced = spaced_points(schedule, steps)
+    if not schedule.use_karras_sigmas:
+        return spaced
+    ratios = karras_ratios(*(spaced.sigma / spaced.alpha)[[0, -2]], steps)
+    return _points(schedule, timesteps_of(schedule, ratios), ratios)
+
+
+def dpm_points(schedule: NoiseSchedule, steps: int) -> Points:
+    """Whole timesteps, of steps + 1 all but the lowest (of steps, all, if "trailing"), then data.
+
+    Karras's sigmas span the whole training schedule; their timesteps are rounded as diffusers rounds them.
+    """
+    timesteps = np.round(schedule.timesteps(steps, dropped=int(schedule.timestep_spacing != "trailing")))
+    ratios = schedule.ratios[timesteps.astype(int)]
+    if schedule.use_karras_sigmas:
+        ratios = karras_ratios(schedule.ratios[-1], schedule.ratios[0], steps)
+        timesteps = np.round(timesteps_of(schedule, ratios))
+    return _points(schedule, timesteps, ratios)._replace(noise_scale=1.0)
+
+
+def karras_ratios(highest: float, lowest: float, steps: int, rho: float = 7.0) -> np.ndarray:
+    """Falling sigma / alpha, evenly spaced in their 1 / rho-th power: Karras et al., arXiv 2206.00364, eq. 5."""
+    return np.linspace(highest ** (1 / rho), lowest ** (1 / rho), steps) ** rho
+
+
+def timesteps_of(schedule: NoiseSchedule, ratios: np.ndarray) -> np.ndarray:
+    """Fractional timesteps at which sigma / alpha is `ratios`, interpolated in its logarithm."""
+    return np.interp(np.log(ratios), np.log(schedule.ratios), np.arange(len(schedule.ratios)))
+
+
+def multistep(schedule: NoiseSchedule, points: Points, order: int) -> Sampler:
+    """Adams-Bashforth on dy/ds = noise, where y = x / alpha and s = sigma / alpha (arXiv 2206.00364).
+
+    A step adds the integral of the polynomial through the newest `order` noises, fewer while fewer are known. Order 1
+    is Euler's rule and also deterministic DDIM (Song et al., arXiv 2010.02502, eq. 12 with eta = 0); order 4 is LMS.
+    The integral is exact where k-diffusion's is numerical, and the rule is sound wherever it starts: diffusers' LMS,
+    started in mid-schedule, takes the coefficients of order 4 and drops those of noises that it does not have.
+    """
+    ratios = points.sigma / points.alpha
+    steps = len(points.timesteps)
     b = np.zeros((steps, order))
     for i in range(steps):
         known = min(i + 1, order)
         nodes = ratios[i - known + 1 : i + 1][::-1]
         for k in range(known):
             b[i, k] = _integral_of_lagrange(nodes, k, ratios[i], ratios[i + 1])
-    alpha, sigma = alphas[:-1], alphas[:-1] * ratios[:-1]
-    a = alphas[1:] / alpha
-    # diffusers starts "leading" schedules from sqrt(sigma^2 + 1), the others from sigma.
-    noise_scale = 1.0 if schedule.timestep_spacing == "leading" else float(sigma[0])
-    return _table(schedule, timesteps, alpha, sigma, a, alphas[1:, None] * b, noise_scale)
+    a, _ = _transfer(points)
+    return _table(schedule, points, a[:, None], points.alpha[1:, None] * b)
 
 
-SAMPLERS: dict[str, Callable[[NoiseSchedule, int], Sampler]] = {"ddim": ddim, "lms": lms}
+# Weights of the newest noises in PLMS by row, the last for all that follow. Row 1 repeats step 0, and its noise is
+# not used again: hence the gap that moves through rows 2 to 4.
+PLMS = np.array(
+    [
+        [1, 0, 0, 0, 0],
+        [1 / 2, 1 / 2, 0, 0, 0],
+        [3 / 2, 0, -1 / 2, 0, 0],
+        [23 / 12, -16 / 12, 0, 5 / 12, 0],
+        [55 / 24, -59 / 24, 37 / 24, 0, -9 / 24],
+        [55 / 24, -59 / 24, 37 / 24, -9 / 24, 0],
+    ]
+)
 
 
-def make_sampler(name: str, schedule: NoiseSchedule, steps: int) -> Sampler:
-    """The table of the named sampler. Raises ValueError listing the choices."""
+def pndm(schedule: NoiseSchedule, points: Points) -> Sampler:
+    """PNDM (Liu et al., arXiv 2202.09778) without Runge-Kutta steps: PLMS, the sampler Stable Diffusion came with.
+
+    One row more than points: the first step is taken twice, the second time with the mean of the noises at its ends.
+    diffusers' image to image omits that row's point and so runs one timestep ahead of its latents; under v prediction
+    it mixes the outputs v of several timesteps, where this mixes their noises.
+    """
+    steps = len(points.timesteps)
+    rows = steps + (steps > 1)
+    visited = np.insert(np.arange(steps), 1, 1)[:rows]
+    taken = np.insert(np.arange(steps), 1, 0)[:rows]
+    a, b = (column[taken] for column in _transfer(points))
+    a = np.stack([a, np.zeros_like(a)], axis=1)
+    a[1:2] = a[1:2, ::-1]  # the repeated step starts from the previous x
+    weights = PLMS[np.minimum(np.arange(rows), len(PLMS) - 1)]
+    return _table(schedule, points, a, b[:, None] * weights, visited=visited)
+
+
+def euler_ancestral(schedule: NoiseSchedule, points: Points) -> Sampler:
+    """Euler's rule down to less noise than the next point has, and fresh noise up to it: k-diffusion's euler_a."""
+    ratios = points.sigma / points.alpha
+    now, after = ratios[:-1], ratios[1:]
+    down = after**2 / now
+    up = np.sqrt(after**2 - down**2)
+    a, _ = _transfer(points)
+    b = points.alpha[1:] * (down - now)
+    return _table(schedule, points, a[:, None], b[:, None], c=points.alpha[1:] * up)
+
+
+def dpm_solver_2m(schedule: NoiseSchedule, points: Points) -> Sampler:
+    """DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, algorithm 2): second order in the data, midpoint form.
+
+    The first step is of first order, and so is the last, since the logarithmic signal-to-noise ratio of data is
+    infinite.
+    """
+    alpha, sigma = points.alpha, points.sigma
+    a = sigma[1:] / sigma[:-1]
+    gain = alpha[1:] - alpha[:-1] * a  # alpha' (1 - exp(-h))
+    logarithms = np.log(alpha[:-1] / sigma[:-1])
+    h = np.diff(logarithms)
+    slope = np.zeros_like(gain)
+    slope[1:-1] = h[1:] / h[:-1] / 2
+    b = gain[:, None] * np.stack([1 + slope, -slope], axis=1)
+    return _table(schedule, points, a[:, None], b, data=True)
+
+
+# Name: the points of a schedule, and the rule between them.
+SAMPLERS: dict[str, tuple[Callable[[NoiseSchedule, int], Points], Callable[[NoiseSchedule, Points], Sampler]]] = {
+    "pndm": (ddim_points, pndm),
+    "ddim": (ddim_points, partial(multistep, order=1)),
+    "lms": (euler_points, partial(multistep, order=4)),
+    "euler": (euler_points, partial(multistep, order=1)),
+    "euler_a": (spaced_points, euler_ancestral),
+    "dpm++2m": (dpm_points, dpm_solver_2m),
+}
+
+
+def make_sampler(name: str, schedule: NoiseSchedule, steps: int, strength: float | None = None) -> Sampler:
+    """The table of the named sampler; with `strength`, of its last int(steps * strength) steps, to start from an image.
+
+    Raises ValueError listing the choices, or where no step is left.
+    """
     if name not in SAMPLERS:
         raise ValueError(f"unknown sampler {name!r}; allowed: {', '.join(SAMPLERS)}")
-    return SAMPLERS[name](schedule, steps)
+    points_of, rule = SAMPLERS[name]
+    points = points_of(schedule, steps)
+    if strength is not None:
+        if not 0 < strength <= 1:
+            raise ValueError(f"strength is {strength}; allowed: above 0, up to 1")
+        last = int(steps * strength)
+        if not last:
+            raise ValueError(f"strength is {strength}, which leaves none of {steps} steps; allowed: {1 / steps:g} to 1")
+        points = points.last(last)
+    return rule(schedule, points)
+
+
+def start(sampler: Sampler, noise: jax.Array, image: jax.Array | float = 0.0) -> jax.Array:
+    """The first latents, from standard normal `noise` and, for a table made with `strength`, an image's latents."""
+    return sampler.image_scale * image + sampler.noise_scale * noise
+
+
+def normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal (batch, *shape), each row from its own of `keys` (batch,), so that it depends on no other."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 def sample(
-    sampler: Sampler, network: Callable[[jax.Array, jax.Array], jax.Array], noise: jax.Array, key: jax.Array
+    sampler: Sampler, network: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, keys: jax.Array
 ) -> jax.Array:
-    """Run `sampler` from standard normal `noise` (batch, ...) to latents; `network(x, t)`, t a scalar."""
-    keys = jax.random.split(key, len(sampler.timesteps))
-    history = jnp.zeros((sampler.b.shape[1], *noise.shape), noise.dtype)
+    """Run `sampler` from its first latents `x` (batch, ...) to the last; `network(x, t)`, t a scalar.
 
-    def step(carry, row):
-        x, history = carry
-        t, p, q, a, b, c, key = row
-        history = jnp.roll(history, 1, axis=0).at[0].set(p * x + q * network(x, t))
-        x = a * x + jnp.tensordot(b, history, 1)
-        return (x, history), None
+    `keys` (batch,) draw the noise of each row that the sampler adds on its way.
+    """
+    # Latents must not pass through the reduced precision of an accelerator's matrix unit.
+    combine = partial(jnp.tensordot, axes=1, precision="highest")
 
-    rows = tuple(jnp.asarray(column) for column in sampler[:-1])
-    (x, _), _ = jax.lax.scan(step, (noise * sampler.noise_scale, history), (*rows, keys))
-    return x
+    def step(history, row):
+        xs, ms = history
+        i, t, p, q, a, b, c = row
+        x = xs[0]
+        ms = jnp.roll(ms, 1, axis=0).at[0].set(p * x + q * network(x, t))
+        z = normal(jax.vmap(lambda key: jax.random.fold_in(key, i))(keys), x.shape[1:])
+        x = combine(a, xs) + combine(b, ms) + c * z
+        return (jnp.roll(xs, 1, axis=0).at[0].set(x), ms), None
+
+    def zeros(coefficients):
+        return jnp.zeros((coefficients.shape[1], *x.shape), x.dtype)
+
+    history = (zeros(sampler.a).at[0].set(x), zeros(sampler.b))
+    columns = (jnp.arange(len(sampler.timesteps)), *map(jnp.asarray, sampler[:6]))
+    (xs, _), _ = jax.lax.scan(step, history, columns)
+    return xs[0]
 
 
-def _table(schedule, timesteps, alpha, sigma, a, b, noise_scale) -> Sampler:
-    p, q = noise_from_output(schedule, alpha, sigma)
-    columns = (np.asarray(column, np.float32) for column in (timesteps, p, q, a, b, np.zeros_like(a)))
-    return Sampler(*columns, noise_scale)
+def _transfer(points: Points) -> tuple[np.ndarray, np.ndarray]:
+    """The weights of x and of its noise in x moved to the next point along that noise, (steps,) each."""
+    a = points.alpha[1:] / points.alpha[:-1]
+    return a, points.sigma[1:] - a * points.sigma[:-1]
+
+
+def _points(schedule: NoiseSchedule, timesteps: np.ndarray, ratios: np.ndarray) -> Points:
+    """Points where sigma / alpha is `ratios`, then data."""
+    ratios = np.append(ratios, 0.0)
+    alpha = 1 / np.sqrt(1 + ratios**2)
+    sigma = alpha * ratios
+    # diffusers starts "leading" schedules from sqrt(sigma^2 + 1), the others from sigma.
+    return Points(timesteps, alpha, sigma, 1.0 if schedule.timestep_spacing == "leading" else float(sigma[0]))
+
+
+def _table(schedule, points: Points, a, b, *, c=None, data=False, visited=slice(None)) -> Sampler:
+    """The table of a rule on the noise or the `data`; `visited` is the point of each row."""
+    alpha, sigma = points.alpha[:-1][visited], points.sigma[:-1][visited]
+    p, q = _data_from_output(schedule, alpha, sigma) if data else _noise_from_output(schedule, alpha, sigma)
+    c = np.zeros_like(alpha) if c is None else c
+    columns = (np.asarray(column, np.float32) for column in (points.timesteps[visited], p, q, a, b, c))
+    return Sampler(*columns, float(points.alpha[0]), points.noise_scale)
+
+
+def _noise_from_output(schedule: NoiseSchedule, alpha, sigma) -> tuple[np.ndarray, np.ndarray]:
+    """p and q such that p x + q f(x, t) is the noise in x."""
+    if schedule.prediction_type == "epsilon":
+        return np.zeros_like(alpha), np.ones_like(alpha)
+    return sigma, alpha  # f = alpha noise - sigma x_0
+
+
+def _data_from_output(schedule: NoiseSchedule, alpha, sigma) -> tuple[np.ndarray, np.ndarray]:
+    """p and q such that p x + q f(x, t) is the data in x."""
+    if schedule.prediction_type == "epsilon":
+        return 1 / alpha, -sigma / alpha
+    return alpha, -sigma
 
 
 def _integral_of_lagrange(nodes: np.ndarray, k: int, start: float, end: float) -> float:
     """Integral from `start` to `end` of the polynomial that is 1 at node k and 0 at the others."""
+    if start == end:  # DDIM's last step where the timesteps end at 0
+        return 0.0
     # Centred and scaled by the step: the nodes span four decades.
     scale = end - start
     scaled = (nodes - start) / scale

@@ -1,0 +1,125 @@
+"""Pictures of every kind Pillow opens."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxsd.diffusion.images import load_image, prepare
+
+ORANGE = (255, 128, 0)
+
+
+def prepared(image, height=2, width=3):
+    pictures = prepare(image, height, width)
+    assert pictures.shape == (1, height, width, 3) and pictures.dtype == np.float32
+    return pictures[0]
+
+
+def plain(mode, colour):
+    return Image.new(mode, (3, 2), colour)
+
+
+def palette(transparency=None):
+    image = plain("P", 1)
+    image.putpalette([0, 0, 0, *ORANGE])
+    if transparency is not None:
+        image.info["transparency"] = transparency
+    return image
+
+
+@pytest.mark.parametrize(
+    "image, colour",
+    [
+        (plain("RGB", ORANGE), ORANGE),
+        (plain("RGBA", (*ORANGE, 255)), ORANGE),
+        (plain("RGBA", (0, 0, 0, 0)), (255, 255, 255)),
+        (plain("RGBA", (0, 0, 0, 51)), (204, 204, 204)),
+        (plain("LA", (100, 255)), (100, 100, 100)),
+        (plain("La", (0, 51)), (204, 204, 204)),
+        (plain("RGBa", (0, 0, 0, 51)), (204, 204, 204)),
+        (palette(), ORANGE),
+        (palette(1), (255, 255, 255)),
+        (palette(0), ORANGE),
+        (plain("L", 100), (100, 100, 100)),
+        (plain("1", 1), (255, 255, 255)),
+        (plain("I;16", 51 * 257), (51, 51, 51)),
+        (plain("I", 51 * 257), (51, 51, 51)),
+        (plain("F", 0.2), (51, 51, 51)),
+        (plain("CMYK", (0, 127, 255, 0)), ORANGE),
+        (plain("YCbCr", (128, 128, 128)), (128, 128, 128)),
+    ],
+    ids=lambda value: value.mode if isinstance(value, Image.Image) else None,
+)
+def test_modes(image, colour):
+    np.testing.assert_allclose(prepared(image), np.broadcast_to(np.array(colour) / 255, (2, 3, 3)), atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_a_file_of_16_bits(tmp_path, suffix):
+    values = np.array([[0, 257, 65535], [1, 32768, 300]], np.uint16)
+    path = tmp_path / f"grey.{suffix}"
+    Image.fromarray(values).save(path)
+    np.testing.assert_allclose(prepared(load_image(path))[..., 1], values / 65535, atol=1e-6)
+
+
+def test_a_file_turned_by_its_exif(tmp_path, rng):
+    upright = rng.integers(0, 256, (2, 3, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turn a quarter clockwise to see it upright
+    path = tmp_path / "turned.png"
+    Image.fromarray(np.rot90(upright)).save(path, exif=exif)
+    np.testing.assert_allclose(prepared(load_image(path)), upright / 255, atol=1e-6)
+
+
+def test_resizing_is_pillows(rng):
+    image = Image.fromarray(rng.integers(0, 256, (40, 30, 3), np.uint8))
+    expected = np.asarray(image.resize((16, 8), Image.Resampling.LANCZOS)) / 255
+    np.testing.assert_allclose(prepared(image, 8, 16), expected, atol=1.5 / 255)
+
+
+def test_arrays(rng):
+    pictures = rng.random((2, 8, 8, 3), np.float32)
+    np.testing.assert_array_equal(prepare(pictures, 8, 8), pictures)
+    larger = prepare(pictures, 16, 24)
+    assert larger.shape == (2, 16, 24, 3) and larger.min() >= 0 and larger.max() <= 1
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (np.zeros((8, 8, 3)), r"image has shape \(8, 8, 3\); allowed: \(batch, height, width, 3\)"),
+        (np.zeros((1, 3, 8, 8)), r"image has shape \(1, 3, 8, 8\)"),
+        (np.full((1, 8, 8, 3), 255), r"image has values from 255.0 to 255.0; allowed: 0 to 1"),
+        (np.full((1, 8, 8, 3), np.nan), r"image has values from nan to nan; allowed: 0 to 1"),
+        (plain("I", 1 << 20), r"image has values from 16.* to 16.*; allowed: 0 to 1"),
+    ],
+)
+def test_arrays_that_do_not_fit(image, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(image, 8, 8)
+
+
+@pytest.mark.parametrize("limit", [12, 20])  # Pillow itself raises above twice the limit and warns above it
+def test_too_many_pixels(tmp_path, monkeypatch, limit):
+    path = tmp_path / "large.png"
+    image = Image.new("RGB", (6, 5))
+    image.save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(ValueError, match=f"large.png has too many pixels; allowed: up to {limit}$"):
+        load_image(path)
+    with pytest.raises(ValueError, match=f"^image has 30 pixels; allowed: up to {limit}$"):
+        prepare(image, 8, 8)
+
+
+def test_files_that_are_no_pictures(tmp_path):
+    text = tmp_path / "text.png"
+    text.write_text("not a picture")
+    whole = tmp_path / "whole.png"
+    Image.effect_noise((64, 64), 50).save(whole)
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(whole.read_bytes()[:1000])
+    for path in (text, cut, tmp_path):
+        with pytest.raises(ValueError, match=f"{path.name} cannot be read as a picture"):
+            load_image(path)
+    with pytest.raises(FileNotFoundError):
+        load_image(tmp_path / "nowhere.png")
