@@ -9,13 +9,17 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from jaxsd.clip.tokens import FILES as TOKENIZER_FILES
 from jaxsd.clip.tokens import load_tokenizer, tokenize
 from jaxsd.clip.towers import CLIPModel, TextConfig, VisionConfig
 from jaxsd.config import fill, read_json, to_json, write_json
 from jaxsd.convert import clip as table
-from jaxsd.convert.rules import export_parameters, import_parameters, read_safetensors, write_safetensors
+from jaxsd.convert.checkpoint import MODEL, download_weights, find_weights, load_weights
+from jaxsd.convert.rules import export_parameters, write_safetensors
+from jaxsd.hub import fetch
 
 WEIGHTS = "model.safetensors"
+CONFIGS = ("config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True)
@@ -35,22 +39,30 @@ class CLIP:
         self._embed_image = nnx.jit(lambda model, pictures: model.embed_image(self._normalised(pictures)))
 
     @classmethod
-    def from_pretrained(cls, folder, *, dtype=jnp.float32) -> "CLIP":
-        """Load from a folder in transformers' layout. Raises FileNotFoundError or ValueError naming file and key."""
-        folder = Path(folder)
-        config = read_json(folder / "config.json")
-        model = nnx.eval_shape(
-            lambda: CLIPModel(
-                fill(TextConfig, config.get("text_config", {}), folder / "config.json"),
-                fill(VisionConfig, config.get("vision_config", {}), folder / "config.json"),
-                config.get("projection_dim", 512),
-                dtype=dtype,
-                rngs=nnx.Rngs(0),
-            )
-        )
-        weights = folder / WEIGHTS
-        model = import_parameters(read_safetensors(weights), table.RULES, model, table.IGNORE, name=weights)
+    def from_pretrained(
+        cls, source, *, revision: str | None = None, variant: str | None = None, dtype=jnp.float32
+    ) -> "CLIP":
+        """Load from a folder in transformers' layout, or from the Hugging Face repository of that id.
+
+        `variant` ("fp16") is part of the weights' file names and `revision` a branch, tag or commit. Parameters are
+        float32 and compute in `dtype`. Raises FileNotFoundError or ValueError naming the file.
+        """
+        folder = fetch(source, (*CONFIGS, *TOKENIZER_FILES), revision)
+        path = folder / "config.json"
+        config = read_json(path)
+        if config.get("model_type", "clip") != "clip":
+            raise ValueError(f"{path}: model_type is {config['model_type']!r}; allowed: 'clip'")
+        text = fill(TextConfig, config.get("text_config", {}), path)
+        vision = fill(VisionConfig, config.get("vision_config", {}), path)
+        projection = config.get("projection_dim", 512)
         preprocessing = fill(Preprocessing, read_json(folder / "preprocessor_config.json"), folder)
+        download_weights(source, folder, {"": MODEL}, variant)
+        weights = find_weights(folder, MODEL, variant)
+
+        def make():
+            return CLIPModel(text, vision, projection, dtype=dtype, rngs=nnx.Rngs(0))
+
+        model = load_weights(weights, table.RULES, make, table.IGNORE, wanted="CLIP")
         return cls(model, load_tokenizer(folder), preprocessing)
 
     def save_pretrained(self, folder, *, dtype=np.float32):

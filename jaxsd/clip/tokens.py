@@ -1,15 +1,18 @@
 """Captions -> token ids, by transformers' tokenizer."""
 
-from pathlib import Path
-
 import numpy as np
 
+from jaxsd.hub import fetch
 
-def load_tokenizer(folder):
-    """The CLIP tokenizer in `folder`. Raises FileNotFoundError naming it where there is none."""
+FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def load_tokenizer(source):
+    """The CLIP tokenizer in a folder or Hugging Face repository. Raises FileNotFoundError where there is none."""
     from transformers import CLIPTokenizer  # imports for over a second: only when text is read
 
-    if not any((Path(folder) / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+    folder = fetch(source, FILES)
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise FileNotFoundError(f"{folder}: no tokenizer here (neither tokenizer.json nor vocab.json)")
     return CLIPTokenizer.from_pretrained(folder)
 

@@ -6,7 +6,7 @@ LAYER = r"\d+"
 IGNORE = (r".*position_ids",)  # a buffer: 0, 1, 2...
 
 
-def _tower(source: str, target: str) -> tuple[Rule, ...]:
+def tower(source: str, target: str) -> tuple[Rule, ...]:
     """One tower whose names begin with `source` there and `target` here."""
     return (
         *module(f"{source}embeddings.{{name}}", f"{target}{{name}}", "embedding", name=r"\w+_embedding"),
@@ -29,14 +29,14 @@ def _tower(source: str, target: str) -> tuple[Rule, ...]:
 
 
 # transformers 5 dropped the prefix from files of the text tower alone; older ones have it, and both read it.
-TEXT_RULES = (*_tower("text_model.", ""), *_tower("", ""))
+TEXT_RULES = (*tower("text_model.", ""), *tower("", ""))
 
 RULES = (
     Rule("vision_model.embeddings.class_embedding", "vision_model.class_embedding"),
     Rule("vision_model.embeddings.patch_embedding.weight", "vision_model.patch_embedding.kernel", "conv2d"),
     *module("vision_model.pre_layrnorm", "vision_model.pre_layernorm", "norm"),  # sic
-    *_tower("text_model.", "text_model."),
-    *_tower("vision_model.", "vision_model."),
+    *tower("text_model.", "text_model."),
+    *tower("vision_model.", "vision_model."),
     *module("{name}_projection", "{name}_projection", "linear", name="text|visual"),
     Rule("logit_scale", "logit_scale"),
 )

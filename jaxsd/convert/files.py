@@ -112,9 +112,12 @@ def _write_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:
         part.replace(path)
 
 
-def import_torch() -> ModuleType:
-    """torch, which only its own files need; ValueError where it is missing or too old to read files safely."""
-    needed = f"PyTorch files need torch {'.'.join(map(str, OLDEST_TORCH))} or newer"
+def import_torch(name: str = "") -> ModuleType:
+    """torch, which only its own files need; ValueError where it is missing or too old to read files safely.
+
+    `name` is what the error calls the file.
+    """
+    needed = f"{name and name + ': '}PyTorch files need torch {'.'.join(map(str, OLDEST_TORCH))} or newer"
     try:
         import torch
     except ImportError:
@@ -127,7 +130,7 @@ def import_torch() -> ModuleType:
 
 def _read_torch(file: BinaryIO, name: str) -> Mapping[str, Any]:
     """The state dict in a file of torch.save, of which no code is ever run."""
-    torch = import_torch()
+    torch = import_torch(name)
     start = file.read(4)
     file.seek(0)
     archive = start == b"PK\x03\x04"

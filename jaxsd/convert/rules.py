@@ -8,12 +8,14 @@ that is wrong.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -23,9 +25,12 @@ TRANSFORMS = {
     "linear": (lambda x: x.T, lambda x: x.T),  # (out, in) -> (in, out)
     "conv1d": (lambda x: x.transpose(2, 1, 0), lambda x: x.transpose(2, 1, 0)),  # OIW -> WIO
     "conv2d": (lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),  # OIHW -> HWIO
+    "conv1x1": (lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None]),  # (out, in, 1, 1) -> (in, out)
     "patches": (lambda x: x[:, 0].T, lambda x: x.T[:, None]),  # (out, 1, size), a convolution -> (size, out)
     "batch_of_one": (lambda x: x[0], lambda x: x[None]),  # (1, ...) -> (...)
 }
+
+MOST_PROBLEMS = 20  # more than a layer of a transformer has keys, and no more than a reader takes in
 
 
 @dataclass(frozen=True)
@@ -39,15 +44,25 @@ class Rule:
 
     def translate(self, name: str, backwards: bool = False) -> str | None:
         """The other side's name for `name`, or None where the rule does not match it."""
-        pattern, template = (self.target, self.source) if backwards else (self.source, self.target)
-        found = re.fullmatch(self._regex(pattern), name)
+        pattern, template = (self._here, self.source) if backwards else (self._there, self.target)
+        found = pattern.fullmatch(name)
         return template.format(**found.groupdict()) if found else None
 
-    def _regex(self, template: str) -> str:
+    @cached_property
+    def _there(self) -> re.Pattern:
+        return self._regex(self.source)
+
+    @cached_property
+    def _here(self) -> re.Pattern:
+        return self._regex(self.target)
+
+    def _regex(self, template: str) -> re.Pattern:
         parts = re.split(r"\{(\w+)\}", template)
-        return "".join(
-            f"(?P<{part}>{self.where.get(part, '[^.]+')})" if index % 2 else re.escape(part)
-            for index, part in enumerate(parts)
+        return re.compile(
+            "".join(
+                f"(?P<{part}>{self.where.get(part, '[^.]+')})" if index % 2 else re.escape(part)
+                for index, part in enumerate(parts)
+            )
         )
 
 
@@ -74,35 +89,51 @@ def with_parameters(model: nnx.Module, values: Mapping[str, jax.Array]) -> nnx.M
     return nnx.merge(graph, nnx.from_flat_state(filled))
 
 
-def import_parameters(source: Mapping[str, np.ndarray], rules: tuple[Rule, ...], model: nnx.Module, ignore=(), name=""):
-    """A copy of `model` (may be abstract) filled from a foreign checkpoint.
+def match(
+    source: Mapping[str, ArrayLike], rules: Iterable[Rule], wanted: Mapping[str, ArrayLike], ignore=(), name=""
+) -> dict[str, tuple[str, Rule]]:
+    """For every name in `wanted` (our parameters) the key of `source` that fills it, and its rule.
 
-    `ignore` holds regexes of source names that carry no parameter. Values get the dtype of `model`'s parameters.
-    Raises ValueError that lists every unknown, missing and misshapen name at once.
+    Looks at names and shapes alone. `ignore` holds regexes of source names that carry no parameter. Raises ValueError
+    that lists every unknown, missing and misshapen name at once, or the first few of many.
     """
-    wanted = parameters(model)
-    values, problems = {}, []
+    found, problems = {}, []
     for key, value in source.items():
         if any(re.fullmatch(pattern, key) for pattern in ignore):
             continue
-        match = translate(rules, key)
-        if match is None or match[0] not in wanted:
+        translated = translate(rules, key)
+        if translated is None or translated[0] not in wanted:
             problems.append(f"unknown key {key}")
             continue
-        target, rule = match
-        forwards, backwards = TRANSFORMS[rule.transform]
-        expected = backwards(np.broadcast_to(False, wanted[target].shape)).shape
-        if value.shape == expected:
-            values[target] = forwards(value)
-        else:
+        target, rule = translated
+        if target in found:
+            problems.append(f"{key} and {found[target][0]} are the same parameter")
+            continue
+        found[target] = key, rule
+        expected = TRANSFORMS[rule.transform][1](np.broadcast_to(False, wanted[target].shape)).shape
+        if value.shape != expected:
             problems.append(f"{key} has shape {tuple(value.shape)}, expected {expected}")
-            values[target] = None
-    for target in wanted.keys() - values.keys():
-        match = translate(rules, target, backwards=True)
-        problems.append(f"missing key {match[0] if match else target}")
+    for target in wanted.keys() - found.keys():
+        translated = translate(rules, target, backwards=True)
+        problems.append(f"missing key {translated[0] if translated else target}")
     if problems:
-        raise ValueError(f"{name or 'checkpoint'} does not fit: " + "; ".join(sorted(problems)))
-    return with_parameters(model, {key: jnp.asarray(value, wanted[key].dtype) for key, value in values.items()})
+        more = f" and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
+        listed = "; ".join(sorted(problems)[:MOST_PROBLEMS])
+        raise ValueError(f"{name or 'checkpoint'} does not fit: {listed}{more}")
+    return found
+
+
+def import_parameters(source: Mapping[str, ArrayLike], rules: Iterable[Rule], model: nnx.Module, ignore=(), name=""):
+    """A copy of `model` (may be abstract) filled from a foreign checkpoint, one tensor after the other.
+
+    Values get the dtype of `model`'s parameters. Raises `match`'s ValueError before any value is read.
+    """
+    wanted = parameters(model)
+    values = {}
+    for target, (key, rule) in match(source, rules, wanted, ignore, name).items():
+        forwards, _ = TRANSFORMS[rule.transform]
+        values[target] = jnp.asarray(forwards(np.asarray(source[key])), wanted[target].dtype)
+    return with_parameters(model, values)
 
 
 def export_parameters(model: nnx.Module, rules: tuple[Rule, ...], dtype=np.float32) -> dict[str, np.ndarray]:

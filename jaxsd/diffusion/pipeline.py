@@ -12,20 +12,35 @@ from jaxtyping import Array, Float
 from PIL import Image
 
 from jaxsd.clip.pipeline import text_json
+from jaxsd.clip.tokens import FILES as TOKENIZER_FILES
 from jaxsd.clip.tokens import load_tokenizer, tokenize
 from jaxsd.clip.towers import TextConfig, TextModel
 from jaxsd.config import fill, read_json, to_json, write_json
 from jaxsd.convert import clip as clip_table
+from jaxsd.convert import single_file
 from jaxsd.convert import unet as unet_table
 from jaxsd.convert import vae as vae_table
-from jaxsd.convert.rules import export_parameters, import_parameters, read_safetensors, write_safetensors
+from jaxsd.convert.checkpoint import DIFFUSION, MODEL, download_weights, find_weights, load_weights
+from jaxsd.convert.foreign import KEYS, PIECES, recognise_transformer, recognise_unet
+from jaxsd.convert.rules import export_parameters, write_safetensors
 from jaxsd.diffusion.images import prepare
 from jaxsd.diffusion.samplers import SCHEDULERS, NoiseSchedule, Sampler, make_sampler, normal, sample, start
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, Gaussian, VAEConfig
+from jaxsd.hub import fetch
 
 DIFFUSION_WEIGHTS = "diffusion_pytorch_model.safetensors"
 TEXT_WEIGHTS = "model.safetensors"
+
+THIS = "Stable Diffusion 1.x"
+PARTS = {"unet": DIFFUSION, "vae": DIFFUSION, "text_encoder": MODEL}
+CONFIGS = (
+    *(f"{part}/config.json" for part in (*PARTS, "transformer")),  # others' transformer: to say what they are
+    "scheduler/scheduler_config.json",
+    *(f"tokenizer/{file}" for file in TOKENIZER_FILES),
+)
+SD15_TEXT = TextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
 
 
 class StableDiffusion:
@@ -41,25 +56,49 @@ class StableDiffusion:
         self._encode = nnx.jit(lambda model, tokens: model(tokens).hidden_states)
 
     @classmethod
-    def from_pretrained(cls, folder, *, dtype=jnp.float32) -> "StableDiffusion":
-        """Load from a folder in diffusers' layout. Raises FileNotFoundError or ValueError naming file and key."""
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: no such folder")
+    def from_pretrained(
+        cls, source, *, revision: str | None = None, variant: str | None = None, tokenizer=None, dtype=jnp.float32
+    ) -> "StableDiffusion":
+        """Load from a folder in diffusers' layout, the Hugging Face repository of that id, or one file of weights.
 
-        def load(name, config_class, model_class, weights, rules, ignore=()):
+        `variant` ("fp16") is part of the weights' file names and `revision` a branch, tag or commit. Weights are
+        safetensors files, or torch's where there are none. A single .safetensors file has the names of the first
+        Stable Diffusion code and neither configs nor a tokenizer: it is read as Stable Diffusion 1.5. `tokenizer`, a
+        folder or repository, replaces the folder's own; a single file's is by default CLIP ViT-L/14's on the hub,
+        which the first text downloads. Parameters are float32 and compute in `dtype`. Raises FileNotFoundError or
+        ValueError naming the file.
+        """
+        path = Path(source)
+        if path.is_file() or path.suffix == ".safetensors":
+            unet, vae, text_encoder = load_single_file(path, UNetConfig(), VAEConfig(), SD15_TEXT, dtype)
+            return cls(unet, vae, text_encoder, tokenizer or CLIP_REPOSITORY, NoiseSchedule())
+        return cls._from_folder(source, revision, variant, tokenizer, dtype)
+
+    @classmethod
+    def _from_folder(cls, source, revision, variant, tokenizer, dtype):
+        folder = fetch(source, CONFIGS, revision)
+        transformer = folder / "transformer" / "config.json"
+        if transformer.is_file():
+            raise ValueError(f"{transformer} is that of {recognise_transformer(read_json(transformer))}, not {THIS}")
+        unet_config = folder / "unet" / "config.json"
+        if kind := recognise_unet(read_json(unet_config)):
+            raise ValueError(f"{unet_config} is that of {kind}, not {THIS}")
+
+        def load(name, config_class, model_class, rules, ignore=()):
             path = folder / name / "config.json"
             config = fill(config_class, read_json(path), path)
-            model = nnx.eval_shape(lambda: model_class(config, dtype=dtype, rngs=nnx.Rngs(0)))
-            path = folder / name / weights
-            return import_parameters(read_safetensors(path), rules, model, ignore, name=path)
+            files = find_weights(path.parent, PARTS[name], variant)
+            make = partial(model_class, config, dtype=dtype)
+            return load_weights(files, rules, lambda: make(rngs=nnx.Rngs(0)), ignore, wanted=THIS)
 
+        schedule = NoiseSchedule.read(folder / "scheduler" / "scheduler_config.json")
+        download_weights(source, folder, PARTS, variant)
         return cls(
-            load("unet", UNetConfig, UNet, DIFFUSION_WEIGHTS, unet_table.RULES),
-            load("vae", VAEConfig, VAE, DIFFUSION_WEIGHTS, vae_table.RULES),
-            load("text_encoder", TextConfig, TextModel, TEXT_WEIGHTS, clip_table.TEXT_RULES, clip_table.IGNORE),
-            folder / "tokenizer",
-            NoiseSchedule.read(folder / "scheduler" / "scheduler_config.json"),
+            load("unet", UNetConfig, UNet, unet_table.RULES),
+            load("vae", VAEConfig, VAE, vae_table.RULES),
+            load("text_encoder", TextConfig, TextModel, clip_table.TEXT_RULES, clip_table.IGNORE),
+            tokenizer or folder / "tokenizer",
+            schedule,
         )
 
     def save_pretrained(self, folder, *, dtype=np.float32):
@@ -195,6 +234,26 @@ def _generate(graph, params, sampler: Sampler, x, cond, uncond, guidance, keys):
 def to_pil(images: Float[Array, "batch height width 3"]) -> list[Image.Image]:
     """Pictures in [0, 1] as PIL images."""
     return [Image.fromarray(image) for image in np.round(np.asarray(images) * 255).astype(np.uint8)]
+
+
+def load_single_file(
+    path: Path, unet: UNetConfig, vae: VAEConfig, text: TextConfig, dtype=jnp.float32
+) -> tuple[UNet, VAE, TextModel]:
+    """The networks in one .safetensors file with the names of the first Stable Diffusion code.
+
+    Raises FileNotFoundError or ValueError naming the file where it is missing, damaged, of another model or another
+    size.
+    """
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: {THIS} in one file must be a .safetensors file")
+
+    def make():
+        kind = {"dtype": dtype, "rngs": nnx.Rngs(0)}
+        return nnx.Dict(unet=UNet(unet, **kind), vae=VAE(vae, **kind), text_encoder=TextModel(text, **kind))
+
+    rules = single_file.rules(unet, len(vae.block_out_channels))
+    models = load_weights([path], rules, make, single_file.IGNORE, wanted=THIS, foreign=(*KEYS, *PIECES))
+    return models.unet, models.vae, models.text_encoder
 
 
 def vae_json(config: VAEConfig) -> dict:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -87,32 +88,30 @@ def accuracy(judge: Judge, pictures: np.ndarray) -> dict[str, float]:
     return shares | {"pictures": count}
 
 
+ALIGNMENT = ("loss", "TCEOCS_t", "TCEOCS_i", "chance", "recall_i@10")
+
+
 def show(results: dict[str, dict[str, float]]):
-    """Print the figures as a table, one row a conditioning."""
-    columns = (
-        "loss",
-        "TCEOCS_t",
-        "TCEOCS_i",
-        "chance",
-        "recall_i@10",
-        "denoising",
-        "thing",
-        "colour",
-        "background",
-        "side",
-    )
-    table = Table(title="Held-out toy world")
-    table.add_column("conditioning")
-    for name in columns:
-        table.add_column(name, justify="right")
-    for name, figures in results.items():
-        table.add_row(name, *(_text(column, figures) for column in columns))
+    """Print the figures as two tables: the encoders' alignment with CLIP, and what every conditioning draws."""
     console = Console()
-    console.print(table)
+    encoders_ = {name: figures for name, figures in results.items() if "loss" in figures}
+    console.print(_table("Alignment with CLIP, over the whole split at once", "encoder", ALIGNMENT, encoders_))
+    console.print(_table("Pictures", "conditioning", ("denoising", *QUESTIONS), results))
     console.print(
-        "denoising: the frozen U-Net's loss, lower is better; thing, colour, background, side: share of pictures in "
-        "which the judge sees what the scene has (thing with its 95 % interval; a sound tells the thing alone)."
+        "denoising: the frozen U-Net's loss under the conditioning, lower is better. thing, colour, background, side: "
+        "the share of pictures in which the judge sees what the scene has, thing with its 95 % interval; of these a "
+        "sound tells the thing alone."
     )
+
+
+def _table(title: str, first: str, columns: tuple[str, ...], rows: dict[str, dict[str, float]]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    table.add_column(first, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, figures in rows.items():
+        table.add_row(name, *(_text(column, figures) for column in columns))
+    return table
 
 
 def _text(column: str, figures: dict[str, float]) -> str:

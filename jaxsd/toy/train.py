@@ -210,7 +210,7 @@ def run(folder: Path, seed: int = 0) -> Path:
     unet = train_unet(folder, latents, contexts, which, seed)
 
     bundle = folder / "bundle"
-    pipe = StableDiffusion(unet, vae, clip.text_model, folder / "tokenizer", NoiseSchedule())
+    pipe = StableDiffusion(unet, vae, clip.text_model, folder / "tokenizer", NoiseSchedule(sampler="ddim"))
     pipe.save_pretrained(bundle / "weights", dtype=np.float16)
     half = Preprocessing(image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5))
     CLIP(clip, tokenizer, half).save_pretrained(bundle / "weights" / "clip", dtype=np.float16)

@@ -1,5 +1,7 @@
 """The mapping engine: names, layouts, and the one error that lists all that is wrong."""
 
+import weakref
+
 import jax
 import numpy as np
 import pytest
@@ -62,6 +64,53 @@ def test_one_error_lists_everything_wrong(net):
         "file.safetensors does not fit: blocks.1.conv.weight has shape (4, 2, 3, 3), expected (4, 4, 3, 3); "
         "missing key head.bias; unknown key extra.weight"
     )
+
+
+def test_many_problems_are_cut_short(net):
+    source = export_parameters(net, RULES) | {f"extra.{n:02}": np.zeros(1) for n in range(28)}
+    with pytest.raises(ValueError) as error:
+        import_parameters(source, RULES, net)
+    assert str(error.value).endswith("unknown key extra.19 and 8 more")
+
+
+def test_two_keys_of_one_parameter(net):
+    source = export_parameters(net, RULES)
+    source["top.weight"] = source["head.weight"]
+    rules = (*RULES, *module("top", "out", "linear"))
+    with pytest.raises(ValueError, match="top.weight and head.weight are the same parameter$"):
+        import_parameters(source, rules, net)
+
+
+class Tracked:
+    """A stored tensor that knows whether what it has given out is still alive."""
+
+    given: list[weakref.ref] = []
+
+    def __init__(self, value):
+        self.value, self.shape = value, value.shape
+
+    def __array__(self, dtype=None, copy=None):
+        assert not any(reference() is not None for reference in self.given)
+        array = self.value.astype(np.float16)
+        self.given.append(weakref.ref(array))
+        return array
+
+
+def test_one_tensor_at_a_time_is_held(net):
+    source = {key: Tracked(value) for key, value in export_parameters(net, RULES).items()}
+    import_parameters(source, RULES, nnx.eval_shape(Net))
+    assert len(Tracked.given) == len(source)
+
+
+def test_a_1x1_convolution_is_a_linear_layer():
+    linear = nnx.Linear(3, 5, rngs=nnx.Rngs(0))
+    exported = export_parameters(linear, ONE_BY_ONE)
+    assert exported["weight"].shape == (5, 3, 1, 1)
+    again = import_parameters(exported, ONE_BY_ONE, linear)
+    assert np.array_equal(again.kernel[...], linear.kernel[...])
+
+
+ONE_BY_ONE = (Rule("weight", "kernel", "conv1x1"), Rule("bias", "bias"))
 
 
 def test_a_square_kernel_is_transposed_too():

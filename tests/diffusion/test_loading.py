@@ -1,0 +1,477 @@
+"""Loading Stable Diffusion: every layout gives the same parameters, and what is no such checkpoint is told so."""
+
+import json
+import re
+import shutil
+import sys
+from fnmatch import fnmatch
+
+import huggingface_hub
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import errors
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_torch
+
+from jaxsd.clip.pipeline import CLIP
+from jaxsd.convert.foreign import KEYS, recognise_keys
+from jaxsd.convert.rules import parameters
+from jaxsd.diffusion import pipeline
+from jaxsd.diffusion.pipeline import StableDiffusion, load_single_file
+from tests import models
+
+NETWORKS = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+
+# diffusers' names in the tiny model -> those of the first code, counted by hand.
+UNET_BLOCKS = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "down_blocks.0.resnets.0": "input_blocks.1.0",
+    "down_blocks.0.attentions.0": "input_blocks.1.1",
+    "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
+    "down_blocks.1.resnets.0": "input_blocks.3.0",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+    "up_blocks.0.resnets.0": "output_blocks.0.0",
+    "up_blocks.0.resnets.1": "output_blocks.1.0",
+    "up_blocks.0.upsamplers.0.conv": "output_blocks.1.1.conv",
+    "up_blocks.1.resnets.0": "output_blocks.2.0",
+    "up_blocks.1.attentions.0": "output_blocks.2.1",
+    "up_blocks.1.resnets.1": "output_blocks.3.0",
+    "up_blocks.1.attentions.1": "output_blocks.3.1",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+UNET_LAYERS = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+VAE_BLOCKS = {
+    **{f"encoder.down_blocks.{n}.resnets.0": f"encoder.down.{n}.block.0" for n in range(3)},
+    **{f"encoder.down_blocks.{n}.downsamplers.0.conv": f"encoder.down.{n}.downsample.conv" for n in range(2)},
+    **{f"decoder.up_blocks.{n}.resnets.{m}": f"decoder.up.{2 - n}.block.{m}" for n in range(3) for m in range(2)},
+    **{f"decoder.up_blocks.{n}.upsamplers.0.conv": f"decoder.up.{2 - n}.upsample.conv" for n in range(2)},
+    **{f"{half}.mid_block.resnets.{n}": f"{half}.mid.block_{n + 1}" for half in ("encoder", "decoder") for n in (0, 1)},
+    **{f"{half}.mid_block.attentions.0": f"{half}.mid.attn_1" for half in ("encoder", "decoder")},
+    **{f"{half}.conv_norm_out": f"{half}.norm_out" for half in ("encoder", "decoder")},
+    **{name: name for name in ("encoder.conv_in", "encoder.conv_out", "decoder.conv_in", "decoder.conv_out")},
+    **{name: name for name in ("quant_conv", "post_quant_conv")},
+}
+VAE_LAYERS = {
+    "conv_shortcut": "nin_shortcut",
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
+LEFTOVERS = {
+    "model_ema.decay": np.array(0.9, np.float32),
+    "model_ema.diffusion_modelinput_blocks00weight": np.zeros(3, np.float32),
+    "alphas_cumprod_prev": np.zeros(1000, np.float32),
+    "sqrt_recipm1_alphas_cumprod": np.zeros(1000, np.float32),
+    "posterior_log_variance_clipped": np.zeros(1000, np.float32),
+    "first_stage_model.loss.logvar": np.zeros((), np.float32),
+    "cond_stage_model.transformer.text_model.embeddings.position_ids": np.arange(77)[None],
+}
+
+
+def renamed(tensors, prefix, blocks, layers):
+    out = {}
+    for key, value in tensors.items():
+        block = next(block for block in blocks if key.startswith(f"{block}."))
+        layer, leaf = key.removeprefix(f"{block}.").rpartition(".")[::2]
+        name = ".".join(filter(None, (blocks[block], layers.get(layer, layer), leaf)))
+        out[f"{prefix}.{name}"] = value
+    return out
+
+
+def first_code_names(folder):
+    """The tensors of a diffusers folder as the first Stable Diffusion code names and shapes them."""
+    unet, vae, text = (load_file(folder / part / name) for part, name in NETWORKS.items())
+    unet = renamed(unet, "model.diffusion_model", UNET_BLOCKS, UNET_LAYERS)
+    vae = renamed(vae, "first_stage_model", VAE_BLOCKS, VAE_LAYERS)
+    vae = {
+        k: v[:, :, None, None] if re.search(r"attn_1\.\w+\.weight", k) and v.ndim == 2 else v for k, v in vae.items()
+    }
+    return unet | vae | {f"cond_stage_model.transformer.{key}": value for key, value in text.items()}
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return models.stable_diffusion()
+
+
+@pytest.fixture(scope="module")
+def saved(pipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of its own for a test to change."""
+    return shutil.copytree(saved, tmp_path / "sd")
+
+
+def assert_same(ours, expected, convert=lambda value: value):
+    for part in NETWORKS:
+        found, wanted = parameters(getattr(ours, part)), parameters(getattr(expected, part))
+        assert found.keys() == wanted.keys()
+        for key, value in wanted.items():
+            assert found[key].dtype == jnp.float32
+            assert np.array_equal(found[key], convert(np.asarray(value))), key
+
+
+def test_single_file(pipe, saved, tmp_path, monkeypatch):
+    path = tmp_path / "v1-5-pruned.safetensors"
+    save_file(first_code_names(saved) | LEFTOVERS, path)
+    monkeypatch.setattr(pipeline, "UNetConfig", lambda: models.UNET)
+    monkeypatch.setattr(pipeline, "VAEConfig", lambda: models.AUTOENCODER)
+    monkeypatch.setattr(pipeline, "SD15_TEXT", models.TEXT)
+    loaded = StableDiffusion.from_pretrained(path, tokenizer=models.TOKENIZER)
+    assert_same(loaded, pipe)
+    assert np.array_equal(loaded.encode_text(["a dog"]), pipe.encode_text(["a dog"]))
+
+
+def test_a_single_file_that_lacks_a_key_and_has_another(saved, tmp_path):
+    tensors = first_code_names(saved)
+    tensors["first_stage_model.surplus"] = tensors.pop("first_stage_model.decoder.up.2.block.1.conv1.bias")
+    path = tmp_path / "half.safetensors"
+    save_file(tensors, path)
+    with pytest.raises(ValueError) as error:
+        load_single_file(path, models.UNET, models.AUTOENCODER, models.TEXT)
+    assert str(error.value) == (
+        f"{path} does not fit: missing key first_stage_model.decoder.up.2.block.1.conv1.bias; "
+        "unknown key first_stage_model.surplus"
+    )
+
+
+def shard(path, index, name):
+    """Cut a safetensors file in two, with the index that names them."""
+    tensors = load_file(path)
+    path.unlink()
+    halves = np.array_split(sorted(tensors), 2)
+    weight_map = {}
+    for number, keys in enumerate(halves, 1):
+        file = name.format(f"{number:05}-of-00002")
+        save_file({key: tensors[key] for key in keys.tolist()}, path.parent / file)
+        weight_map |= dict.fromkeys(keys.tolist(), file)
+    (path.parent / index).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def test_shards(pipe, folder):
+    for part, name in NETWORKS.items():
+        shard(folder / part / name, f"{name}.index.json", name.replace(".", "-{}."))
+    assert_same(StableDiffusion.from_pretrained(folder), pipe)
+    missing = folder / "unet" / "diffusion_pytorch_model-00002-of-00002.safetensors"
+    missing.unlink()
+    with pytest.raises(FileNotFoundError, match=f"^{missing}: no such file, though .*index.json names it$"):
+        StableDiffusion.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("weight_map", [None, {}, {"a": 1}, {"a": "../a.safetensors"}])
+def test_an_index_that_is_none(folder, weight_map):
+    (folder / "unet" / NETWORKS["unet"]).unlink()
+    index = folder / "unet" / f"{NETWORKS['unet']}.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ValueError, match=f"^{index}: "):
+        StableDiffusion.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("sharded", [None, ".safetensors.index.fp16.json", ".fp16.safetensors.index.json"])
+def test_fp16_variant(pipe, folder, sharded):
+    pipe.save_pretrained(folder, dtype=np.float16)
+    for part, name in NETWORKS.items():
+        path = (folder / part / name).rename(folder / part / name.replace(".", ".fp16."))
+        if sharded:
+            shard(path, name.replace(".safetensors", sharded), name.replace(".", ".fp16-{}."))
+    with pytest.raises(FileNotFoundError, match="unet/diffusion_pytorch_model.safetensors: no such file"):
+        StableDiffusion.from_pretrained(folder)
+    loaded = StableDiffusion.from_pretrained(folder, variant="fp16")
+    assert_same(loaded, pipe, lambda value: value.astype(np.float16))
+
+
+def to_torch(path):
+    return {key: torch.from_numpy(value) for key, value in load_file(path).items()}
+
+
+def to_bin(folder, change=lambda tensors: tensors):
+    for part, name in NETWORKS.items():
+        path = folder / part / name
+        torch.save(change(to_torch(path)), path.with_name(name.replace("model.safetensors", "model.bin")))
+        path.unlink()
+    (folder / "text_encoder" / "model.bin").rename(folder / "text_encoder" / "pytorch_model.bin")
+
+
+def test_torch_files(pipe, folder):
+    to_bin(folder)
+    assert_same(StableDiffusion.from_pretrained(folder), pipe)
+
+
+def test_torch_files_without_torch(folder, monkeypatch):
+    to_bin(folder)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = folder / "unet" / "diffusion_pytorch_model.bin"
+    with pytest.raises(ValueError) as error:
+        StableDiffusion.from_pretrained(folder)
+    assert str(error.value) == (
+        f"{path}: PyTorch files need torch 2.10 or newer, which is not installed; safetensors files need no torch"
+    )
+
+
+def test_torch_files_of_an_older_torch(folder, monkeypatch):
+    to_bin(folder)
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    with pytest.raises(ValueError, match=r"^.*unet/diffusion_pytorch_model\.bin: .* 2\.10 or newer; 2\.9\.1\+cpu is"):
+        StableDiffusion.from_pretrained(folder)
+
+
+def test_torch_files_that_hold_more_than_tensors(folder):
+    to_bin(folder, lambda tensors: tensors | {"epoch": 3})
+    with pytest.raises(
+        ValueError, match=r"unet/diffusion_pytorch_model\.bin must hold nothing but tensors, unlike epoch"
+    ):
+        StableDiffusion.from_pretrained(folder)
+
+
+def test_bfloat16(pipe, folder):
+    path = folder / "unet" / NETWORKS["unet"]
+    save_torch({key: value.bfloat16() for key, value in to_torch(path).items()}, path)
+    loaded = StableDiffusion.from_pretrained(folder, dtype=jnp.bfloat16)
+    kernel = parameters(loaded.unet)["conv_in.kernel"]
+    assert loaded.unet.dtype == jnp.bfloat16 and kernel.dtype == jnp.float32
+    assert np.array_equal(kernel, parameters(pipe.unet)["conv_in.kernel"].astype(jnp.bfloat16))
+
+
+def test_whole_numbers_are_no_weights(folder):
+    path = folder / "unet" / NETWORKS["unet"]
+    save_file(load_file(path) | {"conv_in.bias": np.zeros(16, np.int8)}, path)
+    with pytest.raises(ValueError, match=f"^{path}: conv_in.bias is stored as I8; allowed: F64, F32, F16, BF16$"):
+        StableDiffusion.from_pretrained(folder)
+
+
+FOREIGN = {
+    "lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight": "a LoRA, which is a change to a model",
+    "unet.down_blocks.0.attentions.0.proj_in.lora_A.weight": "a LoRA, which is a change to a model",
+    "unet.mid_block.attn2.processor.to_q_lora.up.weight": "a LoRA, which is a change to a model",
+    "control_model.input_blocks.0.0.weight": "a ControlNet",
+    "emb_params": "a textual inversion",
+    "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": "Stable Diffusion XL",
+    "cond_stage_model.model.transformer.resblocks.0.ln_1.weight": "Stable Diffusion 2",
+    "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": "Stable Diffusion 3",
+    "double_blocks.0.img_attn.qkv.weight": "Flux",
+    "down_blocks.0.resnets.0.conv1.weight": "the U-Net alone of a diffusers folder",
+    "decoder.mid.block_1.conv1.weight": "a VAE alone",
+    "text_model.final_layer_norm.weight": "CLIP or a text encoder alone",
+}
+
+
+def test_flux_is_not_taken_for_the_model_it_shares_names_with():
+    keys = ["transformer_blocks.0.attn.add_q_proj.weight", "single_transformer_blocks.0.attn.to_q.weight"]
+    assert recognise_keys(keys, KEYS) == "Flux"
+    assert recognise_keys(keys[:1], KEYS) == "Stable Diffusion 3"
+
+
+@pytest.mark.parametrize("key", FOREIGN)
+def test_foreign_single_files(tmp_path, key):
+    path = tmp_path / "model.safetensors"
+    save_file({"model.diffusion_model.time_embed.0.weight": np.zeros(1), key: np.zeros(1)}, path)
+    with pytest.raises(ValueError) as error:
+        StableDiffusion.from_pretrained(path)
+    assert str(error.value) == f"{path} is {FOREIGN[key]}, not Stable Diffusion 1.x"
+
+
+@pytest.mark.parametrize(
+    "config, kind",
+    [
+        ({"addition_embed_type": "text_time"}, "Stable Diffusion XL"),
+        ({"cross_attention_dim": 2048}, "Stable Diffusion XL"),
+        ({"cross_attention_dim": 1024}, "Stable Diffusion 2"),
+        ({"in_channels": 9}, "an inpainting model"),
+    ],
+)
+def test_foreign_unets(folder, config, kind):
+    path = folder / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    with pytest.raises(ValueError) as error:
+        StableDiffusion.from_pretrained(folder)
+    assert str(error.value) == f"{path} is that of {kind}, not Stable Diffusion 1.x"
+
+
+@pytest.mark.parametrize(
+    "name, kind", [("SD3Transformer2DModel", "Stable Diffusion 3"), ("FluxTransformer2DModel", "Flux")]
+)
+def test_folders_with_a_transformer(tmp_path, name, kind):
+    path = tmp_path / "transformer" / "config.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"_class_name": name}))
+    with pytest.raises(ValueError, match=f"^{path} is that of {kind}, not Stable Diffusion 1.x$"):
+        StableDiffusion.from_pretrained(tmp_path)
+
+
+def test_a_lora_in_place_of_the_unet(folder):
+    path = folder / "unet" / NETWORKS["unet"]
+    save_file({"conv_in.lora_A.weight": np.zeros(1)}, path)
+    with pytest.raises(ValueError, match=f"^{path} is a LoRA, which is a change to a model, not Stable Diffusion 1.x$"):
+        StableDiffusion.from_pretrained(folder)
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "is truncated or damaged, or no safetensors file: header too small"),
+        ("Ein Text, größer als acht Zeichen.\n".encode(), "is a text file, not a safetensors file"),
+        (LFS, "is only the pointer of a Git LFS file: fetch the file itself with git lfs pull"),
+        (b"PK\x03\x04" + bytes(60), "is a PyTorch file named like a safetensors file"),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9" + bytes(60), "is a PyTorch file named like a safetensors file"),
+        (b"\x80" + bytes(7) + b"{", "is truncated or damaged, or no safetensors file: invalid header length"),
+        (b"\xff" * 100, "is truncated or damaged, or no safetensors file: header too large"),
+    ],
+)
+@pytest.mark.parametrize("single", [True, False])
+def test_what_is_no_safetensors_file(folder, content, message, single):
+    path = folder / "unet" / NETWORKS["unet"]
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        StableDiffusion.from_pretrained(path if single else folder)
+    assert str(error.value) == f"{path} {message}"
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_truncated_files(folder, suffix):
+    if suffix == ".bin":
+        to_bin(folder)
+    path = folder / "unet" / f"diffusion_pytorch_model{suffix}"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"^{path} is truncated or damaged"):
+        StableDiffusion.from_pretrained(folder)
+
+
+def test_a_file_of_another_kind(tmp_path):
+    path = tmp_path / "model.ckpt"
+    path.write_bytes(b"PK")
+    with pytest.raises(ValueError, match=f"^{path}: Stable Diffusion 1.x in one file must be a .safetensors file$"):
+        StableDiffusion.from_pretrained(path)
+
+
+class Hub:
+    """huggingface_hub.snapshot_download with a folder for a hub."""
+
+    def __init__(self, remote, cache):
+        self.remote, self.snapshot, self.revisions = remote, cache / "0123456789abcdef", []
+
+    def __call__(self, repository, *, revision, allow_patterns):
+        assert repository == "owner/model"
+        self.revisions.append(revision)
+        self.snapshot.mkdir(parents=True, exist_ok=True)
+        for path in self.files(self.remote):
+            if any(fnmatch(path, pattern) for pattern in allow_patterns):
+                (self.snapshot / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(self.remote / path, self.snapshot / path)
+        return str(self.snapshot)
+
+    def files(self, folder):
+        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def hub(folder, tmp_path, monkeypatch):
+    hub = Hub(folder, tmp_path / "cache")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
+    return hub
+
+
+def test_only_what_is_needed_is_downloaded(pipe, hub):
+    needed = set(hub.files(hub.remote)) - {"model_index.json"}
+    for name in (
+        "v1-5-pruned.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "safety_checker/config.json",
+    ):
+        (hub.remote / name).parent.mkdir(exist_ok=True)
+        (hub.remote / name).write_text("never read")
+    for name in ("unet/diffusion_pytorch_model.bin", "text_encoder/pytorch_model.bin"):
+        (hub.remote / name).write_text("never read")
+    assert_same(StableDiffusion.from_pretrained("owner/model", revision="main"), pipe)
+    assert set(hub.files(hub.snapshot)) == needed
+    assert hub.revisions == ["main", hub.snapshot.name]  # the weights of the commit that the configs are of
+
+
+def test_torch_files_are_downloaded_where_there_is_nothing_else(pipe, hub):
+    to_bin(hub.remote)
+    assert_same(StableDiffusion.from_pretrained("owner/model"), pipe)
+    assert "unet/diffusion_pytorch_model.bin" in hub.files(hub.snapshot)
+
+
+def test_shards_are_downloaded(pipe, hub):
+    name = NETWORKS["unet"]
+    shard(hub.remote / "unet" / name, f"{name}.index.json", name.replace(".", "-{}."))
+    assert_same(StableDiffusion.from_pretrained("owner/model"), pipe)
+
+
+def test_no_weights_of_another_model_are_downloaded(hub):
+    path = hub.remote / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"cross_attention_dim": 2048}))
+    with pytest.raises(ValueError, match="unet/config.json is that of Stable Diffusion XL"):
+        StableDiffusion.from_pretrained("owner/model")
+    assert not any(name.endswith(".safetensors") for name in hub.files(hub.snapshot))
+
+
+def test_clip_of_the_hub(hub, folder):
+    shutil.rmtree(folder)
+    models.clip().save_pretrained(folder)
+    (folder / "flax_model.msgpack").write_text("never read")
+    loaded = CLIP.from_pretrained("owner/model")
+    assert np.array_equal(loaded.embed_text(["a dog"]), models.clip().embed_text(["a dog"]))
+    assert "flax_model.msgpack" not in hub.files(hub.snapshot)
+
+
+def refusal(kind):
+    error = kind.__new__(kind)
+    Exception.__init__(error, "a long\nstory")
+    return error
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (errors.GatedRepoError, "is gated: accept its terms at https://huggingface.co/owner/model and set HF_TOKEN"),
+        (errors.RepositoryNotFoundError, "is no folder here and no repository on the hub that can be seen; a private"),
+        (errors.RevisionNotFoundError, "has no such revision"),
+        (errors.LocalEntryNotFoundError, "is no folder here, not whole in the cache, and cannot be downloaded: "),
+        (OSError, "cannot be downloaded: a long"),
+    ],
+)
+@pytest.mark.parametrize("model", [StableDiffusion, CLIP])
+def test_what_the_hub_refuses_is_one_sentence(monkeypatch, model, error, message):
+    def refuse(*_, **__):
+        raise refusal(error)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(FileNotFoundError) as found:
+        model.from_pretrained("owner/model", revision="main")
+    assert str(found.value).startswith(f"owner/model (revision main) {message}")
+    assert "\n" not in str(found.value)
+
+
+def test_clip_of_another_kind(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
+    with pytest.raises(ValueError, match="config.json: model_type is 'siglip'; allowed: 'clip'$"):
+        CLIP.from_pretrained(tmp_path)
