@@ -34,7 +34,7 @@ def keep_compiled() -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     settings = {
         "jax_compilation_cache_dir": str(cache / "jaxsd" / "jax"),
-        "jax_persistent_cache_min_compile_time_secs": 0.5,
+        "jax_persistent_cache_min_compile_time_secs": 0,  # a small model is many small programs
     }
     jax = sys.modules.get("jax")  # not imported here: it takes a second, which --help need not wait for
     for name, value in settings.items():
