@@ -2,21 +2,11 @@
 
 from pathlib import Path
 
-from flax import nnx
-
-from jaxsd.convert.rules import read_parameters
-from jaxsd.toy.judge import Judge
-
 HERE = Path(__file__).parent
 WEIGHTS = HERE / "weights"  # Stable Diffusion and, in clip/, CLIP
 ENCODER = HERE / "encoders" / "gemini"
 JUDGE = HERE / "judge.safetensors"
 SAMPLES = HERE / "samples"
-
-
-def load_judge() -> Judge:
-    """The trained judge."""
-    return read_parameters(nnx.eval_shape(lambda: Judge(rngs=nnx.Rngs(0))), JUDGE)
 
 
 def find_sound(name) -> Path:

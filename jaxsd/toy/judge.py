@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxsd.toy import world
+from jaxsd.convert.rules import read_parameters
+from jaxsd.toy import bundled, world
 
 QUESTIONS = {
     "thing": world.THINGS,
@@ -47,3 +48,8 @@ def labels(scenes) -> dict[str, jax.Array]:
         name: jnp.array([answers.index(getattr(scene, name)) for scene in scenes])
         for name, answers in QUESTIONS.items()
     }
+
+
+def load_judge() -> Judge:
+    """The trained judge that ships with the package."""
+    return read_parameters(nnx.eval_shape(lambda: Judge(rngs=nnx.Rngs(0))), bundled.JUDGE)

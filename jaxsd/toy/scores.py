@@ -18,9 +18,9 @@ from jaxsd.data.columns import open_columns
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.progress import Progress
 from jaxsd.toy import world
-from jaxsd.toy.bundled import WEIGHTS, load_judge
+from jaxsd.toy.bundled import WEIGHTS
 from jaxsd.toy.dataset import in_batches, to_float, write_dataset
-from jaxsd.toy.judge import QUESTIONS, Judge, labels
+from jaxsd.toy.judge import QUESTIONS, Judge, labels, load_judge
 
 GUIDANCE, STEPS = 3.0, 25
 

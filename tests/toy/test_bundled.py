@@ -9,11 +9,12 @@ import encoders
 from jaxsd import evaluation
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.toy import bundled, scores, world
+from jaxsd.toy import judge as judge_module
 
 
 @pytest.fixture(scope="module")
 def judge():
-    return bundled.load_judge()
+    return judge_module.load_judge()
 
 
 @pytest.fixture(scope="module")
