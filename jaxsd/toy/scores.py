@@ -1,5 +1,6 @@
 """Scores encoders on the toy world: alignment, denoising loss, and what the judge sees in the pictures they make."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from jaxsd.data.columns import open_columns
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.progress import Progress
 from jaxsd.toy import world
-from jaxsd.toy.bundled import WEIGHTS
+from jaxsd.toy.bundled import ENCODER, WEIGHTS
 from jaxsd.toy.dataset import in_batches, to_float, write_dataset
 from jaxsd.toy.judge import QUESTIONS, Judge, labels, load_judge
 
@@ -30,7 +31,7 @@ def score(runs: list[str], data_folder: Path, pictures: int, data_size: int = 1_
 
     `pictures` is the number of pictures the judge sees a row (0: none).
     """
-    trained = {str(run): encoders.load(run) for run in runs}
+    trained = {_name(run): encoders.load(run) for run in runs}
     folder = data_folder / "test"
     write_dataset(folder, "test", data_size, WEIGHTS)
     data = open_columns(folder)
@@ -58,6 +59,10 @@ def score(runs: list[str], data_folder: Path, pictures: int, data_size: int = 1_
                 )
                 results[name] |= accuracy(judge, made)
     return results
+
+
+def _name(run: str) -> str:
+    return "bundled encoder" if Path(run).resolve() == ENCODER.resolve() else run
 
 
 def references(pipe: StableDiffusion, data) -> Iterator[tuple[str, np.ndarray]]:
@@ -93,7 +98,7 @@ ALIGNMENT = ("loss", "TCEOCS_t", "TCEOCS_i", "chance", "recall_i@10")
 
 def show(results: dict[str, dict[str, float]]):
     """Print the figures as two tables: the encoders' alignment with CLIP, and what every conditioning draws."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 100)
     encoders_ = {name: figures for name, figures in results.items() if "loss" in figures}
     console.print(_table("Alignment with CLIP, over the whole split at once", "encoder", ALIGNMENT, encoders_))
     console.print(_table("Pictures", "conditioning", ("denoising", *QUESTIONS), results))
