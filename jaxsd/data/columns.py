@@ -1,4 +1,10 @@
-"""A data set is a folder: `dataset.json` and one `.npy` file a column, all with the same number of rows."""
+"""A data set is a folder: `dataset.json` and one `.npy` file a column, all with the same number of rows.
+
+audio: int16 (n, 16000), one second of 16 kHz mono a row
+text, image: float16 (n, projection), unit-norm CLIP embeddings of the captions and the pictures
+tokens: int32 (n, 77), the captions' token ids
+latents: float16 (n, height, width, channels), the pictures' mean VAE latents times the scaling factor
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,14 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from jaxsd.config import read_json, write_json
-
-COLUMNS = {
-    "audio": "int16 (n, 16000): one second of 16 kHz mono a row",
-    "text": "float16 (n, projection): unit-norm CLIP embeddings of the captions",
-    "image": "float16 (n, projection): unit-norm CLIP embeddings of the pictures",
-    "tokens": "int32 (n, 77): the captions' token ids",
-    "latents": "float16 (n, height, width, channels): the pictures' mean VAE latents, times the scaling factor",
-}
 
 
 def write_columns(folder, columns: Mapping[str, np.ndarray], about: dict):
