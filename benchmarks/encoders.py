@@ -15,7 +15,7 @@ import torch
 from flax import nnx
 
 import encoders
-from tests.encoders.references import torch_encoder
+from tests.encoders.references import Sizes, torch_encoder
 
 
 def in_turns(first, second, repeats: int) -> tuple[float, float]:
@@ -42,7 +42,8 @@ def ours(name: str, pcm: np.ndarray):
 
 
 def theirs(name: str, pcm: np.ndarray):
-    model = torch_encoder(name, None).eval()
+    sizes = nnx.eval_shape(lambda: encoders.create(name, rngs=nnx.Rngs(0))).config
+    model = torch_encoder(name, Sizes(**sizes) if "depth" in sizes else None).eval()
     x = torch.tensor(pcm)
 
     def forward():
