@@ -29,8 +29,10 @@ GUIDANCE, STEPS = 3.0, 25
 def score(runs: list[str], data_folder: Path, pictures: int, data_size: int = 1_000) -> dict[str, dict[str, float]]:
     """The figures of every run (an encoder's folder) and of the references beside it, by name.
 
-    `pictures` is the number of pictures the judge sees a row (0: none).
+    `pictures` is the number of pictures the judge sees a row (0: none). Raises ValueError where it does not fit.
     """
+    if pictures and not evaluation.BATCH <= pictures <= data_size:
+        raise ValueError(f"pictures is {pictures}; allowed: 0, or {evaluation.BATCH} to {data_size}")
     trained = {_name(run): encoders.load(run) for run in runs}
     folder = data_folder / "test"
     write_dataset(folder, "test", data_size, WEIGHTS)
