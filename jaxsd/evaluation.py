@@ -9,8 +9,7 @@ import numpy as np
 from flax import nnx
 
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.objectives import cross_entropies, denoising_errors
-from jaxsd.training import pooled
+from jaxsd.objectives import cross_entropies, denoising_errors, pooled
 
 BATCH = 50  # rows at a time; a data set's last rows beyond a multiple are dropped
 

@@ -5,7 +5,20 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from jaxsd.clip.towers import normalise
 from jaxsd.diffusion.samplers import NoiseSchedule
+
+POOLINGS = {"mean": lambda rows: rows.mean(axis=1), "first": lambda rows: rows[:, 0], "last": lambda rows: rows[:, -1]}
+
+
+def pooled(
+    rows: Float[Array, "batch tokens features"], projection: Float[Array, "features projection"], pooling: str = "mean"
+) -> Float[Array, "batch projection"]:
+    """An encoder's output as one unit-norm vector: its pooled row (mean, first or last) through CLIP's text projection.
+
+    The paper (arXiv 2509.09717) names neither the row nor the mean.
+    """
+    return normalise(POOLINGS[pooling](rows) @ projection)
 
 
 def cross_entropies(

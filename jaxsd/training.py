@@ -11,20 +11,14 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 import encoders
-from jaxsd.clip.towers import normalise
 from jaxsd.config import write_json
 from jaxsd.data.columns import open_columns
 from jaxsd.loop import fit, init_state, make_step, shuffled
-from jaxsd.objectives import cross_entropies, denoising_errors
+from jaxsd.objectives import cross_entropies, denoising_errors, pooled
 
 FIRST_SCALE = 1 / 0.07  # CLIP's initial inverse temperature
 LARGEST_SCALE = 100.0
 EVALUATED = 512  # held-out rows that training is watched on
-
-
-def pooled(rows: jax.Array, projection: jax.Array) -> jax.Array:
-    """The encoder's mean row through CLIP's text projection, unit norm: (batch, 77, width) -> (batch, projection)."""
-    return normalise(rows.mean(axis=1) @ projection)
 
 
 def train_encoder(config: ConfigDict, folder: Path, models, projection: jax.Array) -> nnx.Module:

@@ -9,6 +9,11 @@ JUDGE = HERE / "judge.safetensors"
 SAMPLES = HERE / "samples"
 
 
+def find_models(name):
+    """The folder of the toy world's models if `name` is "toy", else `name`: a folder or a Hugging Face repo id."""
+    return WEIGHTS if str(name) == "toy" else name
+
+
 def find_sound(name) -> Path:
     """The file `name`, or else the sample of that name. Raises FileNotFoundError listing the samples."""
     path = Path(name)
