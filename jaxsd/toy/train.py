@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from optax.contrib import MuonDimensionNumbers
+from optax.contrib import muon as muon_or_adam
 
 import encoders
 from jaxsd.clip.pipeline import CLIP, Preprocessing
@@ -34,7 +36,7 @@ from jaxsd.toy.recipe import train as train_encoder
 from jaxsd.toy.tokens import make_tokenizer
 
 TRAIN_SIZE = 30_000
-UNET_STEPS = 7_000
+VAE_STEPS, UNET_STEPS = 12_000, 7_000
 
 VAE_CONFIG = VAEConfig(
     block_out_channels=(16, 16, 32, 64), layers_per_block=1, latent_channels=16, norm_num_groups=8, scaling_factor=1.0
@@ -58,10 +60,28 @@ VISION_CONFIG = VisionConfig(
 PROJECTION = 128
 
 
-def adam(peak: float, steps: int) -> optax.GradientTransformation:
-    """Adam with gradients clipped at norm 1, a short warm-up and a cosine down to zero."""
+def muon(peak: float, steps: int) -> optax.GradientTransformation:
+    """Muon for the kernels of linear and convolutional layers and Adam for the rest, at one learning rate.
+
+    Gradients are clipped at norm 1; a short warm-up, then a cosine down to zero. Updates are scaled to the size of
+    Adam's (arXiv 2502.16982).
+    """
     schedule = optax.warmup_cosine_decay_schedule(0.0, peak, min(200, steps // 10), steps)
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.99))
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        muon_or_adam(schedule, consistent_rms=0.2, adam_b2=0.99, muon_weight_dimension_numbers=matrices),
+    )
+
+
+def matrices(params):
+    """How every kernel is a matrix, (all that goes in, features out), and None for other parameters."""
+
+    def spec(path, x):
+        if path[-1].key != "kernel":
+            return None
+        return MuonDimensionNumbers(reduction_axis=tuple(range(x.ndim - 1)), output_axis=x.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(spec, params)
 
 
 def stage(folder: Path, name: str, model: nnx.Module, loss, batch, steps: int, peak: float, seed: int, **options):
@@ -70,7 +90,7 @@ def stage(folder: Path, name: str, model: nnx.Module, loss, batch, steps: int, p
     params = nnx.as_pure(params)
     path = folder / f"{name}.safetensors"
     if not path.exists():
-        optimiser = adam(peak, steps)
+        optimiser = muon(peak, steps)
         step = make_step(lambda p, b, k: loss(nnx.merge(graph, p), b, k), optimiser, seed)
         state = fit(folder / name, name, init_state(params, optimiser), step, batch, steps, **options)
         write_parameters(nnx.merge(graph, state.average), path, np.float32)
@@ -96,9 +116,9 @@ def vae_loss(vae: VAE, pictures, key):
 
 
 def train_vae(folder: Path, pictures: np.ndarray, seed: int) -> VAE:
-    batch = shuffled(len(pictures), 16, seed)
+    batch = shuffled(len(pictures), 8, seed)
     vae = VAE(VAE_CONFIG, rngs=nnx.Rngs(seed))
-    return stage(folder, "vae", vae, vae_loss, lambda i: pictures[batch(i)], 3_000, 2e-3, seed)
+    return stage(folder, "vae", vae, vae_loss, lambda i: pictures[batch(i)], VAE_STEPS, 2e-3, seed)
 
 
 def judge_loss(judge: Judge, batch, key):
