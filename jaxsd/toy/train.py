@@ -36,7 +36,7 @@ from jaxsd.toy.recipe import train as train_encoder
 from jaxsd.toy.tokens import make_tokenizer
 
 TRAIN_SIZE = 30_000
-VAE_STEPS, UNET_STEPS = 12_000, 7_000
+VAE_STEPS, CLIP_STEPS, UNET_STEPS = 12_000, 1_500, 8_000
 
 VAE_CONFIG = VAEConfig(
     block_out_channels=(16, 16, 32, 64), layers_per_block=1, latent_channels=16, norm_num_groups=8, scaling_factor=1.0
@@ -174,7 +174,7 @@ def train_clip(folder: Path, pictures: np.ndarray, tokens: np.ndarray, text: Tex
         return pictures[rows], short[rows]
 
     clip = CLIPModel(text, VISION_CONFIG, PROJECTION, rngs=nnx.Rngs(seed + 2))
-    return stage(folder, "clip", clip, clip_loss, take, 450, 2e-3, seed + 2)
+    return stage(folder, "clip", clip, clip_loss, take, CLIP_STEPS, 2e-3, seed + 2)
 
 
 def unet_loss(unet: UNet, batch, key):
@@ -194,7 +194,7 @@ def train_unet(folder: Path, latents: np.ndarray, contexts: np.ndarray, which: n
         return latents[rows], contexts[np.where(dropped, 0, which[rows])]
 
     unet = UNet(UNET_CONFIG, rngs=nnx.Rngs(seed + 3))
-    return stage(folder, "unet", unet, unet_loss, take, UNET_STEPS, 1e-3, seed + 3, save_every=1_000)
+    return stage(folder, "unet", unet, unet_loss, take, UNET_STEPS, 4e-3, seed + 3, save_every=1_000)
 
 
 def encode_texts(text_model, tokens: np.ndarray) -> np.ndarray:
