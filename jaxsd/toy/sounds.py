@@ -424,12 +424,12 @@ def _room(rng: Rng, indoors: bool) -> np.ndarray:
 
 
 def _microphone(rng: Rng) -> np.ndarray:
-    """Gain over frequency: no very low end, a slight tilt and sometimes no top."""
+    """Gain over frequency: no very low end, a slight tilt and sometimes, as on a telephone, no top at all."""
     frequency = np.maximum(_ROOM_FREQUENCY, 10.0)
     gain = 1.0 / np.sqrt(1.0 + (rng.uniform(20, 110) / frequency) ** 4)
     gain *= 10.0 ** (rng.uniform(-1.5, 1.5) / 20.0 * np.log2(frequency / 1000.0))
     if rng.random() < 0.3:
-        gain /= np.sqrt(1.0 + (frequency / rng.uniform(4000, 8000)) ** 8)
+        gain /= np.sqrt(1.0 + (frequency / rng.uniform(3200, 8000)) ** rng.uniform(8, 60))
     return gain
 
 
@@ -444,9 +444,10 @@ def _background(rng: Rng) -> np.ndarray:
 
 def _record(dry: np.ndarray, rng: Rng, indoors: bool) -> np.ndarray:
     """Put a dry sound into a room and record it at some loudness as int16."""
-    heard = fft.rfft(_unit(dry), _ROOM_LENGTH) * fft.rfft(_room(rng, indoors), _ROOM_LENGTH) * _microphone(rng)
+    heard = fft.rfft(_unit(dry), _ROOM_LENGTH) * fft.rfft(_room(rng, indoors), _ROOM_LENGTH)
     wet = fft.irfft(heard, _ROOM_LENGTH)[:LENGTH]
     sound = _unit(wet) + _decibels(rng.uniform(-50, -15)) * _background(rng)
+    sound = fft.irfft(fft.rfft(sound, _ROOM_LENGTH) * _microphone(rng), _ROOM_LENGTH)[:LENGTH]
     peak = _decibels(rng.uniform(-26.0, -0.5))
     return np.round(sound * (peak * 32767 / np.abs(sound).max())).astype(np.int16)
 
