@@ -36,7 +36,7 @@ from jaxsd.toy.recipe import train as train_encoder
 from jaxsd.toy.tokens import make_tokenizer
 
 TRAIN_SIZE = 30_000
-VAE_STEPS, CLIP_STEPS, UNET_STEPS = 12_000, 1_500, 8_000
+VAE_STEPS, CLIP_STEPS, UNET_STEPS = 12_000, 1_500, 6_000
 
 VAE_CONFIG = VAEConfig(
     block_out_channels=(16, 16, 32, 64), layers_per_block=1, latent_channels=16, norm_num_groups=8, scaling_factor=1.0
