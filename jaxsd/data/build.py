@@ -6,18 +6,13 @@ none. What a chunk holds depends on nothing but its rows, so a build that was st
 
 import csv
 import math
-import multiprocessing
-import os
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,28 +20,15 @@ import numpy as np
 
 from jaxsd.config import read_json, write_json
 from jaxsd.data.columns import ABOUT, Kind, create_columns, finish_columns, write_rows
+from jaxsd.data.workers import Make, Rows, Workers, join
 from jaxsd.progress import Progress
 
 CHUNK = 256  # rows that the towers take at once, and that have one record
 BLOCK = 16  # rows that a worker makes at once
+AHEAD = 2 * CHUNK // BLOCK  # blocks that workers make before they are asked for
 UNWRITTEN = 2  # chunks that may wait for the disk
 RECORDS = "records"
-PLAN = "plan.json"
-
-
-@dataclass
-class Rows:
-    """What workers make: columns, and what the towers make columns of. A bad row is zeros and has an entry in `bad`.
-
-    captions: n strings. pictures, vae_pictures: uint8 (n, side, side, 3) for CLIP and, if it is asked, for the VAE.
-    bad: by place, "row", "file" and "reason".
-    """
-
-    columns: dict[str, np.ndarray]
-    captions: list[str]
-    pictures: np.ndarray
-    vae_pictures: np.ndarray | None
-    bad: dict[int, dict]
+PLAN = f"{RECORDS}/plan.json"
 
 
 class Towers(Protocol):
@@ -75,7 +57,7 @@ class Split:
         return self.folder / RECORDS / f"{chunk:06d}.json"
 
     def is_begun(self) -> bool:
-        return (self.folder / RECORDS / PLAN).is_file()
+        return (self.folder / PLAN).is_file()
 
     def is_filled(self) -> bool:
         return all(self.record(chunk).is_file() for chunk in range(self.chunks))
@@ -85,7 +67,7 @@ class Split:
 
     def check(self):
         """Raise ValueError where `folder` holds a data set, or the beginning of one, that is another."""
-        for path in (self.folder / ABOUT, self.folder / RECORDS / PLAN):
+        for path in (self.folder / ABOUT, self.folder / PLAN):
             if path.is_file():
                 old, new = read_json(path), self.about
                 different = [f"{key} was {old.get(key)!r}, is {new[key]!r}" for key in new if old.get(key) != new[key]]
@@ -99,7 +81,7 @@ class Split:
         """Make the columns, to be filled."""
         create_columns(self.folder, self.size, kinds)
         (self.folder / RECORDS).mkdir(exist_ok=True)
-        write_json(self.folder / RECORDS / PLAN, self._said())
+        write_json(self.folder / PLAN, self._said())
 
     def bad(self) -> dict[int, dict]:
         """The bad rows of the chunks that are done, by place."""
@@ -133,10 +115,11 @@ def all_there(splits: Sequence[Split]) -> bool:
 
 def build(
     splits: Sequence[Split],
-    make: Callable[[Sequence], Rows],
+    make: Make,
     kinds: Mapping[str, Kind],
     towers: Towers,
     *,
+    give_up: Make | None = None,
     workers: int | None = None,
     skipped: Path | None = None,
     max_bad: float = 0.0,
@@ -144,8 +127,8 @@ def build(
     """Build what is left of `splits`, together with the other processes of `jax.distributed` if there are some.
 
     `make(items)` gives rows with columns of these `kinds`, in one of `workers` other processes (None: one a core; 0:
-    in this one). Bad rows are listed in the CSV file `skipped` and left out. Raises ValueError where they are more
-    than the share `max_bad` of all.
+    in this one), and `give_up(items)` bad ones in place of those that end that process. Bad rows are listed in the CSV
+    file `skipped` and left out. Raises ValueError where they are more than the share `max_bad` of all.
     """
     import jax  # not above, for the workers need none of it
 
@@ -159,7 +142,8 @@ def build(
 
     if not any(split.is_finished() for split in splits):  # else the bad rows were judged
         total = sum(split.size for split in splits)
-        _fill(splits, make, towers, workers, (index, count), max_bad * total if count == 1 else math.inf)
+        most_bad = max_bad * total if count == 1 else math.inf  # no process knows the others'
+        _fill(splits, Workers(make, give_up, workers, AHEAD), towers, (index, count), most_bad)
         if count > 1:
             _wait_for(lambda: all(split.is_filled() or split.is_finished() for split in splits))
         bad = [row for split in splits for row in split.bad().values()]
@@ -176,7 +160,7 @@ def build(
     _wait_for(lambda: all(split.is_finished() for split in splits))
 
 
-def _fill(splits: Sequence[Split], make, towers, workers: int | None, share: tuple[int, int], most_bad: float):
+def _fill(splits: Sequence[Split], workers: Workers, towers: Towers, share: tuple[int, int], most_bad: float):
     """Make the chunks that have no record, as far as they are this process's share: its index and the number of all.
 
     It stops early where more than `most_bad` rows are bad.
@@ -188,21 +172,21 @@ def _fill(splits: Sequence[Split], make, towers, workers: int | None, share: tup
     done = total - sum(len(_places(*part)) for part in left)
     bad = sum(len(split.bad()) for split in splits)
 
-    def calls():
+    def items():
         for split, chunk in left:
             for block in _blocks(split, chunk):
-                yield partial(make, split.items(block[0], block[-1] + 1))
+                yield split.items(block[0], block[-1] + 1)
 
     waited, start = 0.0, time.monotonic()
     with (
-        Workers(workers) as pool,
+        workers as pool,
         ThreadPoolExecutor(1) as writer,
         Progress("prepare", total, done, unit="row") as progress,
     ):
-        made, writing = pool.map(calls()), deque()
+        made, writing = pool.map(items()), deque()
         for split, chunk in left:
             asked = time.monotonic()
-            rows = _join([next(made) for _ in _blocks(split, chunk)])
+            rows = join([next(made) for _ in _blocks(split, chunk)])
             waited += time.monotonic() - asked
             # The towers are asked here and waited for by the writer.
             writing.append(writer.submit(_save, split, chunk, rows, towers(rows)))
@@ -246,16 +230,6 @@ def _blocks(split: Split, chunk: int) -> list[range]:
     return [places[first : first + BLOCK] for first in range(0, len(places), BLOCK)]
 
 
-def _join(parts: list[Rows]) -> Rows:
-    return Rows(
-        {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns},
-        [caption for part in parts for caption in part.captions],
-        np.concatenate([part.pictures for part in parts]),
-        None if parts[0].vae_pictures is None else np.concatenate([part.vae_pictures for part in parts]),
-        {index * BLOCK + place: row for index, part in enumerate(parts) for place, row in part.bad.items()},
-    )
-
-
 def _save(split: Split, chunk: int, rows: Rows, features: Mapping[str, Any]) -> int:
     """Write a chunk, then its record; the number of rows."""
     places = _places(split, chunk)
@@ -263,49 +237,3 @@ def _save(split: Split, chunk: int, rows: Rows, features: Mapping[str, Any]) -> 
     write_rows(split.folder, places[0], columns)
     write_json(split.record(chunk), {"bad": rows.bad})
     return len(places)
-
-
-class Workers:
-    """Processes that make calls in order, some of them ahead; None is one a core, 0 none."""
-
-    def __init__(self, count: int | None):
-        self.count = _cores() if count is None else count
-
-    def __enter__(self):
-        # Spawn, because forking a process whose accelerator runtime holds threads can hang.
-        context = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(self.count, context, initializer=_begin_work) if self.count else None
-        return self
-
-    def map(self, calls: Iterable[Callable[[], Rows]]) -> Iterator[Rows]:
-        if self.pool is None:
-            yield from (call() for call in calls)
-            return
-        ahead = deque()
-        for call in calls:
-            ahead.append(self.pool.submit(call))
-            if len(ahead) > max(2 * CHUNK // BLOCK, 2 * self.count):
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-
-    def __exit__(self, *_):
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _begin_work():
-    """End with the parent, however that ends, and leave Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def follow():
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()

@@ -11,8 +11,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import tokenize
-from jaxsd.data.build import CHUNK, Rows
+from jaxsd.data.build import CHUNK
 from jaxsd.data.columns import Kind
+from jaxsd.data.workers import Rows
 from jaxsd.diffusion.vae import VAE
 
 VAE_PIXELS = 2**21  # that a device encodes at once: 8 pictures of 512 x 512

@@ -56,7 +56,16 @@ def prepare(
         return False
     towers = _load_towers(about)
     make = partial(decode, folder=source.path.parent, clip_size=towers.clip_size, vae_size=towers.vae_size)
-    build(splits, make, DECODED, towers, workers=workers, skipped=Path(out) / SKIPPED, max_bad=max_bad)
+    build(
+        splits,
+        make,
+        DECODED,
+        towers,
+        give_up=partial(make, given_up="reading it ended the process"),
+        workers=workers,
+        skipped=Path(out) / SKIPPED,
+        max_bad=max_bad,
+    )
     return True
 
 

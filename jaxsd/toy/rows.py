@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxsd.data.build import Rows
+from jaxsd.data.workers import Rows
 from jaxsd.toy import world
 
 
