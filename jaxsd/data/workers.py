@@ -54,60 +54,63 @@ class Workers:
         self.count = _cores() if count is None else count
         self.ahead = max(ahead, 2 * self.count)
 
+        self._pool = None
+
     def __enter__(self):
-        self.pool = _pool(self.count) if self.count else None
         return self
 
     def map(self, blocks: Iterable[Sequence]) -> Iterator[Rows]:
         """The rows of each block of items."""
-        if self.pool is None:
+        if not self.count:
             yield from map(self.make, blocks)
             return
         ahead = deque()
         for items in itertools.chain(blocks, [None]):
             if items is not None:
-                ahead.append((items, self._submit(items)))
+                ahead.append((items, self._submit(items, self.count)))
             while ahead and (items is None or len(ahead) > self.ahead):
                 try:
                     yield ahead[0][1].result()
                     ahead.popleft()
-                except BrokenProcessPool:
-                    yield from self._one_by_one([block for block, _ in ahead])
+                except BrokenProcessPool:  # which of the blocks ahead did it is not known
+                    self._end()
+                    yield from (self._one_by_one(block) for block, _ in ahead)
+                    self._end()
                     ahead.clear()
-                    self.pool = _pool(self.count)
 
-    def _submit(self, items: Sequence) -> Future:
+    def _one_by_one(self, block: Sequence) -> Rows:
+        parts = []
+        for place in range(len(block)):
+            items = block[place : place + 1]
+            try:
+                parts.append(self._submit(items, 1).result())
+            except BrokenProcessPool:
+                if self.give_up is None:
+                    raise
+                parts.append(self.give_up(items))
+                self._end()
+        return join(parts)
+
+    def _submit(self, items: Sequence, count: int) -> Future:
+        """Let one of `count` new processes make rows, or one of those that are there."""
+        if self._pool is None:
+            # Spawn, because forking a process whose accelerator runtime holds threads can hang.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(count, context, initializer=_begin_work)
         try:
-            return self.pool.submit(self.make, items)
+            return self._pool.submit(self.make, items)
         except BrokenProcessPool as error:  # by a block before this one
             broken = Future()
             broken.set_exception(error)
             return broken
 
-    def _one_by_one(self, blocks: list[Sequence]) -> Iterator[Rows]:
-        """The rows of blocks one of which ended its process."""
-        pool = _pool(1)
-        for block in blocks:
-            parts = []
-            for item in range(len(block)):
-                try:
-                    parts.append(pool.submit(self.make, block[item : item + 1]).result())
-                except BrokenProcessPool:
-                    if self.give_up is None:
-                        raise
-                    parts.append(self.give_up(block[item : item + 1]))
-                    pool = _pool(1)
-            yield join(parts)
-        pool.shutdown()
+    def _end(self):
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
 
     def __exit__(self, *_):
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
-
-
-def _pool(count: int) -> ProcessPoolExecutor:
-    # Spawn, because forking a process whose accelerator runtime holds threads can hang.
-    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_begin_work)
+        self._end()
 
 
 def _cores() -> int:
