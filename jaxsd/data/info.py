@@ -9,6 +9,7 @@ from rich import box, filesize
 from rich.console import Console
 from rich.table import Table
 
+from jaxsd.audio import RATE
 from jaxsd.config import read_json
 from jaxsd.data.build import PLAN
 from jaxsd.data.columns import ABOUT, SPLITS, open_columns
@@ -91,9 +92,13 @@ def _check_kinds(path: Path, about: dict, columns: Mapping[str, np.ndarray]):
     if missing:
         raise ValueError(f"{path} has no column {', '.join(missing)}")
     for name in KINDS.keys() & columns.keys():
-        kind = (str(columns[name].dtype), columns[name].ndim)
-        if kind != KINDS[name]:
-            raise ValueError(f"{path / f'{name}.npy'} is {kind[0]} of {kind[1]} axes; it must be {KINDS[name]}")
+        column, (dtype, axes) = columns[name], KINDS[name]
+        if (str(column.dtype), column.ndim) != (dtype, axes):
+            raise ValueError(
+                f"{path / f'{name}.npy'} is {column.dtype} of {column.ndim} axes; it must be {dtype} of {axes}"
+            )
+    if columns["audio"].shape[1] != RATE:
+        raise ValueError(f"{path / 'audio.npy'} has {columns['audio'].shape[1]} samples a row; it must have {RATE}")
     if columns["text"].shape != columns["image"].shape:
         raise ValueError(f"{path}: text is {columns['text'].shape} and image {columns['image'].shape}; they must agree")
     if "rows" in about and about["size"] + about["skipped"] != about["rows"]:

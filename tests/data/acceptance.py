@@ -22,7 +22,7 @@ from jaxsd.data.columns import open_columns
 from jaxsd.toy.bundled import find_clip
 from tests.data.files import caption, picture, sound, write_files
 
-BATCH = 500
+BATCH = 100
 SPLIT = ("--validation", "0.1", "--test", "0.1")
 
 
