@@ -143,7 +143,10 @@ def build(
     if not any(split.is_finished() for split in splits):  # else the bad rows were judged
         total = sum(split.size for split in splits)
         most_bad = max_bad * total if count == 1 else math.inf  # no process knows the others'
-        _fill(splits, Workers(make, give_up, workers, AHEAD), towers, (index, count), most_bad)
+        try:
+            _fill(splits, Workers(make, give_up, workers, AHEAD), towers, (index, count), most_bad)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("stopped; run the same command to go on") from None
         if count > 1:
             _wait_for(lambda: all(split.is_filled() or split.is_finished() for split in splits))
         bad = [row for split in splits for row in split.bad().values()]
@@ -189,7 +192,7 @@ def _fill(splits: Sequence[Split], workers: Workers, towers: Towers, share: tupl
             rows = join([next(made) for _ in _blocks(split, chunk)])
             waited += time.monotonic() - asked
             # The towers are asked here and waited for by the writer.
-            writing.append(writer.submit(_save, split, chunk, rows, towers(rows)))
+            writing.append(writer.submit(_save, split, chunk, rows.bad, rows.columns, towers(rows)))
             if len(writing) > UNWRITTEN:
                 done += writing.popleft().result()
                 progress.advance(done)
@@ -230,10 +233,10 @@ def _blocks(split: Split, chunk: int) -> list[range]:
     return [places[first : first + BLOCK] for first in range(0, len(places), BLOCK)]
 
 
-def _save(split: Split, chunk: int, rows: Rows, features: Mapping[str, Any]) -> int:
+def _save(split: Split, chunk: int, bad: dict, made: Mapping[str, np.ndarray], features: Mapping[str, Any]) -> int:
     """Write a chunk, then its record; the number of rows."""
     places = _places(split, chunk)
-    columns = rows.columns | {name: np.asarray(column)[: len(places)] for name, column in features.items()}
-    write_rows(split.folder, places[0], columns)
-    write_json(split.record(chunk), {"bad": rows.bad})
+    features = {name: np.asarray(column)[: len(places)] for name, column in features.items()}
+    write_rows(split.folder, places[0], {**made, **features})
+    write_json(split.record(chunk), {"bad": bad})
     return len(places)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxsd.audio import RATE
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.data.build import Split, all_there, build
-from jaxsd.data.columns import Kind
+from jaxsd.data.columns import SPLITS, Kind
 from jaxsd.data.decode import decode
 from jaxsd.data.features import Towers
 from jaxsd.data.manifest import Manifest, read_manifest, split_rows
@@ -51,7 +51,11 @@ def prepare(
         raise ValueError(f"--max-bad is {max_bad}; allowed: a share from 0 to 1")
     source = read_manifest(manifest)
     about = _about(source, clip, revision, diffusion, size, seed)
-    splits = _splits(source, Path(out), about, split_rows(source, validation, test, seed))
+    rows = split_rows(source, validation, test, seed)
+    splits = _splits(source, Path(out), about, rows)
+    for name in SPLITS:
+        if name not in rows and (Path(out) / name).exists():
+            raise ValueError(f"{Path(out) / name} is there, but no rows are for it; remove it or choose another --out")
     if all_there(splits):
         return False
     towers = _load_towers(about)
