@@ -93,11 +93,9 @@ class Split:
         return found
 
     def finish(self, names: Iterable[str], about: Mapping[str, Any]):
-        """Take the bad rows out and write `dataset.json`, with `about` too. Raises ValueError if no row is good."""
+        """Take the bad rows out and write `dataset.json`, with `about` too."""
         if not self.is_finished():
             bad = np.array(sorted(self.bad()), np.int64)
-            if len(bad) == self.size:
-                raise ValueError(f"{self.folder}: not one of its {self.size} rows is good")
             about = {**self._said(), **about, "skipped": len(bad)}
             finish_columns(self.folder, list(names), self.size, bad, about)
         shutil.rmtree(self.folder / RECORDS, ignore_errors=True)
@@ -128,7 +126,7 @@ def build(
 
     `make(items)` gives rows with columns of these `kinds`, in one of `workers` other processes (None: one a core; 0:
     in this one), and `give_up(items)` bad ones in place of those that end that process. Bad rows are listed in the CSV
-    file `skipped` and left out. Raises ValueError where they are more than the share `max_bad` of all.
+    file `skipped` and left out. Raises ValueError where they are more than the share `max_bad` of all, or a whole split.
     """
     import jax  # not above, for the workers need none of it
 
@@ -157,6 +155,9 @@ def build(
                 f"{len(bad)} rows are bad, more than the share of {max_bad:g} of {total} that is allowed (--max-bad); "
                 f"{skipped} says why; to go on without them allow more, to read them again remove {skipped.parent}"
             )
+        for split in splits:
+            if len(split.bad()) == split.size:
+                raise ValueError(f"{split.folder}: not one of its {split.size} rows is good; {skipped} says why")
     if index == 0:
         for split in splits:
             split.finish(kinds, towers.about)
@@ -172,7 +173,7 @@ def _fill(splits: Sequence[Split], workers: Workers, towers: Towers, share: tupl
     mine = [(split, chunk) for split in splits for chunk in range(split.chunks)][index::count]
     left = [(split, chunk) for split, chunk in mine if not split.record(chunk).is_file()]
     total = sum(len(_places(*part)) for part in mine)
-    done = total - sum(len(_places(*part)) for part in left)
+    done = first = total - sum(len(_places(*part)) for part in left)
     bad = sum(len(split.bad()) for split in splits)
 
     def items():
@@ -184,7 +185,7 @@ def _fill(splits: Sequence[Split], workers: Workers, towers: Towers, share: tupl
     with (
         workers as pool,
         ThreadPoolExecutor(1) as writer,
-        Progress("prepare", total, done, unit="row") as progress,
+        Progress("data", total, done, unit="row") as progress,
     ):
         made, writing = pool.map(items()), deque()
         for split, chunk in left:
@@ -204,8 +205,8 @@ def _fill(splits: Sequence[Split], workers: Workers, towers: Towers, share: tupl
             progress.advance(done)
     if left:
         took = time.monotonic() - start
-        rate = sum(len(_places(*part)) for part in left) / took
-        print(f"{took:.0f} s, {rate:.0f} rows/s, {waited / took:.0%} of the time waiting for rows", file=sys.stderr)
+        said = f"{took:.0f} s, {(done - first) / took:.0f} rows/s, {waited / took:.0%} of the time waiting for rows"
+        print(said, file=sys.stderr)
 
 
 def _wait_for(condition: Callable[[], bool]):
