@@ -126,7 +126,7 @@ def build(
 
     `make(items)` gives rows with columns of these `kinds`, in one of `workers` other processes (None: one a core; 0:
     in this one), and `give_up(items)` bad ones in place of those that end that process. Bad rows are listed in the CSV
-    file `skipped` and left out. Raises ValueError where they are more than the share `max_bad` of all, or a whole split.
+    file `skipped` and left out. Raises ValueError where they are more than the share `max_bad` of all or a whole split.
     """
     import jax  # not above, for the workers need none of it
 
