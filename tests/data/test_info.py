@@ -1,0 +1,90 @@
+"""What `info` says of a data set, and what it finds wrong."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxsd.data.columns import create_columns, write_columns
+from jaxsd.data.info import info
+
+SIZE, EOS = 30, 9
+
+
+def columns(first: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(first)
+    vectors = rng.normal(size=(2, SIZE, 64))
+    text, image = (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float16)
+    return {
+        "audio": rng.integers(-9, 9, (SIZE, 16_000)).astype(np.int16),
+        "text": text,
+        "image": image,
+        "tokens": np.full((SIZE, 77), EOS, np.int32),
+        "latents": rng.normal(size=(SIZE, 8, 8, 4)).astype(np.float16),
+        "row": np.arange(first, first + SIZE),
+    }
+
+
+ABOUT = {"clip": "toy", "eos_token_id": EOS, "rows": SIZE + 2, "skipped": 2}
+
+
+def test_info_lists_what_is_there(tmp_path, capsys):
+    for index, split in enumerate(("train", "test")):
+        write_columns(tmp_path / split, columns(index * SIZE), ABOUT)
+    info(tmp_path)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "train 30 2 audio int16 16000 960.1 kB image float16 64 4.0 kB latents float16 8 x 8 x 4 15.5 kB" in printed
+    assert "test 30 2 audio" in printed and "clip toy, eos_token_id 9" in printed
+    info(tmp_path / "test")
+
+
+def put(name, row, value):
+    def damage(columns, about):
+        columns[name][row] = value
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (put("text", 3, np.nan), r"test/text\.npy: row 3 is not finite"),
+        (put("image", 4, 0), r"test/image\.npy: row 4 is not of norm 1"),
+        (put("latents", 29, np.inf), r"test/latents\.npy: row 29 is not finite"),
+        (put("tokens", 5, 0), r"test/tokens\.npy: row 5 has no end-of-text token \(9\)"),
+        (put("audio", slice(None), 0), r"test/audio\.npy: every clip is silent"),
+        (put("row", 6, 7), r"row 7 of the manifest is there 2 times in .*train, .*test"),
+        (lambda columns, about: columns.pop("text"), r"test has no column text"),
+        (
+            lambda columns, about: columns.update(audio=columns["audio"] / 2),
+            r"audio\.npy is float64 of 2 axes; it must",
+        ),
+        (
+            lambda columns, about: columns.update(text=columns["text"][:, 1:]),
+            r"text is \(30, 63\) and image \(30, 64\)",
+        ),
+        (
+            lambda columns, about: about.update(clip="b"),
+            r"test/dataset\.json: clip is 'b', but 'toy' in .*train/dataset",
+        ),
+        (lambda columns, about: about.update(skipped=1), r"30 rows and 1 skipped are not 32 of the source"),
+    ],
+)
+def test_info_names_what_is_wrong(tmp_path, damage, message):
+    write_columns(tmp_path / "train", columns(0), ABOUT)
+    damaged, about = columns(SIZE), dict(ABOUT)
+    damage(damaged, about)
+    write_columns(tmp_path / "test", damaged, about)
+    with pytest.raises(ValueError, match=message):
+        info(tmp_path)
+
+
+def test_info_ends_in_one_sentence_and_status_2(tmp_path):
+    create_columns(tmp_path / "train", 3, {"text": (np.float16, (4,))})
+    command = [sys.executable, "-m", "jaxsd.data", "info", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"python -m jaxsd.data: {tmp_path}: no data set here (no dataset.json, nor one in train, validation, test)\n"
+    )

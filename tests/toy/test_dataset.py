@@ -1,0 +1,43 @@
+"""The toy world as data sets."""
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxsd.clip.pipeline import CLIP
+from jaxsd.clip.tokens import tokenize
+from jaxsd.data.columns import open_columns
+from jaxsd.data.features import to_float
+from jaxsd.data.info import info
+from jaxsd.diffusion.pipeline import StableDiffusion
+from jaxsd.toy import world
+from jaxsd.toy.bundled import WEIGHTS
+from jaxsd.toy.dataset import write_dataset, write_toy
+
+
+def test_the_toy_world_is_a_data_set_of_any_size(tmp_path):
+    assert write_toy(tmp_path, 40, 11, seed=3)
+    info(tmp_path)
+    clip, pipe = CLIP.from_pretrained(WEIGHTS / "clip"), StableDiffusion.from_pretrained(WEIGHTS)
+    encode = nnx.jit(lambda vae, x: vae.encode(to_float(x)).mean * vae.config.scaling_factor)
+    for split, size in (("train", 40), ("validation", 11), ("test", 11)):
+        columns = open_columns(tmp_path / split)
+        assert {len(column) for column in columns.values()} == {size}
+        examples = [world.example(split, index, seed=3) for index in range(11)]
+        pictures, captions = np.stack([e.image for e in examples]), [e.caption for e in examples]
+        np.testing.assert_array_equal(columns["audio"][:11], [e.audio for e in examples])
+        np.testing.assert_array_equal(columns["tokens"][:11], tokenize(clip.tokenizer, captions))
+        assert [world.THINGS[i] for i in columns["thing"][:11]] == [e.scene.thing for e in examples]
+        for name, wanted, tolerance in (
+            ("text", clip.embed_text(captions), 1e-3),
+            ("image", clip.embed_arrays(pictures), 1e-3),
+            ("latents", encode(pipe.vae, pictures), 1e-2),
+        ):
+            np.testing.assert_allclose(columns[name][:11], wanted, atol=tolerance, rtol=2e-3)
+
+    assert not write_toy(tmp_path, 40, 11, seed=3)
+    write_dataset(tmp_path / "test", "test", 11, WEIGHTS, seed=3)
+    with pytest.raises(ValueError, match=r"train holds a data set made otherwise \(rows was 40, is 41\)"):
+        write_toy(tmp_path, 41, 11, seed=3)
+    with pytest.raises(ValueError, match="0 rows; allowed: 1 or more"):
+        write_toy(tmp_path / "none", 40, 0)
