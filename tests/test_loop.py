@@ -18,7 +18,7 @@ import optax
 import pytest
 from PIL import Image
 
-from jaxsd import speed
+from jaxsd import speed, watching
 from jaxsd.data.loader import shuffled
 from jaxsd.loop import Interrupted, fit, init_state, make_step
 from jaxsd.watching import MetricsFile, read_metrics
@@ -45,6 +45,13 @@ def train(folder, steps, batch=lambda i: DATA[ROWS(i)], step=STEP, **options):
     return fit(folder, "test", state, step, lambda first: map(batch, count(first)), steps, **options)
 
 
+@pytest.fixture(autouse=True)
+def no_curves(request, monkeypatch):
+    """Drawing takes longer than all else in most of these tests."""
+    if "curves" not in request.node.name:
+        monkeypatch.setattr(watching, "draw_curves", lambda *_: None)
+
+
 def same(one, other) -> bool:
     return jax.tree.all(jax.tree.map(np.array_equal, one, other))
 
@@ -60,7 +67,7 @@ def events(folder) -> list:
     return [event for path in sorted(folder.glob("tensorboard/*")) for event in EventFileLoader(str(path)).Load()]
 
 
-def test_it_learns_and_leaves_its_figures(tmp_path):
+def test_it_learns_and_leaves_its_figures_and_curves(tmp_path):
     state = train(tmp_path, 200, evaluate=lambda state: {"validation_loss": state.params["w"][1]}, eval_every=100)
     np.testing.assert_allclose(state.params["w"], 1, atol=0.05)
     lines = read_metrics(tmp_path / "metrics.jsonl")
