@@ -22,7 +22,7 @@ from jaxsd.data.loader import Loader
 from jaxsd.loop import fit, init_state, make_step
 from jaxsd.watching import read_metrics
 
-STEPS, SAVE_EVERY = 400, 10
+STEPS, SAVE_EVERY = 150, 5
 WIDTH = 192  # wide enough that a good part of the time goes into saving
 
 
