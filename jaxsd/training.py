@@ -1,11 +1,11 @@
 """Training an audio encoder: contrastive alignment with CLIP, denoising through the frozen U-Net, or both."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from ml_collections import ConfigDict
@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 import encoders
 from jaxsd.config import write_json
 from jaxsd.data.columns import open_columns
-from jaxsd.loop import fit, init_state, make_step, shuffled
+from jaxsd.data.loader import Loader
+from jaxsd.loop import fit, init_state, make_step
 from jaxsd.objectives import cross_entropies, denoising_errors, pooled
 
 FIRST_SCALE = 1 / 0.07  # CLIP's initial inverse temperature
@@ -39,18 +40,18 @@ def train_encoder(config: ConfigDict, folder: Path, models, projection: jax.Arra
     frozen_graph, frozen = nnx.split(models.unet)
     frozen = {"unet": frozen, "projection": projection}
 
-    def losses(params, batch, key, train: bool):
+    def losses(params, frozen, batch, key, train: bool):
         dropout_key, noise_key = jax.random.split(key)
         audio = nnx.merge(graph, params["encoder"])
         rows = audio(batch["audio"], rngs=dropout_key if train and config.dropout else None)
         values = {}
         if config.weights.contrastive:
             scale = jnp.minimum(jnp.exp(params["scale"]), LARGEST_SCALE)
-            vector = pooled(rows, batch["frozen"]["projection"])
+            vector = pooled(rows, frozen["projection"])
             text, image = (batch[name].astype(jnp.float32) for name in ("text", "image"))
             values["contrastive"] = (cross_entropies(vector, text, scale) + cross_entropies(vector, image, scale)) / 4
         if config.weights.denoise:
-            unet = nnx.merge(frozen_graph, batch["frozen"]["unet"])
+            unet = nnx.merge(frozen_graph, frozen["unet"])
             latents = batch["latents"].astype(jnp.float32)
             values["denoise"] = denoising_errors(unet, models.schedule, latents, rows, noise_key)[0].mean()
         total = sum(config.weights[name] * value for name, value in values.items())
@@ -59,31 +60,28 @@ def train_encoder(config: ConfigDict, folder: Path, models, projection: jax.Arra
     wanted = (
         ["audio"] + ["text", "image"] * bool(config.weights.contrastive) + ["latents"] * bool(config.weights.denoise)
     )
-    rows_of = shuffled(len(data["audio"]), config.batch_size, config.seed)
-
-    def batch(step):
-        rows = np.sort(rows_of(step))
-        return {name: data[name][rows] for name in wanted} | {"frozen": frozen}
+    loader = Loader(data, wanted, config.batch_size, config.seed)
 
     if config.warmup >= config.steps:
         raise ValueError(f"warmup is {config.warmup}; it must be less than steps, {config.steps}")
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, config.warmup, config.steps)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
-    step = make_step(lambda p, b, k: losses(p, b, k, train=True), optimiser, config.seed)
+    step = make_step(partial(losses, train=True), optimiser, config.seed)
 
-    fixed = {name: np.asarray(held_out[name][:EVALUATED]) for name in wanted} | {"frozen": frozen}
-    validate = jax.jit(lambda p, b: losses(p, b, jax.random.key(0), train=False)[1])
+    fixed = {name: jnp.asarray(held_out[name][:EVALUATED]) for name in wanted}
+    validate = jax.jit(lambda p, f, b: losses(p, f, b, jax.random.key(0), train=False)[1])
 
     def evaluate(state):
-        return {f"validation_{name}": value for name, value in validate(state.average, fixed).items()}
+        return {f"validation_{name}": value for name, value in validate(state.average, frozen, fixed).items()}
 
     state = fit(
         folder,
         f"train {folder.name}",
         init_state(params, optimiser),
         step,
-        batch,
+        loader.batches,
         config.steps,
+        frozen=frozen,
         save_every=config.save_every,
         evaluate=evaluate,
         eval_every=config.eval_every,
