@@ -13,6 +13,8 @@ import numpy as np
 
 from jaxsd.config import read_json, write_json
 
+ABOUT = "dataset.json"
+
 
 def write_columns(folder, columns: Mapping[str, np.ndarray], about: dict):
     """Write a data set. `dataset.json` comes last: a folder without it is unfinished."""
@@ -21,7 +23,7 @@ def write_columns(folder, columns: Mapping[str, np.ndarray], about: dict):
     for name, column in columns.items():
         np.save(folder / f"{name}.npy", column)
     size = len(next(iter(columns.values())))
-    write_json(folder / "dataset.json", {"size": size, "columns": sorted(columns), **about})
+    write_json(folder / ABOUT, {"size": size, "columns": sorted(columns), **about})
 
 
 def open_columns(folder) -> dict[str, np.ndarray]:
@@ -30,7 +32,7 @@ def open_columns(folder) -> dict[str, np.ndarray]:
     Raises FileNotFoundError or ValueError naming the folder or the column that does not fit.
     """
     folder = Path(folder)
-    about = read_json(folder / "dataset.json")
+    about = read_json(folder / ABOUT)
     columns = {}
     for name in about["columns"]:
         path = folder / f"{name}.npy"
