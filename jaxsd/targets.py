@@ -1,5 +1,7 @@
 """The frozen models that training aims at."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -10,7 +12,7 @@ from jaxsd.clip.towers import TextModel, normalise
 from jaxsd.config import read_json
 from jaxsd.data.columns import ABOUT
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.toy.bundled import find_models
+from jaxsd.toy.bundled import find_clip, find_models
 
 
 class Targets(nnx.Module):
@@ -35,21 +37,23 @@ class Targets(nnx.Module):
         self.empty = nnx.Param(pipe.encode_text([""])) if pipe else None
 
 
-def load_targets(config: ConfigDict, folder, dtype: jnp.dtype, models=None) -> Targets:
+def load_targets(config: ConfigDict, folder, dtype: jnp.dtype) -> Targets:
     """What training by `config` on the split in `folder`, and watching it, needs of the models that the split names.
 
-    `models`, a folder with Stable Diffusion and in clip/ CLIP, stands in for those. They compute in `dtype`; the
-    U-Net's parameters are of it. Raises ValueError where the encoder's width does not fit them.
+    They compute in `dtype`, of which the U-Net's parameters are. Raises ValueError where the split names no CLIP or
+    the encoder's width does not fit it.
     """
-    about = read_json(folder / ABOUT)
-    models = models or (find_models("toy") if about["clip"] == "toy" else None)
-    source, revision = (models / "clip", None) if models else (about["clip"], about.get("clip_revision"))
-    clip = CLIP.from_pretrained(source, revision=revision, dtype=dtype)
+    about = read_json(Path(folder) / ABOUT)
+    name = about.get("clip")
+    if not name:
+        raise ValueError(f"{Path(folder) / ABOUT} does not say which CLIP its embeddings are of, under the key clip")
+    source = find_clip(name)
+    clip = CLIP.from_pretrained(source, revision=about.get("clip_revision"), dtype=dtype)
     projection = clip.model.text_projection.kernel[...]
     width = config.encoder_config.width
     if width != len(projection):
         raise ValueError(
-            f"encoder_config.width is {width}, but the texts of the data's CLIP, {source}, have width "
+            f"encoder_config.width is {width}, but the hidden states of the data's CLIP, {name}, have width "
             f"{len(projection)}; set --config.encoder_config.width={len(projection)}"
         )
     bos = pipe = None
@@ -57,6 +61,6 @@ def load_targets(config: ConfigDict, folder, dtype: jnp.dtype, models=None) -> T
         first = jnp.full((1, 1), clip.tokenizer.bos_token_id)
         bos = normalise(clip.model.text_model(first).hidden_states[0, 0] @ projection)
     if "latents" in about["columns"]:
-        pipe = StableDiffusion.from_pretrained(models or about["diffusion"], dtype=dtype)
+        pipe = StableDiffusion.from_pretrained(find_models(about["diffusion"]), dtype=dtype)
         nnx.update(pipe.unet, jax.tree.map(lambda x: x.astype(dtype), nnx.state(pipe.unet)))
     return Targets(projection, clip.model.text_model if config.weights.sequence else None, bos, pipe)

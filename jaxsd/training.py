@@ -1,6 +1,7 @@
 """Training an audio encoder: towards CLIP's embeddings and hidden states, through the frozen U-Net, or both."""
 
 import json
+import math
 import os
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 import encoders
+from encoders.layers import rematerialise
 from jaxsd.config import read_json, write_json
 from jaxsd.data.columns import ABOUT, open_columns
 from jaxsd.data.loader import Loader
@@ -28,7 +30,6 @@ from jaxsd.validation import make_validation
 PyTree = Any
 FIRST_SCALE = 1 / 0.07  # CLIP's initial inverse temperature
 LARGEST_SCALE = 100.0
-BLOCKS = "block"  # what the models call the activations at the borders of their blocks
 
 TEXT_POOLINGS = ("eos", "bos")
 DTYPES = ("auto", "float32", "bfloat16")
@@ -39,11 +40,10 @@ SCHEDULES = {
 }
 
 
-def train(config: ConfigDict, folder, models=None) -> nnx.Module:
+def train(config: ConfigDict, folder, *, wandb: bool = False) -> nnx.Module:
     """Train as `config` says on the data set in `config.data.folder`, into `folder`; the encoder that it leaves.
 
-    `models`, a folder with Stable Diffusion and in clip/ CLIP, stands in for those that the data set names. `folder`
-    gets config.json, checkpoints, metrics.jsonl, encoder.json and model.safetensors. Raises ValueError or
+    `folder` gets config.json, what `jaxsd.loop.fit` leaves, encoder.json and model.safetensors. Raises ValueError or
     FileNotFoundError where the config, the data and the models do not fit each other, or where `folder` holds a run of
     another config; then nothing is written.
     """
@@ -57,13 +57,16 @@ def train(config: ConfigDict, folder, models=None) -> nnx.Module:
     claim(folder, config, write=False)
     dtype = compute_dtype(config)
     encoder = make_encoder(config, dtype)
-    targets = load_targets(config, Path(config.data.folder) / "train", dtype, models)
+    targets = load_targets(config, Path(config.data.folder) / "train", dtype)
+    if config.remat:
+        rematerialise(encoder)
+        rematerialise(targets)
     claim(folder, config)
 
     graph, params = nnx.split(encoder)
     params = {"encoder": nnx.as_pure(params)}
     if config.learned_temperature:
-        params["log_scale"] = jnp.log(FIRST_SCALE)
+        params["log_scale"] = jnp.float32(math.log(FIRST_SCALE))
     targets_graph, frozen = nnx.split(targets)
     frozen = replicate(nnx.as_pure(frozen))
     optimiser = make_optimiser(config, steps)
@@ -137,7 +140,7 @@ def open_split(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
     columns = open_columns(folder)
     if missing := [name for name in (*wanted_columns(config), "text", "image") if name not in columns]:
         latents = " --latents" * ("latents" in missing)
-        raise ValueError(f"{folder} has no column {missing[0]}, which these weights need; {make}{latents} makes it")
+        raise ValueError(f"{folder} has no column {missing[0]}; {make}{latents} makes it")
     return columns
 
 
@@ -231,7 +234,7 @@ def replicated_rows(x: jax.Array) -> jax.Array:
 def make_gradient(config: ConfigDict, graph, targets_graph) -> Callable:
     """`gradient(params, frozen, batch, key) -> ((loss, parts of it), gradients)` of the config's objective."""
 
-    def encode(params, targets, rows, key):
+    def encode(targets, params, rows, key):
         """Row by row: the pooled vector, the error of the hidden states, the denoising error of the first rows."""
         hidden = nnx.merge(graph, params["encoder"])(rows["audio"], rngs=key if config.dropout else None)
         outputs = {}
@@ -270,9 +273,7 @@ def make_gradient(config: ConfigDict, graph, targets_graph) -> Callable:
             latents = batch["latents"][: denoised(config)].astype(jnp.float32)
             timesteps, noise = draw_noise(noise_key, latents, targets.schedule)
             batch = batch | {"latents": latents, "timesteps": timesteps, "noise": noise}
-        forward = lambda params, rows, key: encode(params, targets, rows, key)  # noqa: E731
-        if config.remat:
-            forward = jax.checkpoint(forward, policy=jax.checkpoint_policies.save_only_these_names(BLOCKS))
-        return value_and_gradient(forward, partial(combine, targets), config.accumulate)(params, batch, dropout_key)
+        pieces = partial(encode, targets), partial(combine, targets)
+        return value_and_gradient(*pieces, config.accumulate)(params, batch, dropout_key)
 
     return gradient

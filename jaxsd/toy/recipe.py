@@ -13,7 +13,7 @@ from jaxsd.toy.dataset import write_dataset
 def train(config: ConfigDict, folder: Path, weights: Path = WEIGHTS) -> nnx.Module:
     """Train as `config` says into `folder`, with the models in `weights`, after making its data."""
     make_data(config, weights)
-    return training.train(config, folder, weights)
+    return training.train(config, folder)
 
 
 def make_data(config: ConfigDict, weights: Path = WEIGHTS):
