@@ -29,7 +29,7 @@ PAPER = {
     "clip_norm": 0.0,  # 0: no clipping
     "branch_init": 1.0,  # scales what starts a Transformer's residual branches
     "average_decay": 0.0,  # of the moving average of the parameters, which is what a run leaves; 0: the last ones
-    # How it is computed; none of these changes the result beyond rounding.
+    # How it is computed: this changes the result by rounding, and accumulate by what dropout draws, but no further.
     "accumulate": 1,  # parts in which a batch goes through the encoder
     "remat": False,  # compute activations again instead of keeping them
     "dtype": "auto",  # bfloat16 on an accelerator, float32 on a CPU
@@ -55,13 +55,19 @@ DENOISE = ALIGNED | {
     "dropout": False,
     "epochs": 1,
     "batch_size": 128,
+    "remat": True,
 }
 RECIPES = {
     "paper": {},
     "aligned": ALIGNED,
     "denoise": DENOISE,
     "aligned+denoise": ALIGNED
-    | {"weights": {"contrastive": 0.03, "sequence": 0.03, "denoise": 1.0}, "epochs": 10, "denoise_batch": 64},
+    | {
+        "weights": {"contrastive": 0.03, "sequence": 0.03, "denoise": 1.0},
+        "epochs": 10,
+        "denoise_batch": 64,
+        "remat": True,
+    },
 }
 
 

@@ -17,7 +17,11 @@ def train(config: ConfigDict, folder: Path, weights: Path = WEIGHTS) -> nnx.Modu
 
 
 def make_data(config: ConfigDict, weights: Path = WEIGHTS):
-    """Make the data of a config that says how many rows of the toy world it wants, unless they are there."""
+    """Make the data of a config that says how many rows of the toy world it wants, unless they are there.
+
+    Raises ValueError where the config cannot be trained.
+    """
+    training.check(config)
     if "train_size" in config.data:
         for split, size in (("train", config.data.train_size), ("validation", config.data.held_out)):
             write_dataset(Path(config.data.folder) / split, split, size, weights)
