@@ -12,6 +12,7 @@ def main():
     add_config_argument(parser)
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/<config>); goes on if it has begun")
     parser.add_argument("--init", metavar="FOLDER", help="start from another run's encoder; same as --config.init")
+    parser.add_argument("--wandb", action="store_true", help="also log to Weights & Biases")
     cli.add_distributed_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     if arguments.init:
@@ -25,7 +26,7 @@ def main():
     from jaxsd.training import train
 
     make_data(config)
-    train(config, out)
+    train(config, out, wandb=arguments.wandb)
     print(out)
 
 

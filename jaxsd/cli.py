@@ -7,15 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-# What a user can mend: a wrong value, a missing file.
-USER_ERRORS = (ValueError, FileNotFoundError, IsADirectoryError, PermissionError)
+# What a user can mend: a wrong value, a missing file, a full disk.
+USER_ERRORS = (ValueError, OSError)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main` and exit with what it returns (None is 0).
 
     A wrong value or file ends in `prog: message` on stderr and status 2, a loss that is not finite in status 1 and an
-    interrupt in status 130, all without a traceback; other exceptions are bugs and keep theirs.
+    interrupt in its own `status` or 130, all without a traceback; other exceptions are bugs and keep theirs.
     """
     keep_compiled()
     # transformers is here for its tokenizer: that torch is missing is no news.
@@ -27,7 +27,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except FloatingPointError as error:
         _fail(1, _message(error))
     except KeyboardInterrupt as stop:
-        _fail(130, str(stop) or "interrupted")
+        _fail(getattr(stop, "status", 130), str(stop) or "interrupted")
 
 
 def keep_compiled() -> None:

@@ -1,9 +1,6 @@
 """The training loop: one jitted step over a state, checkpointed, logged, resumable."""
 
-import json
-import math
 import signal
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
+from jaxsd.checkpoints import Checkpoints
 from jaxsd.devices import replicate, replicated
-from jaxsd.progress import Progress
+from jaxsd.speed import count_flops, peak_flops
+from jaxsd.watching import Watch
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
@@ -36,10 +35,11 @@ class TrainState:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was asked to stop (SIGTERM, SIGINT) and saved its state at `step`."""
+    """Training was asked to stop and saved its state at `step`. `status` is the exit status: 0 after SIGTERM."""
 
-    def __init__(self, folder: Path, step: int):
+    def __init__(self, folder: Path, step: int, number: int):
         super().__init__(f"stopped at step {step}, saved in {folder}; run the same command to go on")
+        self.status = 0 if number == signal.SIGTERM else 128 + number
 
 
 def init_state(params: PyTree, optimiser: optax.GradientTransformation) -> TrainState:
@@ -73,8 +73,8 @@ def make_step(
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
         average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, params)
-        metrics = {"loss": loss, **metrics, "gradient_norm": optax.global_norm(gradients)}
-        return TrainState(state.step + 1, params, average, opt_state), metrics
+        norms = {"gradient_norm": optax.global_norm(gradients), "parameter_norm": optax.global_norm(params)}
+        return TrainState(state.step + 1, params, average, opt_state), {"loss": loss, **metrics, **norms}
 
     return step
 
@@ -89,82 +89,93 @@ def fit(
     *,
     frozen: PyTree = None,
     save_every: int = 500,
+    keep: int = 2,
     log_every: int = 50,
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
     eval_every: int = 0,
+    wandb: bool = False,
 ) -> TrainState:
-    """Train until `steps`, from the newest checkpoint in `folder` if there is one.
+    """Train until `steps`; the trained state, on every device.
 
-    `step` is `make_step`'s; it gets `frozen` and the batches that `batches(first_step)` yields from that step on.
+    `step` is `make_step`'s; it gets `frozen` and what `batches(first_step)` yields from that step on. All processes of
+    a job call this alike. It begins at the newest checkpoint in `folder` that can be read, and where there is none at
+    `state`, be that fresh or another run's; so the same call goes on with a run that was stopped, and a finished one
+    is returned at once.
 
-    Writes orbax checkpoints and `metrics.jsonl` to `folder`. Raises FloatingPointError naming the step when the loss
-    is not finite (the last checkpoint is kept), Interrupted after saving on SIGTERM or SIGINT.
+    `folder` gets `checkpoints` (the `keep` newest, one every `save_every` steps), `metrics.jsonl`, TensorBoard's
+    events in `tensorboard` and at the end `curves.png`; `name` stands before the progress bar. `evaluate(state)` gives
+    metrics every `eval_every` steps and at the end. `wandb` also logs to Weights & Biases.
+
+    Raises FloatingPointError naming the step where a metric of it is not finite, before a checkpoint could hold what
+    came of it; Interrupted, after saving, on SIGTERM or SIGINT; OSError where the disk is full; ValueError where no
+    checkpoint can be read or wandb is not installed.
     """
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, save_interval_steps=1)
-    with ocp.CheckpointManager(folder / "checkpoints", options=options) as manager, _StopSignal() as stop:
-        if manager.latest_step() is not None:
-            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-            state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(abstract))
+    state, frozen = replicate((state, frozen))
+    with Checkpoints(folder / "checkpoints", keep) as checkpoints, _StopSignal() as stop:
+        state = checkpoints.restore(state)
         first = int(state.step)
-        state, frozen = replicate((state, frozen))
-        iterator = batches(first)
-        log = MetricsLog(folder / "metrics.jsonl", first)
-        pending = None
-        with Progress(name, steps, first) as progress:
+        if first >= steps:
+            return state
+        with Watch(folder, name, first, steps, log_every, wandb) as watch:
+            iterator = batches(first)
             for index in range(first, steps):
-                state, metrics = step(state, frozen, next(iterator))
-                if pending is not None:  # the step before, while this one runs
-                    progress.update(log.add(*pending))
-                pending = (index, metrics) if index % log_every == 0 or index + 1 == steps else None
-                progress.advance(index + 1)
+                with watch.speed.waiting():
+                    batch = next(iterator)
+                if index == first:
+                    watch.speed.examples, watch.speed.flops = _cost(step, state, frozen, batch)
+                state, metrics = step(state, frozen, batch)
+                watch.step(index, metrics)
                 done = index + 1
-                if evaluate and eval_every and (done % eval_every == 0 or done == steps):
-                    progress.update(log.add(index, evaluate(state)))
-                if stop.requested or done % save_every == 0 or done == steps:
-                    if pending is not None:
-                        progress.update(log.add(*pending))
-                        pending = None
-                    manager.save(done, args=ocp.args.StandardSave(state), force=True)
-                    manager.wait_until_finished()
-                if stop.requested:
-                    raise Interrupted(folder, done)
+                stopping = stop.requested(done)
+                evaluating = evaluate and eval_every and (done % eval_every == 0 or done == steps)
+                saving = stopping or done % save_every == 0 or done == steps
+                if evaluating or saving:
+                    watch.settle()
+                    with watch.speed.pause():
+                        if evaluating:
+                            watch.evaluation(index, evaluate(state))
+                        if done == steps:
+                            watch.draw()
+                        if saving:
+                            checkpoints.save(done, state)
+                elif index % log_every == 0:
+                    checkpoints.check()
+                if stopping:
+                    raise Interrupted(folder, done, stop.number)
     return state
 
 
-class MetricsLog:
-    """Appends metrics to a JSON Lines file, cut back to the step a run resumes from."""
-
-    def __init__(self, path: Path, first_step: int):
-        self.path = path
-        self.start = time.time()
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] < first_step]
-            path.write_text("".join(line + "\n" for line in kept))
-
-    def add(self, step: int, metrics: dict) -> dict[str, float]:
-        """Write the metrics of `step`. Raises FloatingPointError if one is not finite."""
-        values = {name: float(metrics[name]) for name in sorted(metrics, key=lambda name: name != "loss")}
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise FloatingPointError(f"step {step}: {name} is {value}; the last good checkpoint is kept")
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "time": round(time.time() - self.start, 2), **values}) + "\n")
-        return values
+def _cost(step, state: TrainState, frozen: PyTree, batch: PyTree) -> tuple[int, int]:
+    """Examples and, where the device's peak is known to compare them with, FLOPs of one step."""
+    rows = batch["valid"].sum() if isinstance(batch, dict) and "valid" in batch else len(jax.tree.leaves(batch)[0])
+    return int(rows), count_flops(step.trace(state, frozen, batch).jaxpr) if peak_flops() else 0
 
 
 class _StopSignal:
-    """Turns SIGTERM and SIGINT into a flag for the length of a `with` block."""
+    """Turns SIGTERM and SIGINT into `requested` for the length of a `with` block; a second SIGINT stops at once.
 
-    requested = False
+    Among several processes, JAX itself listens to SIGTERM: all of them then stop after the same step.
+    """
+
+    number = None
 
     def __enter__(self):
-        self._previous = {s: signal.signal(s, self._request) for s in (signal.SIGTERM, signal.SIGINT)}
+        self._alone = jax.process_count() == 1
+        stopping = (signal.SIGTERM, signal.SIGINT) if self._alone else ()
+        self._previous = {number: signal.signal(number, self._request) for number in stopping}
         return self
 
-    def _request(self, *_):
-        self.requested = True
+    def _request(self, number, _):
+        self.number = number
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def requested(self, done: int) -> bool:
+        """Whether to stop after `done` steps."""
+        if not self._alone and multihost_utils.reached_preemption_sync_point(done):
+            self.number = signal.SIGTERM
+        return self.number is not None
 
     def __exit__(self, *_):
         for number, handler in self._previous.items():

@@ -43,8 +43,8 @@ SCHEDULES = {
 def train(config: ConfigDict, folder, *, wandb: bool = False) -> nnx.Module:
     """Train as `config` says on the data set in `config.data.folder`, into `folder`; the encoder that it leaves.
 
-    `folder` gets config.json, what `jaxsd.loop.fit` leaves, encoder.json and model.safetensors. Raises ValueError or
-    FileNotFoundError where the config, the data and the models do not fit each other, or where `folder` holds a run of
+    `folder` gets config.json, what `jaxsd.loop.fit` leaves, encoder.json and model.safetensors; `wandb` logs to Weights
+    & Biases too. Raises ValueError or FileNotFoundError where the config, the data and the models do not fit each other, or where `folder` holds a run of
     another config; then nothing is written.
     """
     folder = Path(folder)
@@ -82,6 +82,7 @@ def train(config: ConfigDict, folder, *, wandb: bool = False) -> nnx.Module:
         save_every=config.save_every,
         evaluate=make_validation(config, graph, targets_graph, frozen, held_out),
         eval_every=config.eval_every or loader.steps_per_epoch,
+        wandb=wandb,
     )
     trained = nnx.merge(graph, state.average["encoder"])
     if jax.process_index() == 0:

@@ -1,61 +1,78 @@
-"""The losses of 20 steps of the paper's training of a tiny encoder, as JSON: python -m tests.curve [ACCUMULATE]
+"""A contrastive run of 20 steps, the same on any devices: python -m tests.curve FOLDER [HOST:PORT COUNT INDEX]"""
 
-With --coordinator, --num-processes and --process-id it is one of several processes; the losses are the same.
-"""
-
-import argparse
-import json
+import os
+import signal
+import sys
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+import optax
 
-import encoders
-from jaxsd import cli
 from jaxsd.data.loader import Loader
-from jaxsd.devices import replicate
-from jaxsd.loop import init_state, make_step
-from jaxsd.settings import load_config
-from jaxsd.targets import Targets
-from jaxsd.training import make_gradient, make_optimiser, wanted_columns
+from jaxsd.loop import Interrupted, fit, init_state, make_step
 
-STEPS, WIDTH = 20, 16
+STEPS, BATCH = 20, 1151  # the paper's batch, a prime
+FROZEN = {"turn": np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))[0].astype(np.float32)}
+OPTIMISER = optax.adam(1e-2)
 
 
-def losses(accumulate: int = 1) -> list[float]:
-    config = load_config("deepseek.py", [f"--config.accumulate={accumulate}", "--config.dropout=false"])
+def loss_fn(params, frozen, batch, key):
+    """Cross-entropies of the pairs of the whole batch, both ways, under noise."""
+    x = batch["audio"].astype(jnp.float32) / 32767
+    x = x + 0.1 * jax.random.normal(key, x.shape)
+    logits = jnp.tanh(x @ params["w"]) @ frozen["turn"] @ batch["text"].astype(jnp.float32).T
+    valid = batch["valid"]
+    pairs = jnp.diag(logits)
+    across = jax.nn.logsumexp(jnp.where(valid[None, :], logits, -jnp.inf), axis=1) - pairs
+    down = jax.nn.logsumexp(jnp.where(valid[:, None], logits, -jnp.inf), axis=0) - pairs
+    return jnp.sum(jnp.where(valid, across + down, 0)) / valid.sum(), {}
+
+
+def make_loader() -> Loader:
     rng = np.random.default_rng(0)
-    size = config.batch_size * 2
-    unit = {name: rng.standard_normal((size, WIDTH)) for name in ("text", "image")}
-    data = {name: (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16) for name, x in unit.items()}
-    data["audio"] = rng.integers(-9000, 9000, (size, 16_000)).astype(np.int16)
-    loader = Loader(data, wanted_columns(config), config.batch_size, config.seed, parts=accumulate)
-
-    encoder = encoders.create("deepseek", width=WIDTH, depth=1, heads=2, mlp=32, rngs=nnx.Rngs(0))
-    graph, params = nnx.split(encoder)
-    targets_graph, frozen = nnx.split(Targets(rng.standard_normal((WIDTH, WIDTH)).astype(np.float32)))
-    optimiser = make_optimiser(config, STEPS)
-    step = make_step(None, optimiser, config.seed, gradient_fn=make_gradient(config, graph, targets_graph))
-    state = init_state({"encoder": nnx.as_pure(params)}, optimiser)
-    state, frozen = replicate((state, nnx.as_pure(frozen)))
-    batches = loader.batches()
-    found = []
-    for _ in range(STEPS):
-        state, metrics = step(state, frozen, next(batches))
-        found.append(float(metrics["loss"]))
-    return found
+    audio = rng.integers(-20_000, 20_000, (3000, 24)).astype(np.int16)
+    text = rng.normal(0, 1, (3000, 8)).astype(np.float16)
+    return Loader({"audio": audio, "text": text, "other": text}, ["audio", "text"], BATCH, seed=0)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("accumulate", type=int, nargs="?", default=1)
-    cli.add_distributed_arguments(parser)
-    arguments = parser.parse_args()
-    cli.start_distributed(arguments)
-    found = losses(arguments.accumulate)
-    if jax.process_index() == 0:
-        print(json.dumps(found))
+def train(folder: Path, batches, **options):
+    state = init_state({"w": jnp.full((24, 8), 0.1) + jnp.eye(24, 8)}, OPTIMISER)
+    step = make_step(loss_fn, OPTIMISER, seed=0)
+    return fit(folder, "curve", state, step, batches, STEPS, frozen=FROZEN, log_every=1, **options)
+
+
+def stop_one(batches, index: int):
+    """`batches`, with a SIGTERM to process 1 before one of them."""
+    for step, batch in enumerate(batches):
+        if step == index and jax.process_index() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield batch
+
+
+def main(folder: Path, coordinator: str = "", count: str = "1", index: str = "0"):
+    jax.config.update("jax_default_matmul_precision", "highest")
+    if coordinator:
+        jax.distributed.initialize(coordinator, int(count), int(index))
+    loader = make_loader()
+    # The rows on each device are those that one device would have at that place.
+    rows = np.resize(loader.rows(2), loader.padded)
+    batch = next(loader.batches(2))
+    assert loader.padded % jax.device_count() == 0 and int(batch["valid"].sum()) == BATCH
+    for name, column in loader.columns.items():
+        for shard in batch[name].addressable_shards:
+            assert shard.data.shape[0] == loader.padded // jax.device_count()
+            np.testing.assert_array_equal(shard.data, column[rows][shard.index])
+
+    train(folder / "curve", loader.batches)
+    if coordinator:
+        try:
+            train(folder / "stopped", lambda first: stop_one(loader.batches(first), 6))
+        except Interrupted as stop:
+            assert stop.status == 0
+        train(folder / "stopped", loader.batches)
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,8 +1,14 @@
-"""The training loop: it learns, resumes bit for bit, and stops on what is not finite."""
+"""The training loop: it learns, resumes bit for bit whatever happens, and leaves what there is to see."""
 
 import json
 import os
+import re
 import signal
+import socket
+import subprocess
+import sys
+import time
+import types
 from itertools import count
 
 import jax
@@ -10,11 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
+from jaxsd import speed, watching
 from jaxsd.data.loader import shuffled
 from jaxsd.loop import Interrupted, fit, init_state, make_step
+from jaxsd.watching import MetricsFile, read_metrics
+from tests import curve
+from tests.kill_and_resume import kill_and_resume
 
 OPTIMISER = optax.adam(0.1)
+DATA = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
+ROWS = shuffled(len(DATA), 8, seed=0)
 
 
 def loss_fn(params, frozen, batch, key):
@@ -23,44 +36,73 @@ def loss_fn(params, frozen, batch, key):
     return jnp.mean(error**2), {"first": params["w"][0]}
 
 
-def train(folder, steps, batch=None, **options):
-    data = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
-    rows = shuffled(len(data), 8, seed=0)
+STEP = make_step(loss_fn, OPTIMISER, seed=0)
+
+
+def train(folder, steps, batch=lambda i: DATA[ROWS(i)], step=STEP, **options):
     state = init_state({"w": jnp.zeros(3)}, OPTIMISER)
-    step = make_step(loss_fn, OPTIMISER, seed=0)
-    batch = batch or (lambda i: data[rows(i)])
-    return fit(folder, "test", state, step, lambda first: map(batch, count(first)), steps, log_every=1, **options)
+    options = {"log_every": 1} | options
+    return fit(folder, "test", state, step, lambda first: map(batch, count(first)), steps, **options)
 
 
-def test_it_learns(tmp_path):
-    state = train(tmp_path, 200)
+@pytest.fixture(autouse=True)
+def no_curves(request, monkeypatch):
+    """Drawing takes longer than all else in most of these tests."""
+    if "curves" not in request.node.name:
+        monkeypatch.setattr(watching, "draw_curves", lambda *_: None)
+
+
+def same(one, other) -> bool:
+    return jax.tree.all(jax.tree.map(np.array_equal, one, other))
+
+
+def logged(folder) -> list[tuple]:
+    return [(line["step"], line["loss"]) for line in read_metrics(folder / "metrics.jsonl")]
+
+
+def events(folder) -> list:
+    """The TensorBoard events of a run, in the order that TensorBoard reads them."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    return [event for path in sorted(folder.glob("tensorboard/*")) for event in EventFileLoader(str(path)).Load()]
+
+
+def test_it_learns_and_leaves_its_figures_and_curves(tmp_path):
+    state = train(tmp_path, 200, evaluate=lambda state: {"validation_loss": state.params["w"][1]}, eval_every=100)
     np.testing.assert_allclose(state.params["w"], 1, atol=0.05)
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == 200 and losses[-1] < losses[0] / 100
+    assert {"gradient_norm", "parameter_norm", "examples_per_second", "input_wait"} <= lines[50].keys()
+    assert [line["step"] for line in lines if "validation_loss" in line] == [99, 199]
+    assert Image.open(tmp_path / "curves.png").size[0] > 500
+    in_tensorboard = {event.step: event.summary.value[0].tag for event in events(tmp_path) if event.summary.value}
+    assert set(in_tensorboard) == set(range(200))
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     whole = train(tmp_path / "whole", 30)
     train(tmp_path / "parts", 11, save_every=5)
     parts = train(tmp_path / "parts", 30, save_every=5)
-    assert jax.tree.all(jax.tree.map(np.array_equal, whole, parts))
-    logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "parts")]
-    steps = [[(line["step"], line["loss"]) for line in map(json.loads, log)] for log in logs]
-    assert steps[0] == steps[1]
+    assert same(whole, parts)
+    assert logged(tmp_path / "whole") == logged(tmp_path / "parts")
+    starts = [event.step for event in events(tmp_path / "parts") if event.session_log.status == 1]
+    assert starts == [0, 11]  # where TensorBoard cuts the earlier process's events
+    assert same(parts, train(tmp_path / "parts", 30))  # a finished run is only read
 
 
-def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
-    data = np.ones((8, 3), np.float32)
-
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number, status):
     def batch(step):
         if step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return data
+            os.kill(os.getpid(), number)
+        return DATA[ROWS(step)]
 
-    with pytest.raises(Interrupted, match="stopped at step 5, .* run the same command to go on"):
-        train(tmp_path / "stopped", 20, batch)
-    resumed = train(tmp_path / "stopped", 20, lambda step: data)
-    assert jax.tree.all(jax.tree.map(np.array_equal, resumed, train(tmp_path / "whole", 20, lambda step: data)))
+    with pytest.raises(Interrupted, match="stopped at step 5, .* run the same command to go on") as stop:
+        train(tmp_path, 12, batch)
+    assert stop.value.status == status
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert same(train(tmp_path, 12), train(tmp_path / "whole", 12))
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
@@ -68,13 +110,149 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
         return np.full((8, 3), np.nan if step == 7 else 1.0, np.float32)
 
     with pytest.raises(FloatingPointError, match="step 7: loss is nan"):
-        train(tmp_path, 20, batch, save_every=5)
-    assert (tmp_path / "checkpoints" / "5").is_dir()
+        train(tmp_path, 20, batch, save_every=5, log_every=50)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["5"]
 
 
-def test_every_epoch_has_every_row_once_in_another_order():
-    rows = shuffled(10, 5, seed=0)
-    epochs = [np.concatenate([rows(2 * epoch), rows(2 * epoch + 1)]) for epoch in range(3)]
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert not np.array_equal(epochs[0], epochs[1])
-    assert not np.array_equal(epochs[0], shuffled(10, 5, seed=1)(0))
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+    """The loss of the step is finite, its gradient is not."""
+
+    def loss(params, frozen, batch, key):
+        return jnp.sqrt(jnp.sum(params["w"]) * 0 + batch[0, 0]), {}
+
+    def batch(step):
+        return np.full((8, 3), 0.0 if step == 4 else 1.0, np.float32)
+
+    with pytest.raises(FloatingPointError, match="step 4: gradient_norm is nan"):
+        train(tmp_path, 20, batch, step=make_step(loss, OPTIMISER, seed=0), save_every=5)
+    assert not list((tmp_path / "checkpoints").glob("5*"))
+
+
+def test_a_broken_checkpoint_is_passed_over(tmp_path, capsys):
+    whole = train(tmp_path / "whole", 12)
+    train(tmp_path / "run", 10, save_every=5)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    for path in checkpoints.glob("10/default/**/d/*"):
+        path.write_bytes(path.read_bytes()[:10])
+    assert same(whole, train(tmp_path / "run", 12))
+    printed = capsys.readouterr().err
+    assert re.search(r"checkpoints/10 cannot be read \(.*\); going on from step 5\n", printed)
+    assert logged(tmp_path / "whole") == logged(tmp_path / "run")
+
+    for path in checkpoints.glob("*/default/**/d/*"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="checkpoints/12 cannot be read .*, nor any checkpoint before it; remove"):
+        train(tmp_path / "run", 20)
+    assert {path.name for path in checkpoints.iterdir()} == {"5", "12"}
+
+
+@pytest.fixture
+def full_disk(tmp_path, monkeypatch):
+    """A folder on a disk of 600 kB, or where that cannot be mounted one whose writes fail after some."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_said_in_one_sentence_and_leaves_the_checkpoint_before(full_disk):
+    def batch(step):
+        if step == 7:
+            (full_disk / "ballast").write_bytes(bytes(os.statvfs(full_disk).f_bavail * os.statvfs(full_disk).f_bsize))
+        return DATA[ROWS(step)]
+
+    with pytest.raises(OSError, match=r"checkpoints: no space left on the disk; the checkpoint of step 5 is whole; "):
+        train(full_disk / "run", 20, batch, save_every=5)
+    (full_disk / "ballast").unlink()
+    assert same(train(full_disk / "run", 12), train(full_disk.parent / "whole", 12))
+
+
+def test_a_line_cut_short_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for step in range(4):
+        log = MetricsFile(path, step)
+        log.write(step, {"loss": 1.0, "recall": float("nan")})
+        log.close()
+    with path.open("a") as file:
+        file.write('{"step": 4, "ti')
+    MetricsFile(path, 3).close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2] and lines[0]["recall"] is None
+
+
+def test_the_share_of_time_spent_waiting_for_input(tmp_path):
+    def batch(step):
+        time.sleep(0.02)
+        return DATA[:8]
+
+    train(tmp_path, 22, batch, log_every=21)
+    line = read_metrics(tmp_path / "metrics.jsonl")[-1]
+    assert 0.5 < line["input_wait"] <= 1
+    assert 0 < line["examples_per_second"] <= 8 / 0.02
+
+
+def test_flops_are_those_of_products_wherever_they_stand():
+    def f(x, kernel, flag):
+        rows, _ = jax.lax.scan(lambda c, _: (jnp.tanh(c @ x), None), x, None, length=7)
+        image = jax.lax.conv_general_dilated(x[None, None], kernel, (2, 2), "VALID")
+        return jax.lax.cond(flag, lambda: rows @ rows, lambda: rows).sum() + jax.checkpoint(jnp.sin)(image).sum()
+
+    x, kernel = jnp.ones((16, 16)), jnp.ones((5, 1, 4, 4))
+    expected = 8 * 2 * 16**3 + 2 * (5 * 7 * 7) * (4 * 4)
+    assert speed.count_flops(jax.make_jaxpr(f)(x, kernel, True)) == expected
+
+
+def test_mfu_is_flops_over_the_peak_of_the_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "PEAKS", {"cpu": 1e9})
+    train(tmp_path, 3)
+    line = read_metrics(tmp_path / "metrics.jsonl")[-1]
+    flops = line["mfu"] * 1e9 / line["examples_per_second"] * 8
+    assert flops == pytest.approx(2 * 8 * 3 + 2 * 8 * 3)  # batch @ w, and its gradient
+
+
+def test_weights_and_biases_goes_on_under_one_id(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match="Weights & Biases is not installed; pip install wandb"):
+        train(tmp_path, 2, wandb=True)
+
+    runs, values = [], []
+
+    def init(**options):
+        runs.append(options)
+        return types.SimpleNamespace(log=lambda metrics, step: values.append(step), finish=lambda: None)
+
+    ids = (f"id{number}" for number in count())
+    fake = types.SimpleNamespace(init=init, util=types.SimpleNamespace(generate_id=lambda: next(ids)))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    train(tmp_path, 2, wandb=True)
+    train(tmp_path, 4, wandb=True)
+    assert values == [0, 1, 2, 3] and [run["id"] for run in runs] == ["id0", "id0"]
+
+
+def test_one_device_eight_and_two_processes_give_the_same_curve(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "tests.curve"]
+    eight = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    two = os.environ | {"JAX_PLATFORMS": "cpu"}
+    processes = [subprocess.Popen([*command, tmp_path / "eight"], env=eight, stderr=subprocess.PIPE, text=True)]
+    for index in "01":
+        arguments = [*command, tmp_path / "two", coordinator, "2", index]
+        processes.append(subprocess.Popen(arguments, env=two, stderr=subprocess.PIPE, text=True))
+    curve.main(tmp_path / "one")
+    for process in processes:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    one, eight, two, stopped = (
+        np.array(logged(tmp_path / name)) for name in ("one/curve", "eight/curve", "two/curve", "two/stopped")
+    )
+    assert len(one) == curve.STEPS and one[-1, 1] < one[0, 1] - 0.5
+    for other in (eight, two, stopped):
+        np.testing.assert_allclose(other, one, rtol=1e-5)
+
+
+def test_killed_at_random_moments_it_ends_bit_equal(tmp_path):
+    assert kill_and_resume(tmp_path, kills=5, seed=0)["kills"] == 5

@@ -23,7 +23,7 @@ from jaxsd.settings import ROOT, load_config
 from jaxsd.targets import load_targets
 from jaxsd.validation import make_validation
 from tests import models
-from tests.curve import losses
+from tests.training_curve import losses
 
 SIZES = {"width": 24, "depth": 1, "heads": 2, "mlp": 32}
 TINY = [f"--config.encoder_config.{key}={value}" for key, value in SIZES.items()]
@@ -104,7 +104,7 @@ def test_accumulated_and_rematerialised_a_step_is_the_same(data, whole):
 def test_on_any_number_of_devices_and_in_parts_the_losses_are_the_same():
     """20 steps of the paper's batch, 1,151, which is a prime."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    command = [sys.executable, "-m", "tests.curve"]
+    command = [sys.executable, "-m", "tests.training_curve"]
     others = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert others.returncode == 0, others.stderr
     one = losses()
