@@ -44,8 +44,8 @@ def train(config: ConfigDict, folder, *, wandb: bool = False) -> nnx.Module:
     """Train as `config` says on the data set in `config.data.folder`, into `folder`; the encoder that it leaves.
 
     `folder` gets config.json, what `jaxsd.loop.fit` leaves, encoder.json and model.safetensors; `wandb` logs to Weights
-    & Biases too. Raises ValueError or FileNotFoundError where the config, the data and the models do not fit each other, or where `folder` holds a run of
-    another config; then nothing is written.
+    & Biases too. Raises ValueError or FileNotFoundError where the config, the data and the models do not fit each
+    other, or where `folder` holds a run of another config; then nothing is written.
     """
     folder = Path(folder)
     check(config)

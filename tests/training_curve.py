@@ -1,4 +1,4 @@
-"""The losses of 20 steps of the paper's training of a tiny encoder, as JSON: python -m tests.training_curve [ACCUMULATE]
+"""The losses of 20 steps of the paper's training of a tiny encoder: python -m tests.training_curve [ACCUMULATE]
 
 With --coordinator, --num-processes and --process-id it is one of several processes; the losses are the same.
 """
