@@ -62,5 +62,10 @@ def load_targets(config: ConfigDict, folder, dtype: jnp.dtype) -> Targets:
         bos = normalise(clip.model.text_model(first).hidden_states[0, 0] @ projection)
     if "latents" in about["columns"]:
         pipe = StableDiffusion.from_pretrained(find_models(about["diffusion"]), dtype=dtype)
+        if pipe.unet.config.cross_attention_dim != width:
+            raise ValueError(
+                f"the U-Net of {about['diffusion']} attends to width {pipe.unet.config.cross_attention_dim}, but the "
+                f"data's CLIP, {name}, has width {width}; prepare the data with models that go together"
+            )
         nnx.update(pipe.unet, jax.tree.map(lambda x: x.astype(dtype), nnx.state(pipe.unet)))
     return Targets(projection, clip.model.text_model if config.weights.sequence else None, bos, pipe)

@@ -142,6 +142,8 @@ def open_split(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
     if missing := [name for name in (*wanted_columns(config), "text", "image") if name not in columns]:
         latents = " --latents" * ("latents" in missing)
         raise ValueError(f"{folder} has no column {missing[0]}; {make}{latents} makes it")
+    if not len(columns["audio"]):
+        raise ValueError(f"{folder} holds no rows; prepare the data with more of them for {split}")
     return columns
 
 
