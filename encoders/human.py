@@ -61,12 +61,14 @@ class Block(nnx.Module):
     def __init__(
         self, channels: tuple[int, ...], size: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs
     ):
+        self.remat = False
         options = {"kernel_init": kaiming_normal, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         steps = list(zip(channels, channels[1:], strict=False))
         self.convs = nnx.List([Conv1d(before, after, size, **options) for before, after in steps])
         self.norms = nnx.List([layers.layer_norm(SAMPLES, param_dtype=param_dtype, rngs=rngs) for _ in steps])
         self.adapter = Conv1d(channels[0], channels[-1], 1, **options)
 
+    @layers.remat_block
     def __call__(
         self, x: Float[Array, "batch before time"], key: jax.Array | None = None
     ) -> Float[Array, "batch after time"]:

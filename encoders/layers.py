@@ -1,6 +1,7 @@
 """What several encoders need and Flax NNX does not bring: PyTorch's initialisation, and dropout without state."""
 
 from collections.abc import Callable
+from functools import partial, wraps
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,23 @@ def layer_norm(features: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.
     return nnx.LayerNorm(
         features, epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, param_dtype=param_dtype, rngs=rngs
     )
+
+
+def remat_block(call: Callable) -> Callable:
+    """For the `__call__` of a block: where its `remat` is true, its activations are computed again on the way back."""
+
+    @wraps(call)
+    def wrapped(self, *inputs):
+        return jax.checkpoint(partial(call, self))(*inputs) if self.remat else call(self, *inputs)
+
+    return wrapped
+
+
+def rematerialise(model: nnx.Module) -> None:
+    """Turn `remat` on in all blocks of a model: the gradient then takes less memory and more time."""
+    for _, module in nnx.iter_modules(model):
+        if hasattr(module, "remat"):
+            module.remat = True
 
 
 def dropout(x: jax.Array, key: jax.Array | None, rate: float = DROPOUT) -> jax.Array:

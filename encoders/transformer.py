@@ -73,7 +73,7 @@ class Layer(nnx.Module):
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        self.norm_first = norm_first
+        self.norm_first, self.remat = norm_first, False
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.self_attn = SelfAttention(width, heads, linear=linear, **options)
         self.linear1 = linear(width, mlp, **options)
@@ -81,6 +81,7 @@ class Layer(nnx.Module):
         self.norm1 = layers.layer_norm(width, param_dtype=param_dtype, rngs=rngs)
         self.norm2 = layers.layer_norm(width, param_dtype=param_dtype, rngs=rngs)
 
+    @layers.remat_block
     def __call__(
         self, x: Float[Array, "batch time width"], key: jax.Array | None = None
     ) -> Float[Array, "batch time width"]:

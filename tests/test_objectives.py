@@ -6,22 +6,78 @@ import numpy as np
 import pytest
 
 from jaxsd.diffusion.samplers import NoiseSchedule
-from jaxsd.objectives import add_noise, cross_entropies, denoising_errors
+from jaxsd.objectives import add_noise, cross_entropies, denoising_errors, pooled, value_and_gradient
 
 
 def unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-@pytest.mark.parametrize("size", [1, 7])
-@pytest.mark.parametrize("scale", [1.0, 14.3])
-def test_cross_entropies(rng, size, scale):
-    a, b = (unit(rng.standard_normal((size, 5))) for _ in range(2))
-    expected = 0.0
+def literal(a, b, scale=1.0):
+    """CE(P) + CE(P^T) of arXiv 2509.09717, eqs. 1 and 2, in float64."""
+    total = 0.0
     for p in (scale * a @ b.T, scale * b @ a.T):
-        expected += np.mean([-np.log(np.exp(row[i]) / np.exp(row).sum()) for i, row in enumerate(p)])
-    ours = cross_entropies(a.astype(np.float32), b.astype(np.float32), scale)
-    np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-6)
+        total += np.mean([-np.log(np.exp(row[i]) / np.exp(row).sum()) for i, row in enumerate(p)])
+    return total
+
+
+@pytest.mark.parametrize(("size", "block"), [(1, 4), (7, 7), (7, 3), (100, 32)])
+@pytest.mark.parametrize("scale", [1.0, 14.3])
+def test_cross_entropies(rng, size, block, scale):
+    a, b = (unit(rng.standard_normal((size, 5))) for _ in range(2))
+    ours = cross_entropies(a.astype(np.float32), b.astype(np.float32), scale, block=block)
+    np.testing.assert_allclose(ours, literal(a, b, scale), rtol=1e-6, atol=1e-6)
+
+
+def test_in_blocks_and_with_rows_that_do_not_count_the_gradients_are_the_same(rng):
+    a, b = (unit(rng.standard_normal((13, 5))).astype(np.float32) for _ in range(2))
+    more = [np.concatenate([x, x[:6]]) for x in (a, b)]
+    valid = np.arange(19) < 13
+    of_all = jax.value_and_grad(cross_entropies, argnums=(0, 1, 2))
+    value, (rows, columns, scale) = of_all(a, b, 10.0)
+    np.testing.assert_allclose(value, literal(a.astype(float), b.astype(float), 10.0), rtol=1e-6)
+    padded, gradients = of_all(*more, 10.0, valid, 4)
+    np.testing.assert_allclose(padded, value, rtol=1e-6)
+    for got, expected in zip(gradients, (rows, columns, scale), strict=True):
+        expected = np.concatenate([expected, np.zeros((6, 5))]) if expected.ndim else expected
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_memory_grows_linearly():
+    def needed(size):
+        rows = jax.ShapeDtypeStruct((size, 64), jnp.float32)
+        compiled = jax.jit(jax.grad(cross_entropies, argnums=(0, 1))).lower(rows, rows).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert needed(16_384) < 2.2 * needed(8_192)  # all similarities at once: 4 times
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first", "last"])
+def test_pooling(rng, pooling):
+    rows, projection = rng.standard_normal((3, 77, 6)), rng.standard_normal((6, 4))
+    row = {"mean": rows.mean(axis=1), "first": rows[:, 0], "last": rows[:, 76]}[pooling]
+    ours = pooled(jnp.asarray(rows, jnp.float32), jnp.asarray(projection, jnp.float32), pooling)
+    np.testing.assert_allclose(ours, unit(row @ projection), atol=1e-6)
+
+
+def test_a_batch_in_parts_has_the_gradients_of_the_whole(rng):
+    """Though every row's loss depends on all the others, and only the first rows have a second one."""
+    w = jnp.asarray(rng.standard_normal((5, 3)), jnp.float32)
+    batch = {"x": rng.standard_normal((12, 5)), "y": unit(rng.standard_normal((12, 3))), "z": rng.standard_normal(8)}
+    batch = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), batch)
+
+    def encode(params, rows, key):
+        vector = jnp.tanh(rows["x"] @ params["w"])
+        return {"vector": vector, "error": (vector[: len(rows["z"]), 0] - rows["z"]) ** 2}
+
+    def combine(params, outputs, batch):
+        loss = cross_entropies(outputs["vector"], batch["y"], params["scale"])
+        return loss + outputs["error"].mean(), {"contrastive": loss}
+
+    params = {"w": w, "scale": jnp.float32(3.0)}
+    whole, *parts = (value_and_gradient(encode, combine, n)(params, batch, jax.random.key(0)) for n in (1, 2, 4))
+    for part in parts:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), part, whole)
 
 
 def test_constant_targets_give_chance(rng):

@@ -64,8 +64,16 @@ def test_train_resumes_refuses_another_config_and_evaluates(tmp_path):
     assert "steps was 4, is 5" in refused.stderr
 
 
-def test_the_papers_data_are_refused_in_one_line(tmp_path):
-    refused = run("train.py", "--config", "gemini.py", cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gemini.py"], "data/avt/train holds no data; python -m jaxsd.data prepare MANIFEST --out data/avt makes it"),
+        (["toy.py:aligned", "--config.optimizer=sgd"], "unknown optimizer 'sgd'; choose from adam, adamw"),
+        (["toy.py", "--config.encoder=whisper"], "unknown encoder 'whisper'; choose from gemini, human, chatgpt"),
+    ],
+)
+def test_training_that_cannot_be_is_refused_in_one_line(tmp_path, arguments, message):
+    refused = run("train.py", "--config", *arguments, cwd=tmp_path)
     assert refused.returncode == 2
-    assert "only the toy world can be trained on so far" in refused.stderr and refused.stderr.count("\n") == 1
-    assert not (tmp_path / "runs").exists()
+    assert message in refused.stderr and refused.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

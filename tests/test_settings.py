@@ -73,8 +73,8 @@ def test_what_follows_the_colon_goes_to_get_config(config_file):
     [
         ("gemni", "no config file 'gemni'; there are chatgpt.py, deepseek.py, gemini.py, grok.py, human.py, toy.py"),
         ("common.py", "holds no get_config()"),
-        ("gemini:papre", "unknown recipe 'papre'; choose from paper"),
-        ("toy:paper", "unknown recipe 'paper'; choose from toy"),
+        ("gemini:papre", "unknown recipe 'papre'; choose from paper, aligned, denoise, aligned+denoise"),
+        ("toy:papre", "unknown recipe 'papre'; choose from toy, paper"),
     ],
 )
 def test_a_wrong_file_or_recipe_lists_what_there_is(spec, message):
@@ -116,6 +116,27 @@ def test_a_value_is_read_as_the_type_it_replaces(config_file, key, text, value, 
     for part in key.split("."):
         found = found[part]
     assert (found, type(found)) == (value, type(value))
+
+
+def test_what_follows_from_an_overridden_value_follows(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config(recipe='', kind='a'):\n"
+        "    return ConfigDict({'recipe': recipe, 'kind': kind, 'size': {'a': 1, 'b': 2}[kind]})\n"
+    )
+    for overrides, size in (["kind=b"], 2), (["size=3", "kind=b"], 3), ([], 1):
+        found = load_config(f"{path}:x", [f"--config.{override}" for override in overrides])
+        assert (found.recipe, found.size) == ("x", size)
+
+
+@pytest.mark.parametrize("recipe", ["toy", "paper", "aligned", "denoise", "aligned+denoise"])
+@pytest.mark.parametrize("name", encoders.ENCODERS)
+def test_the_toy_config_has_every_recipe_for_every_encoder(recipe, name):
+    config = load_config(f"toy:{recipe}", [f"--config.encoder={name}"])
+    assert (config.encoder, config.encoder_config.width, config.data.folder) == (name, 128, "data/toy")
+    assert "depth" in config.encoder_config or name == "human"
+    assert set(config) - {"data"} == set(load_config(f"{name}:{recipe if recipe != 'toy' else ''}")) - {"data"}
 
 
 def test_the_last_override_counts(config_file):

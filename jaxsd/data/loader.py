@@ -35,24 +35,26 @@ class Loader:
     """Shuffled batches of the columns `names`, the same whatever the number of devices and processes.
 
     `columns` are arrays with a row an example, memory-mapped ones for instance; `seed` orders each epoch anew. A batch
-    is a function of the step alone, so that a step is all there is to resume from. Raises ValueError where the
-    batch size is not one of 1 to the number of rows.
+    is a function of the step alone, so that a step is all there is to resume from. Every device's share of it can be
+    cut into `parts` of one size. Raises ValueError where the batch size is not one of 1 to the number of rows.
     """
 
-    def __init__(self, columns: Mapping[str, np.ndarray], names: Sequence[str], batch_size: int, seed: int):
+    def __init__(
+        self, columns: Mapping[str, np.ndarray], names: Sequence[str], batch_size: int, seed: int, parts: int = 1
+    ):
         self.columns = {name: columns[name] for name in names}
         size = len(next(iter(self.columns.values())))
         self.rows = shuffled(size, batch_size, seed)
         self.batch_size, self.steps_per_epoch = batch_size, size // batch_size
         self.sharding = split_rows()
-        devices = self.sharding.num_devices
-        self.padded = -(-batch_size // devices) * devices
+        pieces = self.sharding.num_devices * parts
+        self.padded = -(-batch_size // pieces) * pieces
 
     def batches(self, first_step: int = 0) -> Iterator[dict[str, jax.Array]]:
         """Endless batches from `first_step` on, prefetched: name -> (padded, ...), rows spread over the devices.
 
-        `padded` is the batch size rounded up to a multiple of the devices; the bool column `valid` (padded,) is false
-        for the rows added, which repeat others of the batch: losses must leave them out.
+        `padded` is the batch size rounded up to a multiple of the devices times the parts; the bool column `valid`
+        (padded,) is false for the rows added, which repeat others of the batch: losses must leave them out.
         """
         steps = grain.MapDataset.range(sys.maxsize).map(self.batch)
         iterator = iter(steps.to_iter_dataset(READING))

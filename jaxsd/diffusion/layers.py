@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from encoders.layers import remat_block
+
 
 def conv(features_in: int, features_out: int, size: int, stride: int = 1, *, dtype, rngs) -> nnx.Conv:
     """A square convolution with torch's symmetric padding (size // 2)."""
@@ -27,6 +29,7 @@ class ResnetBlock(nnx.Module):
     """GroupNorm, SiLU, 3x3 convolution, twice; the time embedding is added in between."""
 
     def __init__(self, features_in, features_out, time_features, groups, eps, *, dtype, rngs):
+        self.remat = False
         norm = partial(group_norm, groups=groups, eps=eps, dtype=dtype, rngs=rngs)
         self.norm1 = norm(features_in)
         self.conv1 = conv(features_in, features_out, 3, dtype=dtype, rngs=rngs)
@@ -37,6 +40,7 @@ class ResnetBlock(nnx.Module):
         if features_in != features_out:
             self.conv_shortcut = conv(features_in, features_out, 1, dtype=dtype, rngs=rngs)
 
+    @remat_block
     def __call__(self, x, time=None):
         h = self.conv1(jax.nn.silu(self.norm1(x)))
         if time is not None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from encoders.layers import remat_block
 from jaxsd.config import fill, read_json
 from jaxsd.diffusion.layers import Attention, Downsample, ResnetBlock, Upsample, conv, group_norm
 
@@ -114,6 +115,7 @@ class SpatialTransformer(nnx.Module):
     """A transformer block over the positions of a feature map, residual."""
 
     def __init__(self, features, context_features, heads, groups, *, dtype, rngs):
+        self.remat = False
         self.norm = group_norm(features, groups, 1e-6, dtype=dtype, rngs=rngs)
         self.proj_in = conv(features, features, 1, dtype=dtype, rngs=rngs)
         self.transformer_blocks = nnx.List(
@@ -121,6 +123,7 @@ class SpatialTransformer(nnx.Module):
         )
         self.proj_out = conv(features, features, 1, dtype=dtype, rngs=rngs)
 
+    @remat_block
     def __call__(self, x, context):
         h = self.proj_in(self.norm(x)).reshape(x.shape[0], -1, x.shape[-1])
         for block in self.transformer_blocks:

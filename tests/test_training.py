@@ -1,0 +1,219 @@
+"""Training by the recipes: exact however it is computed, on any prepared data, refusing what does not fit."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import encoders
+from jaxsd import metrics, training
+from jaxsd.data.columns import open_columns, write_columns
+from jaxsd.data.loader import Loader
+from jaxsd.devices import replicate
+from jaxsd.loop import init_state, make_step
+from jaxsd.objectives import pooled
+from jaxsd.settings import ROOT, load_config
+from jaxsd.targets import load_targets
+from jaxsd.validation import make_validation
+from tests import models
+from tests.training_curve import losses
+
+SIZES = {"width": 24, "depth": 1, "heads": 2, "mlp": 32}
+TINY = [f"--config.encoder_config.{key}={value}" for key, value in SIZES.items()]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A prepared data set of random rows, whose models are folders."""
+    folder = tmp_path_factory.mktemp("data")
+    models.clip().save_pretrained(folder / "clip")
+    models.stable_diffusion().save_pretrained(folder / "diffusion")
+    rng = np.random.default_rng(0)
+    for split, size in (("train", 40), ("validation", 21)):
+        embeddings = rng.standard_normal((2, size, 20))
+        text, image = (embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)).astype(np.float16)
+        columns = {
+            "audio": rng.integers(-9000, 9000, (size, 16_000)).astype(np.int16),
+            "text": text,
+            "image": image,
+            "tokens": rng.integers(0, models.TEXT.vocab_size, (size, 77)).astype(np.int32),
+            "latents": rng.standard_normal((size, 8, 8, 4)).astype(np.float16),
+        }
+        about = {"clip": str(folder / "clip"), "diffusion": str(folder / "diffusion")}
+        write_columns(folder / split, columns, about)
+    return folder
+
+
+def config_of(spec, data, *overrides):
+    more = [f"--config.{override}" for override in overrides]
+    return load_config(spec, [f"--config.data.folder={data}", *TINY, *more])
+
+
+EVERYTHING = ("batch_size=10", "denoise_batch=4", "weights.denoise=1", "weights.sequence=1", "learned_temperature=true")
+
+
+def one_step(data, *overrides):
+    """State and metrics after a step of all parts of the objective, from parameters drawn by NumPy."""
+    config = config_of("gemini.py:aligned", data, *EVERYTHING, "dropout=false", *overrides)
+    encoder = models.randomised(lambda: encoders.create("gemini", rngs=nnx.Rngs(0), **SIZES), 7)
+    targets = load_targets(config, data / "train", jnp.float32)
+    if config.remat:
+        encoders.layers.rematerialise(encoder)
+        encoders.layers.rematerialise(targets)
+    graph, params = nnx.split(encoder)
+    targets_graph, frozen = nnx.split(targets)
+    optimiser = optax.sgd(0.1)
+    names = training.wanted_columns(config)
+    loader = Loader(open_columns(data / "train"), names, config.batch_size, 0, parts=config.accumulate)
+    step = make_step(None, optimiser, 0, gradient_fn=training.make_gradient(config, graph, targets_graph))
+    params = {"encoder": nnx.as_pure(params), "log_scale": jnp.float32(1.0)}
+    state, frozen = replicate((init_state(params, optimiser), nnx.as_pure(frozen)))
+    return step(state, frozen, next(loader.batches()))
+
+
+@pytest.fixture(scope="module")
+def whole(data):
+    with jax.default_matmul_precision("highest"):
+        return one_step(data)
+
+
+def test_one_step_is_what_it_was(whole):
+    golden = {"contrastive": 1.604340, "sequence": 2.025648, "denoise": 2.272523, "gradient_norm": 2.623725}
+    found = {name: float(whole[1][name]) for name in golden}
+    assert found == pytest.approx(golden, rel=1e-4), (
+        "the first training step has changed: if `contrastive` differs, look at cross_entropies and pooled; if "
+        "`sequence`, at the text tower; if `denoise`, at draw_noise and the U-Net; if all three, at the encoder; if "
+        "`gradient_norm` alone, at value_and_gradient. Where the change is meant, put the new figures here"
+    )
+
+
+def test_accumulated_and_rematerialised_a_step_is_the_same(data, whole):
+    state, figures = one_step(data, "accumulate=4", "remat=true")  # 10 rows become 12
+    assert float(figures["loss"]) == pytest.approx(float(whole[1]["loss"]), rel=1e-5)
+    same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # noqa: E731
+    jax.tree.map(same, state.params, whole[0].params)
+
+
+def test_on_any_number_of_devices_and_in_parts_the_losses_are_the_same():
+    """20 steps of the paper's batch, 1,151, which is a prime."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    command = [sys.executable, "-m", "tests.training_curve"]
+    others = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert others.returncode == 0, others.stderr
+    one = losses()
+    assert one[-1] < one[0]
+    np.testing.assert_allclose(json.loads(others.stdout), one, rtol=1e-5)
+    np.testing.assert_allclose(losses(accumulate=4), one, rtol=1e-5)
+
+
+def test_the_papers_recipe_trains_on_prepared_data_and_starts_from_another_run(data, tmp_path):
+    options = ("text_pooling=bos", "epochs=0", "steps=2", "batch_size=16", "eval_every=2")
+    trained = training.train(config_of("gemini.py", data, *options), tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"config.json", "encoder.json", "model.safetensors", "metrics.jsonl", "checkpoints"} <= names
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    figures = {key: value for line in lines for key, value in line.items()}
+    # A constant text says nothing: what the published numbers show.
+    assert figures["validation_TCEOCS_t"] == pytest.approx(2 * np.log(21), rel=1e-3)
+    assert {"validation_R@10_i2a", "validation_mu(MSE)_i", "validation_chance"} <= figures.keys()
+    assert figures["validation_denoise"] != figures["validation_denoise_unconditional"] > 0
+
+    config = config_of("gemini.py:denoise", data, f"init={tmp_path / 'run'}")
+    again = training.make_encoder(config, jnp.dtype("float32"))
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(again), nnx.state(trained))
+
+
+def test_validation_is_over_the_whole_split_at_once(data):
+    config = config_of("gemini.py", data, "batch_size=8")  # 21 rows: the last batch is not full
+    held_out = {name: x for name, x in open_columns(data / "validation").items() if name != "latents"}
+    encoder = encoders.create("gemini", rngs=nnx.Rngs(0), **SIZES)
+    graph, params = nnx.split(encoder)
+    targets = load_targets(config, data / "train", jnp.float32)
+    targets_graph, frozen = nnx.split(targets)
+    evaluate = make_validation(config, graph, targets_graph, nnx.as_pure(frozen), held_out)
+    figures = evaluate(init_state({"encoder": nnx.as_pure(params)}, optax.sgd(0.1)))
+    vectors = pooled(encoder(np.asarray(held_out["audio"])), targets.projection[...])
+    expected = metrics.alignment(vectors, held_out["text"], held_out["image"])
+    for name, value in expected.items():
+        assert figures[f"validation_{name}"] == pytest.approx(value, rel=1e-4), name
+
+
+@pytest.mark.parametrize("name", ["gemini", "human"])
+def test_only_kernels_decay(name):
+    encoder = nnx.eval_shape(lambda: encoders.create(name, rngs=nnx.Rngs(0)))
+    decays = training.is_kernel({"encoder": nnx.as_pure(nnx.state(encoder)), "log_scale": 0})
+    flat = {jax.tree_util.keystr(path): value for path, value in jax.tree_util.tree_leaves_with_path(decays)}
+    assert any(flat.values())
+    for path, value in flat.items():
+        assert value == (path.endswith("['kernel']")), path
+    assert not any("norm" in path or "bias" in path or "embed" in path for path, value in flat.items() if value)
+
+
+def test_post_norm_layers_start_with_small_branches():
+    assert load_config("deepseek:aligned").branch_init == pytest.approx(24**-0.5)
+    encoder = encoders.create("deepseek", rngs=nnx.Rngs(0), **SIZES)
+    before = nnx.as_pure(nnx.state(encoder))["transformer"]["layers"][0]
+    after = nnx.as_pure(nnx.state(training.scale_branches(encoder, 0.25)))["transformer"]["layers"][0]
+    for name, ratio in (("linear1", 1), ("linear2", 0.25)):
+        np.testing.assert_allclose(after[name]["kernel"], ratio * before[name]["kernel"])
+    np.testing.assert_allclose(
+        after["self_attn"]["out_proj"]["kernel"], 0.25 * before["self_attn"]["out_proj"]["kernel"]
+    )
+    np.testing.assert_array_equal(after["self_attn"]["in_proj"]["kernel"], before["self_attn"]["in_proj"]["kernel"])
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer=sgd", "unknown optimizer 'sgd'; choose from adam, adamw"),
+        ("schedule=linear", "unknown schedule 'linear'; choose from constant, cosine"),
+        ("text_pooling=mean", "unknown text_pooling 'mean'; choose from eos, bos"),
+        ("audio_pooling=max", "unknown audio_pooling 'max'; choose from mean, first, last"),
+        ("dtype=float16", "unknown dtype 'float16'; choose from auto, float32, bfloat16"),
+        ("steps=10", "epochs is 32 and steps is 10; one of them must be 0, not both"),
+        ("epochs=0", "epochs is 0 and steps is 0; one of them must be 0, not both"),
+        ("batch_size=0", "batch_size is 0; it must be at least 1"),
+        ("batch_size=41", "batch_size is 41; allowed with 40 rows of data: 1 to 40"),
+        ("weight_decay=0.1", "weight_decay is 0.1, which needs --config.optimizer=adamw"),
+        ("weights.contrastive=0", "allowed: none below 0, one above"),
+        ("denoise_batch=20", "denoise_batch is 20; allowed: 0 to batch_size, 16"),
+        ("warmup=64", "warmup is 64; it must be less than the steps of training, 64"),
+        ("encoder=human", "does not fit encoder 'human'"),
+        ("encoder_config.width=32", "encoder_config.width is 32, but the hidden states of the data's CLIP"),
+        ("data.folder=nowhere", "nowhere/train holds no data; python -m jaxsd.data prepare MANIFEST --out nowhere"),
+        ("init=nowhere", "no folder nowhere"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_is_written(data, tmp_path, override, message):
+    config = config_of("gemini.py", data, "batch_size=16", override)
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        training.train(config, tmp_path / "run")
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_latents_that_are_missing_are_asked_for(data, tmp_path):
+    columns = {name: np.asarray(x) for name, x in open_columns(data / "train").items() if name != "latents"}
+    for split in ("train", "validation"):
+        write_columns(tmp_path / split, columns, {"clip": str(data / "clip")})
+    with pytest.raises(ValueError, match="has no column latents; python -m jaxsd.data prepare .* --latents makes it"):
+        training.train(config_of("gemini.py:denoise", tmp_path), tmp_path / "run")
+
+
+def test_another_config_is_refused_with_the_difference(data, tmp_path):
+    training.claim(tmp_path, config_of("gemini.py", data))
+    training.claim(tmp_path, config_of("gemini.py", data))
+    with pytest.raises(
+        ValueError, match=r"\(learning_rate was 0.001, is 0.1; seed was 0, is 1\); choose another --out"
+    ):
+        training.claim(tmp_path, config_of("gemini.py", data, "learning_rate=0.1", "seed=1"))
