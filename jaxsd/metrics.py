@@ -46,6 +46,11 @@ class Ranks:
         """The mean rank over all orders of the ties, from 1."""
         return 1 + self.above + self.ties / 2
 
+    @property
+    def beaten(self) -> Float[np.ndarray, " M"]:
+        """The share of the other candidates that are farther than the own; ties count half. Chance is 1/2."""
+        return (len(self.above) - self.middle) / (len(self.above) - 1)
+
 
 @dataclass(frozen=True)
 class Alignment:
@@ -99,7 +104,8 @@ def align(
     block = block or max(1, ENTRIES // size)
     matched = np.einsum("ij,ij->i", vectors, targets)
     rng = np.random.default_rng(seed)
-    pairings = np.stack([rng.permutation(size) for _ in range(permutations)], axis=1) if permutations else None
+    pairings = [rng.permutation(size).astype(np.int32) for _ in range(permutations)]
+    pairings = np.stack(pairings, axis=1) if permutations else None
 
     row_sums, column_sums, null = np.empty(size), np.zeros(size), np.zeros(permutations)
     above, near = np.empty(size, np.int64), np.empty(size, np.int64)
@@ -145,9 +151,19 @@ def _unit_rows(rows, name: str) -> Float[np.ndarray, "M features"]:
 
 def retrieval(text: Alignment, image: Alignment) -> dict[str, float]:
     """Recall@1, 5, 10 and the median rank: a2t from audio to text, t2a back, a2i and i2a likewise."""
-    directions = {"a2t": text.forward, "t2a": text.back, "a2i": image.forward, "i2a": image.back}
-    figures = {f"R@{k}_{way}": float(ranks.hits(k).mean()) for way, ranks in directions.items() for k in RECALLS}
-    return figures | {f"medR_{way}": float(np.median(ranks.middle)) for way, ranks in directions.items()}
+    ways = directions(text, image)
+    figures = {f"R@{k}_{way}": float(ranks.hits(k).mean()) for way, ranks in ways.items() for k in RECALLS}
+    return figures | {f"medR_{way}": float(np.median(ranks.middle)) for way, ranks in ways.items()}
+
+
+def directions(text: Alignment, image: Alignment) -> dict[str, Ranks]:
+    """Audio to text, text to audio, audio to image, image to audio."""
+    return {"a2t": text.forward, "t2a": text.back, "a2i": image.forward, "i2a": image.back}
+
+
+def recall_points(size: int) -> list[int]:
+    """The k of a retrieval curve: 1 to M, evenly on a logarithmic axis."""
+    return np.unique(np.geomspace(1, size, 60).round().astype(int)).tolist()
 
 
 def alignment(vectors, text, image) -> dict[str, float]:

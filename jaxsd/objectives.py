@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxsd.clip.towers import normalise
 from jaxsd.diffusion.samplers import NoiseSchedule
@@ -40,6 +40,17 @@ def add_noise(latents, noise, timesteps, schedule: NoiseSchedule):
     return jnp.sqrt(squared) * latents + jnp.sqrt(1 - squared) * noise, squared
 
 
+def draw_noise(
+    key: jax.Array, latents: Float[Array, "batch height width channels"], schedule: NoiseSchedule
+) -> tuple[Int[Array, " batch"], Float[Array, "batch height width channels"]]:
+    """Random timesteps, stratified over the batch so that its mean varies less, and standard normal noise."""
+    time_key, noise_key = jax.random.split(key)
+    batch, total = len(latents), schedule.num_train_timesteps
+    places = (jnp.arange(batch) + jax.random.uniform(time_key, (batch,))) / batch
+    timesteps = jnp.minimum((places * total).astype(jnp.int32), total - 1)
+    return timesteps, jax.random.normal(noise_key, latents.shape)
+
+
 def denoising_errors(
     unet,
     schedule: NoiseSchedule,
@@ -49,13 +60,13 @@ def denoising_errors(
 ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
     """Mean squared error of the predicted noise per sample at a random timestep, and its signal-to-noise ratio there.
 
-    Ho et al., arXiv 2006.11239, eq. 14. The timesteps are stratified over the batch, so that its mean varies less.
+    Ho et al., arXiv 2006.11239, eq. 14.
     """
-    time_key, noise_key = jax.random.split(key)
-    batch, total = len(latents), schedule.num_train_timesteps
-    places = (jnp.arange(batch) + jax.random.uniform(time_key, (batch,))) / batch
-    timesteps = jnp.minimum((places * total).astype(jnp.int32), total - 1)
-    noise = jax.random.normal(noise_key, latents.shape)
+    return errors_at(unet, schedule, latents, context, *draw_noise(key, latents, schedule))
+
+
+def errors_at(unet, schedule, latents, context, timesteps, noise):
+    """What `denoising_errors` gives, at these timesteps (batch,) and with this noise, of the latents' shape."""
     noisy, squared = add_noise(latents, noise, timesteps, schedule)
     predicted = unet(noisy, timesteps, context)
     target = noise

@@ -14,6 +14,11 @@ def find_models(name):
     return WEIGHTS if str(name) == "toy" else name
 
 
+def find_clip(name):
+    """The folder of the toy world's CLIP if `name` is "toy", else `name`: a folder or a Hugging Face repo id."""
+    return WEIGHTS / "clip" if str(name) == "toy" else name
+
+
 def find_sound(name) -> Path:
     """The file `name`, or else the sample of that name. Raises FileNotFoundError listing the samples."""
     path = Path(name)

@@ -24,7 +24,7 @@ def write_dataset(folder, split: str, size: int, weights: Path, seed: int = 0):
     Raises ValueError where that data set is another.
     """
     folder = Path(folder)
-    about = {"source": "toy world", "split": split, "seed": seed}
+    about = {"source": "toy world", "split": split, "seed": seed, "clip": "toy", "diffusion": "toy"}
     if (folder / "dataset.json").is_file():
         there = read_json(folder / "dataset.json")
         if {key: there.get(key) for key in about} != about or there["size"] != size:
