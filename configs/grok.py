@@ -1,12 +1,13 @@
-"""The encoder designed by Grok, trained as in the paper.
+"""The encoder designed by Grok, at the paper's sizes; the recipes are in common.py.
 
 python train.py --config grok.py
+python train.py --config grok.py:aligned
 """
 
 from ml_collections import ConfigDict
 
-from configs.common import paper
+from configs.common import make_config
 
 
 def get_config(recipe: str = "") -> ConfigDict:
-    return paper("grok", recipe, width=768, depth=12, heads=12, mlp=3072)
+    return make_config("grok", dict(width=768, depth=12, heads=12, mlp=3072), recipe)

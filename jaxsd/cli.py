@@ -1,5 +1,6 @@
 """How a script runs: mistakes become one line, and compiled programs are kept from one run to the next."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -43,6 +44,38 @@ def keep_compiled() -> None:
         os.environ[name.upper()] = str(value)
         if jax:  # it has read the environment already
             jax.config.update(name, value)
+
+
+def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that `start_distributed` reads."""
+    group = parser.add_argument_group("several processes (srun with several tasks needs no flags)")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="process 0, or `auto` to ask the cluster: TPU, MPI")
+    group.add_argument("--num-processes", type=int, metavar="N", help="how many processes are started")
+    group.add_argument("--process-id", type=int, metavar="I", help="which of them this is, from 0")
+
+
+def start_distributed(arguments: argparse.Namespace) -> None:
+    """Start `jax.distributed` where the flags or a SLURM step of several tasks ask for it; before any use of a device.
+
+    Raises ValueError where the flags do not go together.
+    """
+    flags = (arguments.coordinator, arguments.num_processes, arguments.process_id)
+    coordinator, count, index = flags
+    if flags == (None, None, None):
+        step = "SLURM_STEP_NODELIST" in os.environ  # a step of srun, not the batch script around it
+        if not (step and int(os.environ.get("SLURM_NTASKS", "1")) > 1):
+            return
+    elif coordinator != "auto":
+        if None in flags:
+            raise ValueError("--coordinator, --num-processes and --process-id go together")
+        if not coordinator.rpartition(":")[2].isdecimal() or ":" not in coordinator:
+            raise ValueError(f"--coordinator is {coordinator!r}; allowed: HOST:PORT, or auto")
+        if not 0 <= index < count:
+            raise ValueError(f"--process-id is {index}; allowed: 0 to {count - 1} (--num-processes less one)")
+    import jax
+
+    # What is left None, JAX finds out from the cluster.
+    jax.distributed.initialize(None if coordinator == "auto" else coordinator, count, index)
 
 
 def program() -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 
@@ -42,5 +43,11 @@ def to_json(config) -> dict:
 
 
 def write_json(path, value: dict):
-    """Write `value` as indented JSON."""
-    Path(path).write_text(json.dumps(value, indent=2) + "\n")
+    """Write `value` as indented JSON, whole or not at all."""
+    path = Path(path)
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w") as file:
+        file.write(json.dumps(value, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

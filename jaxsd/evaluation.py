@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
 
 import encoders
 from encoders import contract
@@ -23,7 +24,7 @@ from jaxsd import metrics
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import tokenize
 from jaxsd.config import read_json
-from jaxsd.data.columns import open_columns
+from jaxsd.data.columns import ABOUT, open_columns
 from jaxsd.diffusion.pipeline import StableDiffusion, to_pil
 from jaxsd.objectives import errors_at, pooled
 from jaxsd.progress import Progress
@@ -72,17 +73,20 @@ class Split:
 def open_split(folder) -> Split:
     """A split with its models. Raises FileNotFoundError or ValueError naming what is missing or does not fit."""
     folder = Path(folder)
-    if not (folder / "dataset.json").is_file():
-        there = ", ".join(sorted(path.parent.name for path in folder.parent.glob("*/dataset.json"))) or "none"
+    if not (folder / ABOUT).is_file():
+        there = ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{ABOUT}"))) or "none"
         raise FileNotFoundError(f"{folder}: no data here; splits beside it: {there}")
-    about = read_json(folder / "dataset.json")
+    about = read_json(folder / ABOUT)
     if about["size"] < 2:
         raise ValueError(f"{folder} has {about['size']} rows; an evaluation needs at least 2")
     columns = open_columns(folder)
     if missing := [name for name in COLUMNS if name not in columns]:
         raise ValueError(f"{folder} has no column {', '.join(missing)}; an evaluation needs {', '.join(COLUMNS)}")
     clip = CLIP.from_pretrained(find_clip(about["clip"]), revision=about.get("clip_revision"))
-    pipe = StableDiffusion.from_pretrained(find_models(about["diffusion"])) if "latents" in columns else None
+    pipe = None
+    if "latents" in columns:
+        revision = about.get("diffusion_revision")
+        pipe = StableDiffusion.from_pretrained(find_models(about["diffusion"]), revision=revision)
     return Split(folder, about, columns, clip, pipe)
 
 
@@ -125,8 +129,9 @@ def _load_subject(name: str, source: str, before: bool) -> Subject:
         return Subject(name, source, encoder, config.get("audio_pooling", "mean"))
     if not config:
         raise ValueError(f"{path}: missing, so how this encoder first is not known; leave --before out")
-    first = encoders.create(config["encoder"], rngs=nnx.Rngs(config["seed"]), **config["encoder_config"])
-    return Subject(name, source, encoder, config.get("audio_pooling", "mean"), first)
+    from jaxsd.training import make_encoder  # imports what trains, for seconds
+
+    return Subject(name, source, encoder, config["audio_pooling"], make_encoder(ConfigDict(config), jnp.float32))
 
 
 def check_fit(subject: Subject, split: Split):

@@ -4,23 +4,24 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
+from jaxsd.devices import replicate, replicated
 from jaxsd.progress import Progress
 
 PyTree = Any
-LossFn = Callable[[PyTree, PyTree, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+Metrics = dict[str, jax.Array]
+LossFn = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[jax.Array, Metrics]]
+GradientFn = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[tuple[jax.Array, Metrics], PyTree]]
 
 
 @jax.tree_util.register_dataclass
@@ -46,30 +47,36 @@ def init_state(params: PyTree, optimiser: optax.GradientTransformation) -> Train
     return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimiser.init(params))
 
 
-def make_step(loss_fn: LossFn, optimiser: optax.GradientTransformation, seed: int, average_decay: float = 0.999):
-    """A jitted, donating `step(state, batch) -> state, metrics`.
+def make_step(
+    loss_fn: LossFn | None,
+    optimiser: optax.GradientTransformation,
+    seed: int,
+    *,
+    average_decay: float = 0.999,
+    gradient_fn: GradientFn | None = None,
+):
+    """A jitted, donating `step(state, frozen, batch) -> state, metrics`.
 
-    `loss_fn(params, batch, key) -> loss, metrics`; the key is a function of `seed` and the step alone, so that a
-    resumed run repeats an uninterrupted one. The moving average starts short: min(decay, (1 + t) / (10 + t)).
+    `loss_fn(params, frozen, batch, key) -> loss, metrics`, where `frozen` are arrays that do not train, such as the
+    parameters of models the loss goes through. `gradient_fn`, which returns `(loss, metrics), gradients`, stands in
+    for its derivative where given. The key is a function of `seed` and the step alone, so that a resumed run repeats
+    an uninterrupted one. The moving average starts short: min(decay, (1 + t) / (10 + t)).
     """
+    gradient_fn = gradient_fn or jax.value_and_grad(loss_fn, has_aux=True)
+    everywhere = replicated()
 
-    @partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, jax.Array]]:
+    @partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
+    def step(state: TrainState, frozen: PyTree, batch: PyTree) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (loss, metrics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, key)
+        (loss, metrics), gradients = gradient_fn(state.params, frozen, batch, key)
         updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
         average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, params)
-        return TrainState(state.step + 1, params, average, opt_state), {"loss": loss, **metrics}
+        metrics = {"loss": loss, **metrics, "gradient_norm": optax.global_norm(gradients)}
+        return TrainState(state.step + 1, params, average, opt_state), metrics
 
     return step
-
-
-def shuffled(size: int, batch_size: int, seed: int) -> Callable[[int], np.ndarray]:
-    """`batch(step) -> indices (batch_size,)`: epochs of `range(size)`, each in its own order, by seed."""
-    batches = grain.MapDataset.range(size).shuffle(seed=seed).repeat().batch(batch_size)
-    return lambda step: batches[step]
 
 
 def fit(
@@ -77,15 +84,18 @@ def fit(
     name: str,
     state: TrainState,
     step: Callable,
-    batch: Callable[[int], PyTree],
+    batches: Callable[[int], Iterator[PyTree]],
     steps: int,
     *,
+    frozen: PyTree = None,
     save_every: int = 500,
     log_every: int = 50,
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
     eval_every: int = 0,
 ) -> TrainState:
     """Train until `steps`, from the newest checkpoint in `folder` if there is one.
+
+    `step` is `make_step`'s; it gets `frozen` and the batches that `batches(first_step)` yields from that step on.
 
     Writes orbax checkpoints and `metrics.jsonl` to `folder`. Raises FloatingPointError naming the step when the loss
     is not finite (the last checkpoint is kept), Interrupted after saving on SIGTERM or SIGINT.
@@ -98,11 +108,13 @@ def fit(
             abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
             state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(abstract))
         first = int(state.step)
+        state, frozen = replicate((state, frozen))
+        iterator = batches(first)
         log = MetricsLog(folder / "metrics.jsonl", first)
         pending = None
         with Progress(name, steps, first) as progress:
             for index in range(first, steps):
-                state, metrics = step(state, batch(index))
+                state, metrics = step(state, frozen, next(iterator))
                 if pending is not None:  # the step before, while this one runs
                     progress.update(log.add(*pending))
                 pending = (index, metrics) if index % log_every == 0 or index + 1 == steps else None
@@ -133,7 +145,7 @@ class MetricsLog:
 
     def add(self, step: int, metrics: dict) -> dict[str, float]:
         """Write the metrics of `step`. Raises FloatingPointError if one is not finite."""
-        values = {name: float(value) for name, value in metrics.items()}
+        values = {name: float(metrics[name]) for name in sorted(metrics, key=lambda name: name != "loss")}
         for name, value in values.items():
             if not math.isfinite(value):
                 raise FloatingPointError(f"step {step}: {name} is {value}; the last good checkpoint is kept")

@@ -1,6 +1,7 @@
 """Config files and their overrides: `--config gemini.py:paper --config.batch_size=64`.
 
-A config file is Python and holds `get_config(recipe: str = "") -> ml_collections.ConfigDict`.
+A config file is Python and holds `get_config(recipe: str = "") -> ml_collections.ConfigDict`. Where other values follow
+from one, get_config takes it as a further argument, of type str, and is given its override.
 
 args, rest = parser.parse_known_args()
 config = load_config(args.config, rest)
@@ -9,6 +10,7 @@ config = load_config(args.config, rest)
 import argparse
 import difflib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -46,8 +48,12 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     config = get_config(recipe) if recipe else get_config()
     if not isinstance(config, ConfigDict):
         raise ValueError(f"get_config() of {path} gives a {type(config).__name__}; it must give a ConfigDict")
+    pairs = list(_pairs(overrides, config))
+    wanted = list(inspect.signature(get_config).parameters)[1:]
+    if chosen := {key: text for key, text in pairs if key in wanted}:
+        config = get_config(recipe, **chosen)
     config.lock()
-    for key, text in _pairs(overrides, config):
+    for key, text in pairs:
         override(config, key, text)
     return config
 

@@ -1,7 +1,11 @@
-"""Training an audio encoder: contrastive alignment with CLIP, denoising through the frozen U-Net, or both."""
+"""Training an audio encoder: towards CLIP's embeddings and hidden states, through the frozen U-Net, or both."""
 
 import json
+import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,94 +15,138 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 import encoders
-from jaxsd.config import write_json
-from jaxsd.data.columns import open_columns
-from jaxsd.loop import fit, init_state, make_step, shuffled
-from jaxsd.objectives import cross_entropies, denoising_errors, pooled
+from jaxsd.config import read_json, write_json
+from jaxsd.data.columns import ABOUT, open_columns
+from jaxsd.data.loader import Loader
+from jaxsd.devices import replicate, replicated, split_rows
+from jaxsd.loop import fit, init_state, make_step
+from jaxsd.objectives import POOLINGS, cross_entropies, draw_noise, errors_at, pooled, value_and_gradient
+from jaxsd.settings import choose
+from jaxsd.targets import load_targets
+from jaxsd.validation import make_validation
 
+PyTree = Any
 FIRST_SCALE = 1 / 0.07  # CLIP's initial inverse temperature
 LARGEST_SCALE = 100.0
-EVALUATED = 512  # held-out rows that training is watched on
+BLOCKS = "block"  # what the models call the activations at the borders of their blocks
+
+TEXT_POOLINGS = ("eos", "bos")
+DTYPES = ("auto", "float32", "bfloat16")
+OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw}
+SCHEDULES = {
+    "constant": lambda peak, warmup, steps: optax.warmup_constant_schedule(0.0, peak, warmup) if warmup else peak,
+    "cosine": lambda peak, warmup, steps: optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps),
+}
 
 
-def train_encoder(config: ConfigDict, folder: Path, models, projection: jax.Array) -> nnx.Module:
-    """Train as `config` says on the data in `config.data.folder`, into `folder`; the moving average of the encoder.
+def train(config: ConfigDict, folder, models=None) -> nnx.Module:
+    """Train as `config` says on the data set in `config.data.folder`, into `folder`; the encoder that it leaves.
 
-    `models` is the StableDiffusion whose frozen U-Net the denoising loss goes through; `projection` CLIP's text
-    projection (width, projection). `folder` gets config.json, checkpoints, metrics.jsonl, encoder.json and
-    model.safetensors. Raises ValueError where `folder` holds a run of another config.
+    `models`, a folder with Stable Diffusion and in clip/ CLIP, stands in for those that the data set names. `folder`
+    gets config.json, checkpoints, metrics.jsonl, encoder.json and model.safetensors. Raises ValueError or
+    FileNotFoundError where the config, the data and the models do not fit each other, or where `folder` holds a run of
+    another config; then nothing is written.
     """
     folder = Path(folder)
+    check(config)
+    data, held_out = (open_split(config, split) for split in ("train", "validation"))
+    loader = Loader(data, wanted_columns(config), config.batch_size, config.seed, parts=config.accumulate)
+    steps = config.steps or config.epochs * loader.steps_per_epoch
+    if config.warmup >= steps:
+        raise ValueError(f"warmup is {config.warmup}; it must be less than the steps of training, {steps}")
+    claim(folder, config, write=False)
+    dtype = compute_dtype(config)
+    encoder = make_encoder(config, dtype)
+    targets = load_targets(config, Path(config.data.folder) / "train", dtype, models)
     claim(folder, config)
-    data = open_columns(Path(config.data.folder) / "train")
-    held_out = open_columns(Path(config.data.folder) / "validation")
 
-    encoder = encoders.create(config.encoder, rngs=nnx.Rngs(config.seed), **config.encoder_config)
     graph, params = nnx.split(encoder)
-    params = {"encoder": nnx.as_pure(params), "scale": jnp.log(FIRST_SCALE)}
-    frozen_graph, frozen = nnx.split(models.unet)
-    frozen = {"unet": frozen, "projection": projection}
-
-    def losses(params, batch, key, train: bool):
-        dropout_key, noise_key = jax.random.split(key)
-        audio = nnx.merge(graph, params["encoder"])
-        rows = audio(batch["audio"], rngs=dropout_key if train and config.dropout else None)
-        values = {}
-        if config.weights.contrastive:
-            scale = jnp.minimum(jnp.exp(params["scale"]), LARGEST_SCALE)
-            vector = pooled(rows, batch["frozen"]["projection"])
-            text, image = (batch[name].astype(jnp.float32) for name in ("text", "image"))
-            values["contrastive"] = (cross_entropies(vector, text, scale) + cross_entropies(vector, image, scale)) / 4
-        if config.weights.denoise:
-            unet = nnx.merge(frozen_graph, batch["frozen"]["unet"])
-            latents = batch["latents"].astype(jnp.float32)
-            values["denoise"] = denoising_errors(unet, models.schedule, latents, rows, noise_key)[0].mean()
-        total = sum(config.weights[name] * value for name, value in values.items())
-        return total, values
-
-    wanted = (
-        ["audio"] + ["text", "image"] * bool(config.weights.contrastive) + ["latents"] * bool(config.weights.denoise)
-    )
-    rows_of = shuffled(len(data["audio"]), config.batch_size, config.seed)
-
-    def batch(step):
-        rows = np.sort(rows_of(step))
-        return {name: data[name][rows] for name in wanted} | {"frozen": frozen}
-
-    if config.warmup >= config.steps:
-        raise ValueError(f"warmup is {config.warmup}; it must be less than steps, {config.steps}")
-    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, config.warmup, config.steps)
-    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
-    step = make_step(lambda p, b, k: losses(p, b, k, train=True), optimiser, config.seed)
-
-    fixed = {name: np.asarray(held_out[name][:EVALUATED]) for name in wanted} | {"frozen": frozen}
-    validate = jax.jit(lambda p, b: losses(p, b, jax.random.key(0), train=False)[1])
-
-    def evaluate(state):
-        return {f"validation_{name}": value for name, value in validate(state.average, fixed).items()}
-
+    params = {"encoder": nnx.as_pure(params)}
+    if config.learned_temperature:
+        params["log_scale"] = jnp.log(FIRST_SCALE)
+    targets_graph, frozen = nnx.split(targets)
+    frozen = replicate(nnx.as_pure(frozen))
+    optimiser = make_optimiser(config, steps)
+    gradient = make_gradient(config, graph, targets_graph)
     state = fit(
         folder,
         f"train {folder.name}",
         init_state(params, optimiser),
-        step,
-        batch,
-        config.steps,
+        make_step(None, optimiser, config.seed, average_decay=config.average_decay, gradient_fn=gradient),
+        loader.batches,
+        steps,
+        frozen=frozen,
         save_every=config.save_every,
-        evaluate=evaluate,
-        eval_every=config.eval_every,
+        evaluate=make_validation(config, graph, targets_graph, frozen, held_out),
+        eval_every=config.eval_every or loader.steps_per_epoch,
     )
     trained = nnx.merge(graph, state.average["encoder"])
-    encoders.save(trained, folder)
+    if jax.process_index() == 0:
+        encoders.save(trained, folder)
     return trained
 
 
-def claim(folder: Path, config: ConfigDict):
+# --- what is asked for ----------------------------------------------------------------------------------------------
+
+
+def check(config: ConfigDict):
+    """Raise ValueError, in one sentence, for values that no training can have."""
+    choose("encoder", config.encoder, encoders.ENCODERS)
+    choose("text_pooling", config.text_pooling, TEXT_POOLINGS)
+    choose("audio_pooling", config.audio_pooling, POOLINGS)
+    choose("optimizer", config.optimizer, OPTIMIZERS)
+    choose("schedule", config.schedule, SCHEDULES)
+    choose("dtype", config.dtype, DTYPES)
+    if (config.epochs > 0) == (config.steps > 0):
+        raise ValueError(f"epochs is {config.epochs} and steps is {config.steps}; one of them must be 0, not both")
+    for key in ("batch_size", "accumulate", "save_every"):
+        if config[key] < 1:
+            raise ValueError(f"{key} is {config[key]}; it must be at least 1")
+    for key in ("epochs", "steps", "warmup", "eval_every", "weight_decay", "clip_norm", "learning_rate"):
+        if config[key] < 0:
+            raise ValueError(f"{key} is {config[key]}; it must not be negative")
+    if config.weight_decay and config.optimizer != "adamw":
+        raise ValueError(f"weight_decay is {config.weight_decay}, which needs --config.optimizer=adamw")
+    if not 0 <= config.average_decay < 1:
+        raise ValueError(f"average_decay is {config.average_decay}; allowed: 0 to below 1")
+    weights = config.weights.to_dict()
+    if min(weights.values()) < 0 or not any(weights.values()):
+        raise ValueError(f"weights are {weights}; allowed: none below 0, one above")
+    if not 0 <= config.denoise_batch <= config.batch_size:
+        raise ValueError(f"denoise_batch is {config.denoise_batch}; allowed: 0 to batch_size, {config.batch_size}")
+    if config.weights.denoise and denoised(config) % config.accumulate:
+        raise ValueError(f"accumulate is {config.accumulate}; it must divide the {denoised(config)} rows to denoise")
+
+
+def denoised(config: ConfigDict) -> int:
+    """The rows of a batch that go through the U-Net."""
+    return config.denoise_batch or config.batch_size
+
+
+def wanted_columns(config: ConfigDict) -> list[str]:
+    columns = {"contrastive": ("text", "image"), "sequence": ("tokens",), "denoise": ("latents",)}
+    return ["audio"] + [name for part, names in columns.items() if config.weights[part] for name in names]
+
+
+def open_split(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
+    """The columns of a split. Raises FileNotFoundError or ValueError that say how to make what is missing."""
+    folder = Path(config.data.folder) / split
+    make = f"python -m jaxsd.data prepare MANIFEST --out {config.data.folder}"
+    if not (folder / ABOUT).is_file():
+        raise FileNotFoundError(f"{folder} holds no data; {make} makes it")
+    columns = open_columns(folder)
+    if missing := [name for name in (*wanted_columns(config), "text", "image") if name not in columns]:
+        latents = " --latents" * ("latents" in missing)
+        raise ValueError(f"{folder} has no column {missing[0]}, which these weights need; {make}{latents} makes it")
+    return columns
+
+
+def claim(folder: Path, config: ConfigDict, write: bool = True):
     """Write `config.json`, or check that the run there has this very config. Raises ValueError naming what differs."""
     path = folder / "config.json"
-    new = flatten(json.loads(config.to_json()))
+    values = json.loads(config.to_json())
     if path.is_file():
-        old = flatten(json.loads(path.read_text()))
+        old, new = flatten(read_json(path)), flatten(values)
         different = [
             f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
             for key in sorted(old.keys() | new.keys())
@@ -106,9 +154,11 @@ def claim(folder: Path, config: ConfigDict):
         ]
         if different:
             raise ValueError(f"{folder} holds a run of another config ({'; '.join(different)}); choose another --out")
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, json.loads(config.to_json()))
+    elif write and jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / "config.json.part"
+        write_json(part, values)
+        os.replace(part, path)
 
 
 def flatten(tree: dict, prefix: str = "") -> dict:
@@ -117,3 +167,112 @@ def flatten(tree: dict, prefix: str = "") -> dict:
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
+
+
+# --- what is trained, and towards what ------------------------------------------------------------------------------
+
+
+def compute_dtype(config: ConfigDict) -> jnp.dtype:
+    """What matrix products run in; parameters, norms, softmax and losses are float32."""
+    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(auto if config.dtype == "auto" else config.dtype)
+
+
+def make_encoder(config: ConfigDict, dtype: jnp.dtype) -> nnx.Module:
+    """A new encoder, or that of the folder `config.init`, which must have the same sizes (else ValueError)."""
+    sizes = config.encoder_config.to_dict()
+    if config.init:
+        encoder = encoders.load(config.init, dtype=dtype)
+        if type(encoder) is not encoders.ENCODERS[config.encoder] or encoder.config != sizes:
+            there = f"{type(encoder).__name__} of {encoder.config}"
+            raise ValueError(f"{config.init} holds {there}; the config asks for {config.encoder} of {sizes}")
+        return encoder
+    try:
+        encoder = encoders.create(config.encoder, rngs=nnx.Rngs(config.seed), dtype=dtype, **sizes)
+    except TypeError as error:
+        raise ValueError(f"encoder_config {sizes} does not fit encoder {config.encoder!r}: {error}") from None
+    return scale_branches(encoder, config.branch_init)
+
+
+def scale_branches(encoder: nnx.Module, scale: float) -> nnx.Module:
+    """Scale the last kernel of every residual branch of a Transformer, as GPT-2's initialisation does.
+
+    Branches that start small leave post-norm layers near the identity, and so their gradients even.
+    """
+    graph, params = nnx.split(encoder)
+
+    def scaled(path, value):
+        last = jax.tree_util.keystr(path, simple=True, separator=".")
+        return value * scale if last.endswith(("self_attn.out_proj.kernel", "linear2.kernel")) else value
+
+    return nnx.merge(graph, jax.tree_util.tree_map_with_path(scaled, nnx.as_pure(params)))
+
+
+# --- the step -------------------------------------------------------------------------------------------------------
+
+
+def make_optimiser(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+    schedule = SCHEDULES[config.schedule](config.learning_rate, config.warmup, steps)
+    options = {"weight_decay": config.weight_decay, "mask": is_kernel} if config.optimizer == "adamw" else {}
+    optimiser = OPTIMIZERS[config.optimizer](schedule, **options)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimiser) if config.clip_norm else optimiser
+
+
+def is_kernel(params: PyTree) -> PyTree:
+    """Which parameters decay: matrices and convolutions, not biases, norms, position embeddings or the temperature."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def replicated_rows(x: jax.Array) -> jax.Array:
+    """`x` whole on every device, so that each compares its own rows with all of these."""
+    return jax.lax.with_sharding_constraint(x, replicated())
+
+
+def make_gradient(config: ConfigDict, graph, targets_graph) -> Callable:
+    """`gradient(params, frozen, batch, key) -> ((loss, parts of it), gradients)` of the config's objective."""
+
+    def encode(params, targets, rows, key):
+        """Row by row: the pooled vector, the error of the hidden states, the denoising error of the first rows."""
+        hidden = nnx.merge(graph, params["encoder"])(rows["audio"], rngs=key if config.dropout else None)
+        outputs = {}
+        if config.weights.contrastive:
+            outputs["vector"] = pooled(hidden, targets.projection[...], config.audio_pooling)
+        if config.weights.sequence:
+            # Of all 77 rows: the U-Net attends to those behind the end of the text as well.
+            outputs["sequence"] = jnp.mean(
+                (hidden - targets.text_model(rows["tokens"]).hidden_states) ** 2, axis=(1, 2)
+            )
+        if config.weights.denoise:
+            context = jax.lax.with_sharding_constraint(hidden[: len(rows["latents"])], split_rows())
+            drawn = rows["latents"], context, rows["timesteps"], rows["noise"]
+            outputs["denoise"], _ = errors_at(targets.unet, targets.schedule, *drawn)
+        return outputs
+
+    def combine(targets, params, outputs, batch):
+        values = {}
+        if config.weights.contrastive:
+            text, image = (replicated_rows(batch[name].astype(jnp.float32)) for name in ("text", "image"))
+            if config.text_pooling == "bos":
+                text = jnp.broadcast_to(targets.bos[...], text.shape)
+            scale = jnp.minimum(jnp.exp(params["log_scale"]), LARGEST_SCALE) if config.learned_temperature else 1.0
+            compare = partial(cross_entropies, outputs["vector"], scale=scale, valid=batch["valid"])
+            values["contrastive"] = (compare(text) + compare(image)) / 6  # arXiv 2509.09717, eq. 2
+        if config.weights.sequence:
+            values["sequence"] = jnp.mean(outputs["sequence"], where=batch["valid"])
+        if config.weights.denoise:
+            values["denoise"] = jnp.mean(outputs["denoise"])
+        return sum(config.weights[name] * value for name, value in values.items()), values
+
+    def gradient(params, frozen, batch, key):
+        targets = nnx.merge(targets_graph, frozen)
+        dropout_key, noise_key = jax.random.split(key)
+        if config.weights.denoise:
+            latents = batch["latents"][: denoised(config)].astype(jnp.float32)
+            timesteps, noise = draw_noise(noise_key, latents, targets.schedule)
+            batch = batch | {"latents": latents, "timesteps": timesteps, "noise": noise}
+        forward = lambda params, rows, key: encode(params, targets, rows, key)  # noqa: E731
+        if config.remat:
+            forward = jax.checkpoint(forward, policy=jax.checkpoint_policies.save_only_these_names(BLOCKS))
+        return value_and_gradient(forward, partial(combine, targets), config.accumulate)(params, batch, dropout_key)
+
+    return gradient

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from itertools import count
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxsd.loop import Interrupted, fit, init_state, make_step, shuffled
+from jaxsd.data.loader import shuffled
+from jaxsd.loop import Interrupted, fit, init_state, make_step
 
 OPTIMISER = optax.adam(0.1)
 
 
-def loss_fn(params, batch, key):
+def loss_fn(params, frozen, batch, key):
     noise = 0.01 * jax.random.normal(key, params["w"].shape)
     error = batch @ (params["w"] + noise) - batch.sum(axis=1)
     return jnp.mean(error**2), {"first": params["w"][0]}
@@ -26,7 +28,8 @@ def train(folder, steps, batch=None, **options):
     rows = shuffled(len(data), 8, seed=0)
     state = init_state({"w": jnp.zeros(3)}, OPTIMISER)
     step = make_step(loss_fn, OPTIMISER, seed=0)
-    return fit(folder, "test", state, step, batch or (lambda i: data[rows(i)]), steps, log_every=1, **options)
+    batch = batch or (lambda i: data[rows(i)])
+    return fit(folder, "test", state, step, lambda first: map(batch, count(first)), steps, log_every=1, **options)
 
 
 def test_it_learns(tmp_path):

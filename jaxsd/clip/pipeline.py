@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from jaxsd.clip.images import resize_and_crop
 from jaxsd.clip.tokens import FILES as TOKENIZER_FILES
 from jaxsd.clip.tokens import load_tokenizer, tokenize
 from jaxsd.clip.towers import CLIPModel, TextConfig, VisionConfig
@@ -93,7 +94,11 @@ class CLIP:
 
     def embed_text(self, texts: list[str]) -> jax.Array:
         """Unit-norm embeddings, float32 (len(texts), projection_dim)."""
-        return self._embed_text(self.model, tokenize(self.tokenizer, texts))
+        return self.embed_tokens(tokenize(self.tokenizer, texts))
+
+    def embed_tokens(self, tokens: np.ndarray) -> jax.Array:
+        """Unit-norm embeddings, float32 (n, projection_dim), of token ids (n, 77)."""
+        return self._embed_text(self.model, tokens)
 
     def embed_images(self, images: list[Image.Image]) -> jax.Array:
         """Unit-norm embeddings of pictures of any size, float32 (len(images), projection_dim)."""
@@ -107,16 +112,6 @@ class CLIP:
     def _normalised(self, pictures):
         mean, std = (jnp.asarray(x) for x in (self.preprocessing.image_mean, self.preprocessing.image_std))
         return (pictures.astype(jnp.float32) / 255 - mean[None, None, None]) / std[None, None, None]
-
-
-def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
-    """The shortest side to `size` (bicubic), then the square in the middle, RGB, as CLIP's image processor does."""
-    image = image.convert("RGB")
-    scale = size / min(image.size)
-    width, height = (max(size, int(side * scale)) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.crop((left, top, left + size, top + size))
 
 
 def text_json(config: TextConfig, tokenizer) -> dict:

@@ -1,62 +1,68 @@
 """The toy world as a data set on disk, with the features of its own CLIP and VAE."""
 
-import sys
+from functools import partial
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from jaxsd.clip.pipeline import CLIP
-from jaxsd.clip.tokens import tokenize
-from jaxsd.config import read_json
-from jaxsd.data.columns import write_columns
+from jaxsd.data.build import Split, all_there, build
+from jaxsd.data.columns import Kind
+from jaxsd.data.features import Towers, to_float
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.vae import VAE
 from jaxsd.toy import world
+from jaxsd.toy.bundled import WEIGHTS
+from jaxsd.toy.rows import make
 
 BATCH = 250
+SMALL = 512  # below this many rows, starting processes costs more than it saves
+MADE: dict[str, Kind] = {"audio": (np.int16, (world.SAMPLE_RATE,)), "thing": (np.int32, ())}
 
 
-def write_dataset(folder, split: str, size: int, weights: Path, seed: int = 0):
-    """Write `size` examples of a split, with features of the models in `weights`, unless the folder has a data set.
+def write_toy(folder, size: int, held_out: int, seed: int = 0) -> bool:
+    """Write `folder`/train of `size` rows and `folder`/validation and /test of `held_out` each, or what is missing.
 
-    Raises ValueError where that data set is another.
+    Returns whether there was anything to write. Raises ValueError for a size below 1 or a folder of another data set.
     """
-    folder = Path(folder)
-    about = {"source": "toy world", "split": split, "seed": seed, "clip": "toy", "diffusion": "toy"}
-    if (folder / "dataset.json").is_file():
-        there = read_json(folder / "dataset.json")
-        if {key: there.get(key) for key in about} != about or there["size"] != size:
-            raise ValueError(f"{folder} holds {there}, not {size} rows of {about}; remove it or choose another folder")
-        return
-    print(f"{folder}: making {size} sounds, pictures and captions", file=sys.stderr, flush=True)
-    clip = CLIP.from_pretrained(weights / "clip")
-    pipe = StableDiffusion.from_pretrained(weights)
-    scenes = world.scenes(split, size, seed)
-    captions = world.captions(split, size, seed)
-    pictures = world.pictures(scenes)
-    columns = {
-        "audio": world.sounds(split, size, seed),
-        "text": in_batches(clip.embed_text, captions),
-        "image": in_batches(clip.embed_arrays, pictures),
-        "tokens": tokenize(pipe.tokenizer, captions),
-        "latents": encode_pictures(pipe.vae, pictures) * pipe.vae.config.scaling_factor,
-        "thing": np.array([world.THINGS.index(scene.thing) for scene in scenes], np.int32),
-    }
-    halves = {name: columns[name].astype(np.float16) for name in ("text", "image", "latents")}
-    write_columns(folder, columns | halves, about)
+    sizes = {"train": size, "validation": held_out, "test": held_out}
+    return _write([_split(Path(folder) / name, name, rows, WEIGHTS, seed) for name, rows in sizes.items()], WEIGHTS)
+
+
+def write_dataset(folder, split: str, size: int, weights: Path = WEIGHTS, seed: int = 0):
+    """Write `size` examples of a split, with features of the models in `weights`, or what is missing of them.
+
+    Raises ValueError where `folder` holds another data set.
+    """
+    _write([_split(Path(folder), split, size, Path(weights), seed)], Path(weights))
+
+
+def _split(folder: Path, name: str, size: int, weights: Path, seed: int) -> Split:
+    if size < 1:
+        raise ValueError(f"{folder}: {size} rows; allowed: 1 or more")
+    models = {"clip": "toy", "diffusion": "toy"}
+    if weights.resolve() != WEIGHTS.resolve():
+        models = {"clip": str((weights / "clip").resolve()), "diffusion": str(weights.resolve())}
+    about = {"source": "toy world", "split": name, "rows": size, "seed": seed, **models}
+    return Split(folder, size, lambda first, last: [(name, index) for index in range(first, last)], about)
+
+
+def _write(splits: list[Split], weights: Path) -> bool:
+    if all_there(splits):
+        return False
+    clip, pipe = CLIP.from_pretrained(weights / "clip"), StableDiffusion.from_pretrained(weights)
+    side = pipe.unet.config.sample_size * pipe.vae.config.factor
+    small = sum(split.size for split in splits) < SMALL
+    seed = splits[0].about["seed"]
+    build(splits, partial(make, seed=seed), MADE, Towers(clip, pipe.vae, side), workers=0 if small else None)
+    return True
 
 
 def encode_pictures(vae: VAE, pictures: np.ndarray) -> np.ndarray:
     """Mean latents of uint8 pictures (n, height, width, 3), float32, unscaled."""
     encode = nnx.jit(lambda vae, x: vae.encode(to_float(x)).mean)
     return in_batches(lambda x: encode(vae, x), pictures)
-
-
-def to_float(pictures):
-    """uint8 pictures -> float32 in [-1, 1], as the VAE takes them."""
-    return jnp.asarray(pictures, jnp.float32) / 127.5 - 1
 
 
 def in_batches(function, rows) -> np.ndarray:

@@ -1,25 +1,23 @@
-"""Trains an encoder on the toy world, with the bundled CLIP and Stable Diffusion."""
+"""Training on the toy world, whose data are made where they are missing."""
 
 from pathlib import Path
 
 from flax import nnx
 from ml_collections import ConfigDict
 
-from jaxsd.clip.pipeline import CLIP
-from jaxsd.diffusion.pipeline import StableDiffusion
+from jaxsd import training
 from jaxsd.toy.bundled import WEIGHTS
 from jaxsd.toy.dataset import write_dataset
-from jaxsd.training import train_encoder
 
 
 def train(config: ConfigDict, folder: Path, weights: Path = WEIGHTS) -> nnx.Module:
-    """Make the data if they are not there, then train as `config` says into `folder`.
+    """Train as `config` says into `folder`, with the models in `weights`, after making its data."""
+    make_data(config, weights)
+    return training.train(config, folder, weights)
 
-    Raises ValueError for a config of other data.
-    """
-    if config.data.kind != "toy":
-        raise ValueError("only the toy world can be trained on so far: --config toy.py")
-    for split, size in (("train", config.data.train_size), ("validation", config.data.held_out)):
-        write_dataset(Path(config.data.folder) / split, split, size, weights)
-    projection = CLIP.from_pretrained(weights / "clip").model.text_projection.kernel[...]
-    return train_encoder(config, folder, StableDiffusion.from_pretrained(weights), projection)
+
+def make_data(config: ConfigDict, weights: Path = WEIGHTS):
+    """Make the data of a config that says how many rows of the toy world it wants, unless they are there."""
+    if "train_size" in config.data:
+        for split, size in (("train", config.data.train_size), ("validation", config.data.held_out)):
+            write_dataset(Path(config.data.folder) / split, split, size, weights)

@@ -8,9 +8,10 @@ import numpy as np
 from flax import nnx
 
 from jaxsd import evaluation, report
+from jaxsd.data.columns import ABOUT
+from jaxsd.data.features import to_float
 from jaxsd.toy import world
-from jaxsd.toy.bundled import WEIGHTS
-from jaxsd.toy.dataset import to_float, write_dataset
+from jaxsd.toy.dataset import write_dataset
 from jaxsd.toy.judge import QUESTIONS, Judge, labels, load_judge
 
 GUIDANCE, STEPS = 3.0, 25
@@ -18,7 +19,8 @@ GUIDANCE, STEPS = 3.0, 25
 
 def make_data(folder: Path, split: str, size: int = 1_000):
     """Make a split of the toy world where there is none."""
-    write_dataset(folder, split, size, WEIGHTS)
+    if not (folder / ABOUT).is_file():
+        write_dataset(folder, split, size)
 
 
 def score(runs: list[str], data_folder: Path, pictures: int, data_size: int) -> evaluation.Results:

@@ -6,6 +6,7 @@ subfolder, and a finished stage is its `<stage>.safetensors` (the moving average
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import jax
@@ -19,11 +20,12 @@ from jaxsd.clip.pipeline import CLIP, Preprocessing
 from jaxsd.clip.tokens import tokenize
 from jaxsd.clip.towers import CLIPModel, TextConfig, VisionConfig
 from jaxsd.convert.rules import read_parameters, write_parameters
+from jaxsd.data.loader import shuffled
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
-from jaxsd.loop import fit, init_state, make_step, shuffled
+from jaxsd.loop import fit, init_state, make_step
 from jaxsd.objectives import denoising_errors
 from jaxsd.settings import load_config
 from jaxsd.toy import world
@@ -71,8 +73,9 @@ def stage(folder: Path, name: str, model: nnx.Module, loss, batch, steps: int, p
     path = folder / f"{name}.safetensors"
     if not path.exists():
         optimiser = adam(peak, steps)
-        step = make_step(lambda p, b, k: loss(nnx.merge(graph, p), b, k), optimiser, seed)
-        state = fit(folder / name, name, init_state(params, optimiser), step, batch, steps, **options)
+        step = make_step(lambda p, _, b, k: loss(nnx.merge(graph, p), b, k), optimiser, seed)
+        state = init_state(params, optimiser)
+        state = fit(folder / name, name, state, step, lambda first: map(batch, count(first)), steps, **options)
         write_parameters(nnx.merge(graph, state.average), path, np.float32)
     return read_parameters(model, path)
 

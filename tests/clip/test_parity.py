@@ -9,7 +9,8 @@ import transformers
 from flax import nnx
 from PIL import Image
 
-from jaxsd.clip.pipeline import CLIP, resize_and_crop
+from jaxsd.clip.images import resize_and_crop
+from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import tokenize
 from jaxsd.clip.towers import TextModel
 from jaxsd.toy import world

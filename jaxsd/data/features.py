@@ -1,0 +1,89 @@
+"""Captions and pictures -> the columns that CLIP and the VAE make of them."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxsd.clip.pipeline import CLIP
+from jaxsd.clip.tokens import tokenize
+from jaxsd.data.build import CHUNK, Rows
+from jaxsd.data.columns import Kind
+from jaxsd.diffusion.vae import VAE
+
+VAE_PIXELS = 2**21  # that a device encodes at once: 8 pictures of 512 x 512
+
+
+class Towers:
+    """CLIP's two towers, and the VAE's encoder where there is one, over batches of one size on this host's devices.
+
+    `vae_size` is the side in pixels of the pictures that the VAE takes.
+    """
+
+    def __init__(self, clip: CLIP, vae: VAE | None = None, vae_size: int | None = None):
+        devices = jax.local_devices()
+        devices = devices[: math.gcd(CHUNK, len(devices))]
+        mesh = Mesh(devices, "rows")
+        self._split, everywhere = NamedSharding(mesh, PartitionSpec("rows")), NamedSharding(mesh, PartitionSpec())
+        for model in (clip.model, vae):
+            if model is not None:
+                nnx.update(model, jax.device_put(nnx.state(model), everywhere))
+        self.clip, self.vae, self.vae_size = clip, vae, vae_size
+        self._devices = len(devices)
+        self._encode = nnx.jit(lambda vae, x: vae.encode(to_float(x)).mean * vae.config.scaling_factor)
+
+    @property
+    def clip_size(self) -> int:
+        """The side in pixels of the pictures that CLIP takes."""
+        return self.clip.model.vision_model.config.image_size
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {"pooling": "eos", "eos_token_id": self.clip.tokenizer.eos_token_id}
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """The columns that calling gives."""
+        projection = (self.clip.model.text_projection.out_features,)
+        kinds = {
+            "text": (np.float16, projection),
+            "image": (np.float16, projection),
+            "tokens": (np.int32, (self.clip.tokenizer.model_max_length,)),
+        }
+        if self.vae is not None:
+            side = self.vae_size // self.vae.config.factor
+            kinds["latents"] = (np.float16, (side, side, self.vae.config.latent_channels))
+        return kinds
+
+    def __call__(self, rows: Rows) -> dict[str, np.ndarray | jax.Array]:
+        """Columns of CHUNK rows, of which those beyond `rows` mean nothing; on the device they may not be done yet."""
+        tokens = _padded(tokenize(self.clip.tokenizer, rows.captions))
+        columns = {
+            "text": self.clip.embed_tokens(self._put(tokens)).astype(jnp.float16),
+            "image": self.clip.embed_arrays(self._put(_padded(rows.pictures))).astype(jnp.float16),
+            "tokens": tokens,
+        }
+        if self.vae is not None:
+            columns["latents"] = self._latents(_padded(rows.vae_pictures))
+        return columns
+
+    def _latents(self, pictures: np.ndarray) -> jax.Array:
+        batch = min(CHUNK, self._devices * max(1, VAE_PIXELS // self.vae_size**2))
+        parts = (pictures[first : first + batch] for first in range(0, CHUNK, batch))
+        return jnp.concatenate([self._encode(self.vae, self._put(part)).astype(jnp.float16) for part in parts])
+
+    def _put(self, rows: np.ndarray) -> jax.Array:
+        return jax.device_put(rows, self._split)
+
+
+def to_float(pictures):
+    """uint8 pictures -> float32 in [-1, 1], as the VAE takes them."""
+    return jnp.asarray(pictures, jnp.float32) / 127.5 - 1
+
+
+def _padded(rows: np.ndarray) -> np.ndarray:
+    return np.concatenate([rows, np.zeros((CHUNK - len(rows), *rows.shape[1:]), rows.dtype)])
