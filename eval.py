@@ -45,6 +45,7 @@ def main():
         if arguments.data == TOY:
             scores.make_data(folder, arguments.split)
         split = evaluation.open_split(folder)
+        report.merge([*earlier, evaluation.blank(split, arguments.text_pooling)])  # refuses before the work, not after
         on_cpu = jax.default_backend() == "cpu"
         earlier.append(
             evaluation.evaluate(
@@ -56,8 +57,9 @@ def main():
             )
         )
     results = report.merge(earlier)
+    page = report.write(results, arguments.out)
     report.show(results)
-    print(report.write(results, arguments.out))
+    print(page)
 
 
 if __name__ == "__main__":

@@ -248,6 +248,14 @@ def evaluate(
         entries[subject.name].about = {"source": subject.source, "table 2": inventory(subject.encoder)}
         if subject.before:
             entries[subject.name].about["before"] = first[subject.name].entry(targets).figures
+    return blank(split, text_pooling) | {
+        "encoders": {subject.name: entries.pop(subject.name).to_json() for subject in subjects},
+        "references": {name: entry.to_json() for name, entry in entries.items()},
+    }
+
+
+def blank(split: Split, text_pooling: str) -> Results:
+    """The results of no encoder: what must agree for results to stand side by side."""
     return {
         "data": {
             "folder": str(split.folder),
@@ -255,10 +263,10 @@ def evaluate(
             "identity": split.identity(),
             **{name: split.about.get(name) for name in ("clip", "diffusion")},
         },
-        "settings": {"text_pooling": text_pooling, "repeats": repeats, "device": jax.devices()[0].device_kind},
+        "settings": {"text_pooling": text_pooling, "device": jax.devices()[0].device_kind},
         "bounds": {"chance": metrics.chance(len(split)), "floor": metrics.floor(len(split))},
-        "encoders": {subject.name: entries.pop(subject.name).to_json() for subject in subjects},
-        "references": {name: entry.to_json() for name, entry in entries.items()},
+        "encoders": {},
+        "references": {},
     }
 
 

@@ -97,7 +97,7 @@ def _before_and_after(results: Results) -> Figure:
             axis.plot(after, place, "o", color=COLOURS[0])
         axis.set_title(f"TCEOCS_{kind}, dashed: chance; open: before, full: after")
         axis.set_yticks(range(len(entries)), entries)
-        axis.invert_yaxis()
+    axis.invert_yaxis()
     return figure
 
 
