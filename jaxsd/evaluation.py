@@ -5,8 +5,9 @@ docs/evaluation.md defines every figure by the name it has here.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ BINS = np.linspace(-1, 1, 101)  # of the histograms of cosines
 COLUMNS = ("audio", "tokens", "text", "image")
 TEXT_POOLINGS = ("eos", "bos")
 CAPTION, WRONG, CLASS, NOTHING, NOISE = "own caption", "wrong caption", "class caption", "no caption", "N(0, 1)"
+REFERENCES = (CAPTION, WRONG, CLASS, NOTHING, NOISE)
 REAL = "real pictures"
 
 Results = dict[str, Any]  # what `evaluate` returns
@@ -107,7 +109,7 @@ class Subject:
 def load_subjects(sources: Sequence[str], *, before: bool = False) -> list[Subject]:
     """Encoders from folders or Hugging Face repositories (`encoders.load`), or from Python files with an NNX class.
 
-    A run's config.json says how it pools, and with `before` how it first. Raises ValueError or FileNotFoundError
+    A run's config.json says how it pools, and with `before` how it began. Raises ValueError or FileNotFoundError
     naming the source.
     """
     if twice := sorted({source for source in sources if list(sources).count(source) > 1}):
@@ -128,7 +130,7 @@ def _load_subject(name: str, source: str, before: bool) -> Subject:
     if not before:
         return Subject(name, source, encoder, config.get("audio_pooling", "mean"))
     if not config:
-        raise ValueError(f"{path}: missing, so how this encoder first is not known; leave --before out")
+        raise ValueError(f"{path}: missing, so how this encoder began is not known; leave --before out")
     from jaxsd.training import make_encoder  # imports what trains, for seconds
 
     return Subject(name, source, encoder, config["audio_pooling"], make_encoder(ConfigDict(config), jnp.float32))
@@ -140,9 +142,7 @@ def check_fit(subject: Subject, split: Split):
     made = nnx.eval_shape(lambda encoder, pcm: encoder(pcm), subject.encoder, clips).shape
     wanted = (1, split.columns["tokens"].shape[1], split.clip.model.text_model.config.hidden_size)
     if made != wanted:
-        raise ValueError(
-            f"{subject.source} makes {made[1:]} of a clip; CLIP's text tower in {split.folder}: {wanted[1:]}"
-        )
+        raise ValueError(f"{subject.source} makes {made[1:]} of a clip; {split.folder} needs {wanted[1:]}, as its CLIP")
 
 
 @dataclass(frozen=True)
@@ -199,12 +199,15 @@ def evaluate(
     repeats: int = 0,
     labels: Labels | None = None,
     drawing: Drawing | None = None,
+    references: Collection[str] = REFERENCES,
 ) -> Results:
     """Every figure of every subject over the whole split, laid out as results.json holds it.
 
     `text_pooling` is the text target of the paper's figures: "eos", CLIP's own, or "bos", the same for every caption.
-    `repeats` is how often encoding the split is timed. A row's 77 vectors are never kept, only its pooled one, so
-    memory is linear in the split. Raises ValueError where an encoder does not fit the data or is not finite.
+    `repeats` is how often encoding the split is timed. `references` are the conditionings that stand beside the
+    encoders; "class caption" is there with `labels` only, and "no caption" always. A row's 77 vectors are never kept,
+    only its pooled one, so memory is linear in the split. Raises ValueError where an encoder does not fit the data or
+    is not finite.
     """
     if text_pooling not in TEXT_POOLINGS:
         raise ValueError(f"text pooling is {text_pooling!r}; allowed: {', '.join(TEXT_POOLINGS)}")
@@ -221,8 +224,11 @@ def evaluate(
     first = {
         s.name: _Pass(split, _audio_rows(s.before, split), None, s.source, s.pooling) for s in subjects if s.before
     }
-    references = text.references(labels)
-    passes |= {name: _Pass(split, rows, unet, name) for name, rows in references.items()}
+    passes |= {
+        name: _Pass(split, rows, unet, name)
+        for name, rows in text.references(labels).items()
+        if name in (*references, NOTHING)
+    }
     with Progress("evaluate", len(split), unit="clip") as progress:
         for index, count in batches(len(split)):
             states = text.states(split.columns["tokens"][index])
@@ -234,14 +240,16 @@ def evaluate(
         split.embeddings("text"), split.embeddings("image"), text.start() if text_pooling == "bos" else None
     )
     entries = {name: one.entry(targets) for name, one in passes.items()}
-    add_alignment(entries[CAPTION], targets.text, targets)
+    if CAPTION in entries:
+        add_alignment(entries[CAPTION], targets.text, targets)
     if unet:
         for name, one in passes.items():
             entries[name].mean("denoising", one.denoising())
             entries[name].mean("denoising gain", passes[NOTHING].denoising() - one.denoising())
     if repeats:
         for name, (encode, inputs) in _timed(subjects, split, text).items():
-            entries[name].figures |= seconds(encode, inputs, repeats)
+            if name in entries:
+                entries[name].figures |= seconds(encode, inputs, repeats)
     if drawing:
         entries |= _draw(entries, passes, split, targets, labels, drawing)
     for subject in subjects:
@@ -289,15 +297,29 @@ class Targets:
         return self.text if self.start is None else np.broadcast_to(self.start, self.text.shape)
 
 
+@nnx.jit
+def _encode(encoder, pcm):
+    return encoder(pcm)
+
+
+@nnx.jit
+def _hidden_states(text_model, tokens):
+    return text_model(tokens).hidden_states
+
+
+@partial(nnx.jit, static_argnames="schedule")
+def _denoising_errors(unet, schedule, *batch):
+    return errors_at(unet, schedule, *batch)[0]
+
+
 class _TextTower:
     """CLIP's text tower on the captions of a split, and the conditionings that need no encoder."""
 
     def __init__(self, split: Split):
         self.split = split
-        self._states = nnx.jit(lambda model, tokens: model(tokens).hidden_states)
 
     def states(self, tokens: Int[np.ndarray, "batch 77"]) -> Float[Array, "batch 77 width"]:
-        return self._states(self.split.clip.model.text_model, tokens)
+        return _hidden_states(self.split.clip.model.text_model, tokens)
 
     def start(self) -> Float[np.ndarray, " projection"]:
         """The text embedding pooled at position 0: as the tower is causal, that of every caption."""
@@ -321,24 +343,22 @@ class _TextTower:
 
 
 def _audio_rows(encoder: nnx.Module, split: Split) -> Callable:
-    encode = nnx.jit(lambda encoder, pcm: encoder(pcm))
-    return lambda index, states: encode(encoder, split.columns["audio"][index])
+    return lambda index, states: _encode(encoder, split.columns["audio"][index])
 
 
 class _FrozenUNet:
     """The denoising error of each clip at a timestep and with a noise of its own, the same for every conditioning."""
 
     def __init__(self, split: Split):
-        schedule, self.latents, self.unet = split.pipe.schedule, split.columns["latents"], split.pipe.unet
+        self.pipe, self.latents = split.pipe, split.columns["latents"]
         rng = np.random.default_rng(0)
         places = (rng.permutation(len(split)) + rng.random(len(split))) / len(split)  # stratified over the split
-        self.timesteps = np.int32(places * schedule.num_train_timesteps)
-        self._errors = nnx.jit(lambda unet, *batch: errors_at(unet, schedule, *batch)[0])
+        self.timesteps = np.int32(places * split.pipe.schedule.num_train_timesteps)
 
     def errors(self, index: Int[np.ndarray, " batch"], rows: Float[Array, "batch 77 width"]) -> Float[Array, " batch"]:
         latents = self.latents[index].astype(np.float32)
         noise = jax.random.normal(jax.random.key(int(index[0])), latents.shape)
-        return self._errors(self.unet, latents, rows, self.timesteps[index], noise)
+        return _denoising_errors(self.pipe.unet, self.pipe.schedule, latents, rows, self.timesteps[index], noise)
 
 
 class _Pass:
@@ -354,15 +374,18 @@ class _Pass:
         self.vectors, self.errors = [], []
 
     def add(self, index, count, states):
-        """Take in the `count` first rows at `index`. Raises ValueError where one is not finite."""
+        """Take in the `count` first rows at `index`. Raises ValueError where one is not finite, or its vector zero."""
         rows = self.rows(index, states)
         made, wanted = np.asarray(rows)[:count], np.asarray(states)[:count]
-        if bad := np.flatnonzero(~np.isfinite(made).all(axis=(1, 2))).tolist():
-            raise ValueError(f"{self.source} makes values that are not finite, first of clip {index[bad[0]]}")
+        vectors = np.asarray(pooled(rows, self.projection, self.pooling or "mean"))[:count]
+        finite = np.isfinite(made).all(axis=(1, 2)) & np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            clip = index[finite.argmin()]
+            raise ValueError(f"{self.source} makes values that are not finite, or nothing but zeros, of clip {clip}")
         self.positions += _cosines(made, wanted).sum(axis=0)
         self.count += count
         if self.pooling:
-            self.vectors.append(np.asarray(pooled(rows, self.projection, self.pooling))[:count])
+            self.vectors.append(vectors)
             self.raw.add(made.reshape(count, -1), wanted.reshape(count, -1))
         if self.unet:
             self.errors.append(np.asarray(self.unet.errors(index, rows), np.float64)[:count])
@@ -428,9 +451,8 @@ def inventory(encoder: nnx.Module) -> dict[str, float]:
 
 def _timed(subjects: Sequence[Subject], split: Split, text: _TextTower) -> dict[str, tuple[Callable, np.ndarray]]:
     """What is timed, on which column: the encoders, and as in the paper CLIP's text tower."""
-    encode = nnx.jit(lambda encoder, pcm: encoder(pcm))
     audio, tokens = split.columns["audio"], split.columns["tokens"]
-    timed = {subject.name: ((lambda pcm, one=subject.encoder: encode(one, pcm)), audio) for subject in subjects}
+    timed = {subject.name: (partial(_encode, subject.encoder), audio) for subject in subjects}
     return timed | {CAPTION: (text.states, tokens)}
 
 

@@ -24,6 +24,10 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
 
+    def to_markdown(self) -> str:
+        lines = (self.head, ("---", *["---:"] * (len(self.head) - 1)), *self.rows)
+        return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
+
 
 def _decimals(places: int) -> Callable[[float], str]:
     return lambda value: f"{value:,.{places}f}"
@@ -215,14 +219,9 @@ def to_markdown(results: Results) -> str:
     """A section to paste: every table under its title, with its note."""
     data = results["data"]
     parts = [f"Data: `{data['folder']}`, {data['size']:,} clips, SHA-256 `{data['identity'][:16]}`.\n"]
-    for table in tables(results):
-        lines = [_line(table.head), _line(["---", *["---:"] * (len(table.head) - 1)]), *map(_line, table.rows)]
-        parts.append(f"## {table.title}\n\n{table.note}\n\n" + "\n".join(lines) + "\n")
-    return "\n".join(parts)
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    return "\n".join(
+        parts + [f"## {table.title}\n\n{table.note}\n\n{table.to_markdown()}" for table in tables(results)]
+    )
 
 
 def to_html(table: Table) -> str:
