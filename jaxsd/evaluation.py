@@ -114,7 +114,8 @@ def load_subjects(sources: Sequence[str], *, before: bool = False) -> list[Subje
     """
     if twice := sorted({source for source in sources if list(sources).count(source) > 1}):
         raise ValueError(f"given twice: {', '.join(twice)}")
-    short = ["bundled" if Path(source).resolve() == ENCODER else Path(source).stem for source in sources]
+    paths = [Path(source).resolve() for source in sources]
+    short = ["bundled" if path == ENCODER else path.name.removesuffix(".py") for path in paths]
     names = [name if short.count(name) == 1 else source for name, source in zip(short, sources, strict=True)]
     return [_load_subject(name, source, before) for name, source in zip(names, sources, strict=True)]
 
@@ -251,7 +252,8 @@ def evaluate(
             if name in entries:
                 entries[name].figures |= seconds(encode, inputs, repeats)
     if drawing:
-        entries |= _draw(entries, passes, split, targets, labels, drawing)
+        drawn = {name: one for name, one in passes.items() if one.pooling or name in references}
+        entries |= _draw(entries, drawn, split, targets, labels, drawing)
     for subject in subjects:
         entries[subject.name].about = {"source": subject.source, "table 2": inventory(subject.encoder)}
         if subject.before:
@@ -430,7 +432,7 @@ def add_alignment(entry: Entry, vectors: Float[np.ndarray, "M projection"], targ
         entry.figures |= {f"cosine of others_{kind}": found.mismatched, f"p_{kind}": found.p_value}
         others = np.einsum("ij,ij->i", vectors, np.roll(targets.text if kind == "t" else targets.image, 1, axis=0))
         for name, cosines in ((f"matched_{kind}", found.matched), (f"mismatched_{kind}", others)):
-            entry.curves[name] = np.histogram(cosines, BINS)[0].tolist()
+            entry.curves[name] = np.histogram(np.clip(cosines, -1, 1), BINS)[0].tolist()
     for way, ranks in metrics.directions(text, image).items():
         for k in metrics.RECALLS:
             entry.share(f"R@{k}_{way}", ranks.hits(k))

@@ -82,8 +82,10 @@ def reproduce(
     """Train and evaluate every encoder by every recipe `seeds` times, each into a folder of its own; the section.
 
     A run that is finished is not done again, one that was stopped goes on. `overrides` (--config.KEY=VALUE) are of
-    every run. Writes runs.csv, two PNG files and the section in Markdown, by default `folder`/reproduction.md.
+    every run. Writes runs.csv and the section in Markdown, by default `folder`/reproduction.md, with a PNG beside it.
     """
+    if seeds < 1:
+        raise ValueError(f"seeds is {seeds}; allowed: 1 or more")
     runs: Runs = {}
     first = None
     wanted = [(recipe, encoder, seed) for recipe in recipes for encoder in encoders for seed in range(seeds)]
@@ -100,7 +102,7 @@ def reproduce(
     _write(folder / "runs.csv", _csv(runs))
     with matplotlib.rc_context(STYLE):
         _write(section.with_suffix(".png"), _png(_figure(runs)))
-    _write(section, _section(runs, found, section.with_suffix(".png").name))
+    _write(section, _section(runs, first, section.with_suffix(".png").name))
     return section
 
 
