@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 TIE = 1e-6  # cosines closer than this are equal: float32 vectors do not tell them apart
-NOISE = 1e-5  # a variable whose range is below this part of the targets' root mean square does not vary
+NOISE = 1e-4  # a variable whose deviation is below this part of the targets' root mean square does not vary
 ENTRIES = 2**22  # of the similarity matrix at a time: 32 MiB
 RECALLS = (1, 5, 10)
 
@@ -229,7 +229,8 @@ class Regression:
     def varying(self) -> Bool[np.ndarray, " variables"]:
         """Which targets vary by more than float32's rounding of them."""
         size = math.sqrt(self.powers.sum() / (self.count * len(self.powers)))
-        return self.highest - self.lowest > NOISE * size
+        variance = np.maximum(self.squares / self.count - (self.sums / self.count) ** 2, 0)
+        return np.sqrt(variance) > NOISE * size
 
     def figures(self) -> dict[str, float]:
         """mu(MSE); mu(R2) and sigma(R2) over all variables, and over those that vary; how many do not."""

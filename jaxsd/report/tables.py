@@ -30,7 +30,7 @@ class Table:
 
 
 def _decimals(places: int) -> Callable[[float], str]:
-    return lambda value: f"{value:,.{places}f}"
+    return lambda value: f"{value:z,.{places}f}"
 
 
 def _digits(count: int) -> Callable[[float], str]:
@@ -38,7 +38,7 @@ def _digits(count: int) -> Callable[[float], str]:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return f"{100 * value:z.1f} %"
 
 
 KINDS = ("t", "i", "rt")
