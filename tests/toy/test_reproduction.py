@@ -35,6 +35,7 @@ def test_tables_are_of_the_runs(rng):
     assert any(cell.startswith(f"{np.mean(gains):.3f} ±") for cell in contrast[1:])
 
 
+@pytest.mark.full_size  # slow: it compiles training and the toy world's models
 def test_runs_are_trained_once(tmp_path, monkeypatch):
     sizes = {"encoder_config.depth": 1, "batch_size": 8, "data.train_size": 16, "data.held_out": 12}
     overrides = [f"--config.{key}={value}" for key, value in sizes.items()]
