@@ -41,6 +41,10 @@ def _percent(value: float) -> str:
     return f"{100 * value:z.1f} %"
 
 
+def _whole_percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
 KINDS = ("t", "i", "rt")
 WAYS = {"a2t": "audio → text", "t2a": "text → audio", "a2i": "audio → image", "i2a": "image → audio"}
 PAPER = (
@@ -90,11 +94,11 @@ BESIDE = (
     ),
 )
 PICTURES = (
-    ("AIS", "AIS", _percent),
-    ("IIS", "IIS", _percent),
-    ("AIC", "AIC", _percent),
-    ("CLIP score", "CLIP score", _decimals(2)),
-    *((question, question, _percent) for question in ("thing", "colour", "background", "side")),
+    ("AIS", "AIS", _whole_percent),
+    ("IIS", "IIS", _whole_percent),
+    ("AIC", "AIC", _whole_percent),
+    ("CLIP score", "CLIP score", _decimals(1)),
+    *((question, question, _whole_percent) for question in ("thing", "colour", "background", "side")),
     ("pictures", "pictures", _decimals(0)),
 )
 
@@ -203,7 +207,7 @@ def _inventory(results: Results) -> Table:
 
 def show(results: Results):
     """Print the tables."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     for table in tables(results):
         printed = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE)
         for place, head in enumerate(table.head):
