@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 TIE = 1e-6  # cosines closer than this are equal: float32 vectors do not tell them apart
-NOISE = 1e-5  # a variable whose range is below this part of the targets' root mean square does not vary
+NOISE = 1e-4  # a variable whose deviation is below this part of the targets' root mean square does not vary
 ENTRIES = 2**22  # of the similarity matrix at a time: 32 MiB
 RECALLS = (1, 5, 10)
 
@@ -45,6 +45,11 @@ class Ranks:
     def middle(self) -> Float[np.ndarray, " M"]:
         """The mean rank over all orders of the ties, from 1."""
         return 1 + self.above + self.ties / 2
+
+    @property
+    def beaten(self) -> Float[np.ndarray, " M"]:
+        """The share of the other candidates that are farther than the own; ties count half. Chance is 1/2."""
+        return (len(self.above) - self.middle) / (len(self.above) - 1)
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,8 @@ def align(
     block = block or max(1, ENTRIES // size)
     matched = np.einsum("ij,ij->i", vectors, targets)
     rng = np.random.default_rng(seed)
-    pairings = np.stack([rng.permutation(size) for _ in range(permutations)], axis=1) if permutations else None
+    pairings = [rng.permutation(size).astype(np.int32) for _ in range(permutations)]
+    pairings = np.stack(pairings, axis=1) if permutations else None
 
     row_sums, column_sums, null = np.empty(size), np.zeros(size), np.zeros(permutations)
     above, near = np.empty(size, np.int64), np.empty(size, np.int64)
@@ -145,9 +151,19 @@ def _unit_rows(rows, name: str) -> Float[np.ndarray, "M features"]:
 
 def retrieval(text: Alignment, image: Alignment) -> dict[str, float]:
     """Recall@1, 5, 10 and the median rank: a2t from audio to text, t2a back, a2i and i2a likewise."""
-    directions = {"a2t": text.forward, "t2a": text.back, "a2i": image.forward, "i2a": image.back}
-    figures = {f"R@{k}_{way}": float(ranks.hits(k).mean()) for way, ranks in directions.items() for k in RECALLS}
-    return figures | {f"medR_{way}": float(np.median(ranks.middle)) for way, ranks in directions.items()}
+    ways = directions(text, image)
+    figures = {f"R@{k}_{way}": float(ranks.hits(k).mean()) for way, ranks in ways.items() for k in RECALLS}
+    return figures | {f"medR_{way}": float(np.median(ranks.middle)) for way, ranks in ways.items()}
+
+
+def directions(text: Alignment, image: Alignment) -> dict[str, Ranks]:
+    """Audio to text, text to audio, audio to image, image to audio."""
+    return {"a2t": text.forward, "t2a": text.back, "a2i": image.forward, "i2a": image.back}
+
+
+def recall_points(size: int) -> list[int]:
+    """The k of a retrieval curve: 1 to M, evenly on a logarithmic axis."""
+    return np.unique(np.geomspace(1, size, 60).round().astype(int)).tolist()
 
 
 def alignment(vectors, text, image) -> dict[str, float]:
@@ -213,7 +229,8 @@ class Regression:
     def varying(self) -> Bool[np.ndarray, " variables"]:
         """Which targets vary by more than float32's rounding of them."""
         size = math.sqrt(self.powers.sum() / (self.count * len(self.powers)))
-        return self.highest - self.lowest > NOISE * size
+        variance = np.maximum(self.squares / self.count - (self.sums / self.count) ** 2, 0)
+        return np.sqrt(variance) > NOISE * size
 
     def figures(self) -> dict[str, float]:
         """mu(MSE); mu(R2) and sigma(R2) over all variables, and over those that vary; how many do not."""

@@ -140,7 +140,7 @@ def test_regression_equals_scikit_learn(rng, size, batch):
 
 def test_r2_over_the_variables_that_vary(rng):
     targets = rng.standard_normal((40, 6))
-    targets[:, 1] = 0.5 + 1e-8 * rng.standard_normal(40)  # constant up to what float32 rounds to
+    targets[:, 1] = 0.5 + 5e-6 * rng.standard_normal(40)  # constant up to what float32 rounds to, layers deep
     targets[:, 4] = -2.0
     predictions = targets + 0.3 * rng.standard_normal(targets.shape)
     figures = regression(predictions, targets, 9).figures()
@@ -151,7 +151,7 @@ def test_r2_over_the_variables_that_vary(rng):
     assert figures["sigma(R2 varying)"] == pytest.approx(expected.std(), rel=1e-6)
     without_constant = regression(np.delete(predictions, 4, 1), np.delete(targets, 4, 1), 9).figures()
     all_five = r2_score(np.delete(targets, 4, 1), np.delete(predictions, 4, 1), multioutput="raw_values")
-    assert without_constant["mu(R2)"] == pytest.approx(all_five.mean(), rel=1e-6) and all_five.mean() < -1e10
+    assert without_constant["mu(R2)"] == pytest.approx(all_five.mean(), rel=1e-6) and all_five.mean() < -1e8
 
 
 def test_one_row_has_an_error_but_no_r2():

@@ -1,4 +1,4 @@
-"""The toy world: python -m jaxsd.toy demo | train | sheet."""
+"""The toy world: python -m jaxsd.toy demo | train | sheet | reproduce."""
 
 import argparse
 from pathlib import Path
@@ -16,7 +16,21 @@ def main():
     command.add_argument("--seed", type=int, default=0)
     command = commands.add_parser("sheet", help="draw the sample sounds with the bundled encoder")
     command.add_argument("--out", type=Path, default=Path("out/contact-sheet.png"))
-    arguments = parser.parse_args()
+    command = commands.add_parser(
+        "reproduce",
+        help="train every encoder by the paper's recipe and by what would change in it; goes on where it stopped",
+        epilog="--config.KEY=VALUE changes a value of configs/toy.py in every run",
+    )
+    command.add_argument("--out", type=Path, default=Path("runs/reproduction"))
+    command.add_argument("--encoders", nargs="+", help="which encoders (all five)")
+    command.add_argument("--recipes", nargs="+", help="which recipes (all)")
+    command.add_argument("--seeds", type=int, default=3)
+    command.add_argument("--steps", type=int, help="of every training (that of configs/toy.py)")
+    command.add_argument("--pictures", type=int, default=50, help="that the judge sees of every run, 0 for none (50)")
+    command.add_argument("--section", type=Path, help="the Markdown file to write (OUT/reproduction.md)")
+    arguments, overrides = parser.parse_known_args()
+    if overrides and arguments.command != "reproduce":
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
 
     # Imported here, for they import jax: after the arguments are known to be right.
     if arguments.command == "demo":
@@ -27,6 +41,23 @@ def main():
         from jaxsd.toy.train import run
 
         print(run(arguments.out, arguments.seed))
+    elif arguments.command == "reproduce":
+        import encoders
+        from jaxsd.settings import choose
+        from jaxsd.toy.reproduction import RECIPES, reproduce
+
+        if arguments.steps is not None:
+            overrides.append(f"--config.steps={arguments.steps}")
+        section = reproduce(
+            arguments.out,
+            encoders=[choose("encoder", name, encoders.ENCODERS) for name in arguments.encoders or encoders.ENCODERS],
+            recipes=[choose("recipe", name, RECIPES) for name in arguments.recipes or RECIPES],
+            seeds=arguments.seeds,
+            pictures=arguments.pictures,
+            overrides=overrides,
+            section=arguments.section,
+        )
+        print(section)
     else:
         from jaxsd.toy.demo import sample_sheet
 

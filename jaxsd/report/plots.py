@@ -1,0 +1,160 @@
+"""Pictures of results."""
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from encoders.spectrogram import decibels_below_peak, mel_spectrogram, waveform
+from jaxsd.evaluation import BINS, WRONG, Results
+from jaxsd.metrics import recall_points
+from jaxsd.report.tables import WAYS
+
+COLOURS = ("#2f5d8a", "#c05a2b", "#3f7d4e", "#8a4f7d", "#a88422", "#2a9d9d", "#b03a4a", "#4d4d4d")
+STYLE = {
+    "font.size": 9,
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "jaxsd",  # the same results give the same file
+}
+
+
+def contact_sheet(
+    path, titles: Sequence[str], clips: np.ndarray, generated: np.ndarray, examples: np.ndarray, captions: Sequence[str]
+) -> Path:
+    """Write a sheet with a column a sound: its spectrogram, the picture made of it, an example of the thing.
+
+    `clips` are int16 (n, 16000), `generated` and `examples` pictures (n, height, width, 3), `captions` name the rows.
+    """
+    spectrograms = np.asarray(decibels_below_peak(mel_spectrogram(waveform(clips), bands=64)))
+    rows = (spectrograms.transpose(0, 2, 1)[:, ::-1], generated, examples)
+    figure = Figure(figsize=(1.5 * len(titles) + 1.2, 1.55 * len(rows) + 0.5), layout="constrained", dpi=100)
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    for row, (caption, pictures) in enumerate(zip(captions, rows, strict=True)):
+        for column, picture in enumerate(pictures):
+            axis = axes[row, column]
+            axis.imshow(picture, cmap="magma", aspect="auto", interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if row == 0:
+                axis.set_title(titles[column], fontsize=10)
+        axes[row, 0].set_ylabel(caption, fontsize=9)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
+
+
+def plots(results: Results) -> Iterator[tuple[str, str, str]]:
+    """Title, note and SVG of every plot there are curves for."""
+    with matplotlib.rc_context(STYLE):
+        if any("before" in entry for entry in results["encoders"].values()):
+            yield (
+                "Before and after training",
+                "TCEOCS of every encoder, between chance and the least that is possible without a temperature.",
+                _svg(_before_and_after(results)),
+            )
+        yield (
+            "Retrieval",
+            "How often the right one is among the first k, over k on a logarithmic axis; dashed: chance.",
+            _svg(_retrieval(results)),
+        )
+        yield (
+            "Cosines",
+            "Of the pooled vectors with their own target (filled) and with another clip's (outlined).",
+            _svg(_cosines(results)),
+        )
+        yield (
+            "The 77 rows",
+            "Mean cosine of each row with the same row of the caption's hidden states, which is where Stable Diffusion "
+            "looks for it. A wrong caption's rows are what an encoder should do better than.",
+            _svg(_positions(results)),
+        )
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _before_and_after(results: Results) -> Figure:
+    entries = {name: entry for name, entry in results["encoders"].items() if "before" in entry}
+    figure = Figure(figsize=(8, 0.35 * len(entries) + 1.1), layout="constrained")
+    for axis, kind in zip(figure.subplots(1, 2, sharey=True), ("t", "i"), strict=True):
+        axis.axvline(results["bounds"]["chance"], color="0.5", linestyle="--", linewidth=1)
+        for place, entry in enumerate(entries.values()):
+            before, after = (figures[f"TCEOCS_{kind}"] for figures in (entry["before"], entry["figures"]))
+            axis.plot([before, after], [place, place], color=COLOURS[0], linewidth=1)
+            axis.plot(before, place, "o", color=COLOURS[0], markerfacecolor="white")
+            axis.plot(after, place, "o", color=COLOURS[0])
+        axis.set_title(f"TCEOCS_{kind}, dashed: chance; open: before, full: after")
+        axis.set_yticks(range(len(entries)), entries)
+    axis.invert_yaxis()
+    return figure
+
+
+def _retrieval(results: Results) -> Figure:
+    figure = Figure(figsize=(8, 5.2), layout="constrained")
+    size = results["data"]["size"]
+    ks = np.array(recall_points(size))
+    axes = figure.subplots(2, 2, sharex=True, sharey=True)
+    for axis, (way, arrow) in zip(axes.flat, WAYS.items(), strict=True):
+        axis.plot(ks, ks / size, color="0.5", linestyle="--", linewidth=1)
+        for name, entry in results["encoders"].items():
+            axis.plot(ks, entry["curves"][f"recall_{way}"], label=name)
+        axis.set_xscale("log")
+        axis.set_title(arrow)
+    figure.supxlabel("k", fontsize=9)
+    figure.supylabel("recall@k", fontsize=9)
+    axes[0, 0].legend(fontsize=8)
+    return figure
+
+
+def _cosines(results: Results) -> Figure:
+    entries = results["encoders"]
+    figure = Figure(figsize=(8, 1.1 * len(entries) + 0.8), layout="constrained")
+    axes = figure.subplots(len(entries), 2, sharex="col", squeeze=False)
+    for row, (name, entry) in zip(axes, entries.items(), strict=True):
+        for axis, kind in zip(row, ("t", "i"), strict=True):
+            matched, others = (np.array(entry["curves"][f"{which}_{kind}"]) for which in ("matched", "mismatched"))
+            axis.stairs(matched, BINS, fill=True, color=COLOURS[0], alpha=0.6)
+            axis.stairs(others, BINS, color=COLOURS[1])
+            axis.set_yticks([])
+            axis.spines["left"].set_visible(False)
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    for axis, kind in zip(axes[0], ("text", "image"), strict=True):
+        axis.set_title(kind)
+        seen = np.sum(
+            [entry["curves"][f"{w}_{kind[0]}"] for entry in entries.values() for w in ("matched", "mismatched")], axis=0
+        )
+        first, last = np.flatnonzero(seen)[[0, -1]]
+        axis.set_xlim(BINS[max(first - 2, 0)], BINS[min(last + 3, len(BINS) - 1)])
+    return figure
+
+
+def _positions(results: Results) -> Figure:
+    entries = results["encoders"] | {name: entry for name, entry in results["references"].items() if name == WRONG}
+    figure = Figure(figsize=(8, 0.32 * len(entries) + 1.1), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(
+        [entry["curves"]["positions"] for entry in entries.values()],
+        aspect="auto",
+        cmap="viridis",
+        vmin=min(0, *(min(entry["curves"]["positions"]) for entry in entries.values())),
+        vmax=1,
+        interpolation="nearest",
+    )
+    axis.set_yticks(range(len(entries)), entries)
+    axis.set_xlabel("position")
+    for side in axis.spines.values():
+        side.set_visible(False)
+    figure.colorbar(image, label="cosine")
+    return figure

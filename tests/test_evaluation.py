@@ -1,0 +1,321 @@
+"""An evaluation equals one computed literally, all rows at once; reports hold it; mistakes get one sentence."""
+
+import csv
+import dataclasses
+import html.parser
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy.special import log_softmax
+from sklearn.metrics import mean_squared_error, r2_score
+
+import encoders
+from jaxsd import evaluation, report
+from jaxsd.clip.tokens import tokenize
+from jaxsd.data.columns import write_columns
+from jaxsd.evaluation import Drawing, Labels, Split, Subject, evaluate
+from jaxsd.report.tables import tables
+from tests import models
+
+SIZE = 53  # more than one batch, and not a multiple of it
+WORDS = ("dog", "bell", "waves")
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def make_columns(rng, size=SIZE):
+    text, image = (unit(rng.standard_normal((size, 20))) for _ in range(2))
+    captions = [f"a {WORDS[row % 3]} {row}" for row in range(size)]
+    return {
+        "audio": rng.integers(-9000, 9000, (size, 16000), np.int16),
+        "text": text.astype(np.float16),
+        "image": image.astype(np.float16),
+        "tokens": tokenize(models.TOKENS, captions),
+        "latents": rng.standard_normal((size, 8, 8, 4)).astype(np.float16),
+    }
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory) -> Split:
+    folder = tmp_path_factory.mktemp("data") / "test"
+    columns = make_columns(np.random.default_rng(0))
+    about = {"clip": "toy", "diffusion": "toy"}
+    write_columns(folder, columns, about)
+    return Split(folder, about, columns, models.clip(), models.stable_diffusion())
+
+
+def make_encoder(seed):
+    return encoders.create("gemini", width=24, depth=1, heads=3, mlp=24, rngs=nnx.Rngs(seed))
+
+
+class Silent(nnx.Module):
+    """Says nothing: the hidden states of the empty text, whatever it hears."""
+
+    def __init__(self, states):
+        self.states = nnx.Param(states)
+
+    def __call__(self, pcm):
+        return jnp.broadcast_to(self.states[...], (len(pcm), *self.states.shape[1:]))
+
+
+@pytest.fixture(scope="module")
+def silent(split):
+    return Silent(evaluation._TextTower(split).states(tokenize(models.TOKENS, [""])))
+
+
+@pytest.fixture(scope="module")
+def results(split, silent):
+    subjects = [
+        Subject("gemini", "runs/gemini", make_encoder(0), "first", make_encoder(1)),
+        Subject("silent", "silent.py", silent),
+    ]
+    labels = Labels([f"a {word}" for word in WORDS], np.arange(SIZE) % 3)
+    with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("raise"):  # as in the tests: compiled once
+        return evaluate(subjects, split, repeats=1, labels=labels)
+
+
+def literal(encoder, split, pooling):
+    """Every figure from all rows at once, in float64."""
+    rows = np.asarray(nnx.jit(lambda encoder, pcm: encoder(pcm))(encoder, split.columns["audio"]), np.float64)
+    states = nnx.jit(lambda model, tokens: model(tokens).hidden_states)(
+        split.clip.model.text_model, split.columns["tokens"]
+    )
+    states = np.asarray(states, np.float64)
+    pooled = rows[:, 0] if pooling == "first" else rows.mean(axis=1)
+    vectors = unit(pooled @ np.asarray(split.clip.model.text_projection.kernel[...], np.float64))
+    figures = {"loss": 0.0, "cosine_rt": (unit(rows) * unit(states)).sum(axis=-1).mean()}
+    for kind, name, way, back in (("t", "text", "a2t", "t2a"), ("i", "image", "a2i", "i2a")):
+        target = unit(split.columns[name].astype(np.float64))
+        cosines = vectors @ target.T
+        tceocs = -sum(np.diag(log_softmax(cosines, axis=axis)).mean() for axis in (0, 1))
+        figures |= {f"TCEOCS_{kind}": tceocs, "loss": figures["loss"] + tceocs / 6}
+        figures |= {f"cosine_{kind}": np.diag(cosines).mean(), f"mu(MSE)_{kind}": mean_squared_error(target, vectors)}
+        figures[f"cosine of others_{kind}"] = cosines[~np.eye(SIZE, dtype=bool)].mean()
+        r2 = r2_score(target, vectors, multioutput="raw_values")
+        figures |= {f"mu(R2)_{kind}": r2.mean(), f"sigma(R2)_{kind}": r2.std(), f"constant_{kind}": 0}
+        for direction, matrix in ((way, cosines), (back, cosines.T)):
+            ranks = np.array([1 + (row > row[i]).sum() for i, row in enumerate(matrix)])
+            figures |= {f"R@{k}_{direction}": np.mean(ranks <= k) for k in (1, 5, 10)}
+            figures[f"medR_{direction}"] = np.median(ranks)
+    raw, wanted = (x.reshape(SIZE, -1) for x in (rows, states))
+    varying = np.ptp(wanted, axis=0) > 1e-4
+    r2 = r2_score(wanted[:, varying], raw[:, varying], multioutput="raw_values")
+    figures |= {"mu(MSE)_rt": mean_squared_error(wanted, raw), "constant_rt": (~varying).sum()}
+    return figures | {"mu(R2 varying)_rt": r2.mean(), "sigma(R2 varying)_rt": r2.std()}
+
+
+def test_every_figure_equals_a_literal_computation(results, split):
+    entry = results["encoders"]["gemini"]
+    for found, encoder in ((entry["figures"], make_encoder(0)), (entry["before"], make_encoder(1))):
+        expected = literal(encoder, split, "first")
+        assert expected["constant_rt"] == 2 * 24  # of a causal tower the first row, and of these captions the second
+        np.testing.assert_allclose([found[name] for name in expected], list(expected.values()), rtol=2e-5, atol=1e-6)
+    assert results["bounds"]["chance"] == pytest.approx(2 * math.log(SIZE))
+
+
+def test_intervals_hold_their_figures(results):
+    for entry in (*results["encoders"].values(), *results["references"].values()):
+        for name, (low, high) in entry["intervals"].items():
+            assert low <= entry["figures"][name] + 1e-9 and entry["figures"][name] <= high + 1e-9, name
+    assert {"loss", "TCEOCS_t", "R@1_i2a", "denoising gain"} <= results["encoders"]["gemini"]["intervals"].keys()
+
+
+def test_what_says_nothing_scores_so(results, split):
+    figures = results["encoders"]["silent"]["figures"]
+    assert figures["TCEOCS_t"] >= results["bounds"]["chance"]
+    assert figures["p_t"] == 1 and figures["R@5_a2t"] < 0.3
+    assert figures["medR_t2a"] == (SIZE + 1) / 2 and figures["R@10_t2a"] == pytest.approx(10 / SIZE)  # all tie
+    assert figures["denoising gain"] == pytest.approx(0, abs=1e-6)  # the rows of no caption, with the same noise
+    references = results["references"]
+    assert references["no caption"]["figures"]["denoising"] == pytest.approx(figures["denoising"], rel=1e-5)
+    assert references["own caption"]["figures"]["R@1_a2t"] == 1  # the caption's embedding finds itself
+    assert np.allclose(references["own caption"]["curves"]["positions"], 1)
+    assert references["wrong caption"]["curves"]["positions"][0] == pytest.approx(1)  # the row all captions share
+    assert references["wrong caption"]["curves"]["positions"][-1] < 0.999
+
+
+def test_denoising_is_of_every_clip_at_all_levels_of_noise(split):
+    unet = evaluation._FrozenUNet(split)
+    steps = split.pipe.schedule.num_train_timesteps
+    assert np.array_equal(np.sort(unet.timesteps) * SIZE // steps, np.arange(SIZE))
+
+
+def test_text_pooled_at_its_start_is_the_papers_trap(split, results):
+    found = evaluate([Subject("gemini", "g", make_encoder(0), "first")], split, text_pooling="bos")
+    figures, honest = found["encoders"]["gemini"]["figures"], results["encoders"]["gemini"]["figures"]
+    assert figures["constant_t"] == 20 and figures["mu(R2)_t"] == -math.inf
+    assert figures["TCEOCS_t"] >= found["bounds"]["chance"] - 1e-9
+    for name in ("TCEOCS_i", "R@5_a2t", "cosine_t", "mu(MSE)_rt"):
+        assert figures[name] == pytest.approx(honest[name], rel=1e-6)
+
+
+def test_times_and_layers_stand_beside(results):
+    figures = results["encoders"]["gemini"]["figures"]
+    assert 0 < figures["tau"] <= figures["tau with transfer"]
+    assert results["references"]["own caption"]["figures"]["tau"] > 0  # CLIP's text tower
+    layers = results["encoders"]["gemini"]["table 2"]
+    assert layers["MultiheadAttention"] == 1 and layers["parameters"] > 0 and layers["FLOPs"] > 0
+
+
+def test_the_report_holds_every_figure(results, tmp_path):
+    page = report.write(results, tmp_path / "out")
+    assert sorted(path.name for path in page.parent.iterdir()) == [
+        "report.html",
+        "results.csv",
+        "results.json",
+        "results.md",
+    ]
+    json.loads((page.parent / "results.json").read_text(), parse_constant=pytest.fail)  # no NaN, which JSON lacks
+    again = report.read(page.parent / "results.json")
+    figures = again["encoders"]["gemini"]["figures"]
+    assert figures["mu(R2)_rt"] == -math.inf
+    np.testing.assert_equal(figures, results["encoders"]["gemini"]["figures"])
+
+    lines = list(csv.DictReader((page.parent / "results.csv").open()))
+    line = next(line for line in lines if line["name"] == "gemini" and line["figure"] == "TCEOCS_i")
+    assert float(line["value"]) == figures["TCEOCS_i"] and float(line["low"]) <= float(line["value"])
+    assert float(line["before"]) == again["encoders"]["gemini"]["before"]["TCEOCS_i"]
+    markdown = (page.parent / "results.md").read_text()
+    assert f"{results['encoders']['gemini']['before']['loss']:.5f} → {figures['loss']:.5f}" in markdown
+
+    seen = []
+    parser = html.parser.HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: seen.append((tag, dict(attributes)))
+    parser.feed(page.read_text())
+    assert [tag for tag, _ in seen].count("table") == len(tables(results)) == 4
+    assert [tag for tag, _ in seen].count("svg") == 4
+    links = [
+        value for _, attributes in seen for name, value in attributes.items() if name in ("src", "href", "xlink:href")
+    ]
+    assert all(link.startswith(("#", "data:")) for link in links)
+
+
+def test_results_of_other_data_are_not_compared(results):
+    named = {**results, "encoders": {"other": results["encoders"]["gemini"]}}
+    assert list(report.merge([results, named])["encoders"]) == ["gemini", "silent", "other"]
+    elsewhere = {**named, "data": {**named["data"], "identity": "0"}}
+    with pytest.raises(ValueError, match="differ in data"):
+        report.merge([results, elsewhere])
+    with pytest.raises(ValueError, match="two results for gemini, silent"):
+        report.merge([results, results])
+
+
+def test_identity_is_of_what_the_columns_hold(split, tmp_path):
+    columns = dict(split.columns)
+    write_columns(tmp_path / "same", columns, {})
+    write_columns(tmp_path / "other", columns | {"text": columns["image"]}, {})
+    same, other = (dataclasses.replace(split, folder=tmp_path / name) for name in ("same", "other"))
+    assert same.identity() == split.identity() != other.identity()
+
+
+def test_pictures_are_measured_by_clip_and_by_the_judge(split, results, monkeypatch, rng):
+    count, size = 12, split.clip.model.vision_model.config.image_size
+    made = rng.uniform(size=(count, size, size, 3)).astype(np.float32)
+    monkeypatch.setattr(evaluation, "pictures", lambda *_, **__: made)
+    labels = Labels(WORDS, np.arange(SIZE) % 3)
+    judge = lambda pictures: {"bright": pictures.mean(axis=(1, 2, 3)) > 0.5}  # noqa: E731
+    drawing = Drawing(count, guidance=3.0, steps=2, judge=judge, real=made)
+    found = evaluate([Subject("gemini", "g", make_encoder(0), "first")], split, labels=labels, drawing=drawing)
+    figures = found["encoders"]["gemini"]["figures"]
+
+    seen = np.asarray(split.clip.embed_arrays(np.round(made * 255).astype(np.uint8)), np.float64)
+    text, image = (unit(split.columns[name][:count].astype(np.float64)) for name in ("text", "image"))
+    score = 100 * np.maximum(0, (seen * text).sum(axis=1)).mean()
+    assert figures["CLIP score"] == pytest.approx(score, rel=1e-5)
+    similarity = seen @ image.T
+    others = [np.mean(np.delete(row, i) < row[i]) for i, row in enumerate(similarity)]
+    assert figures["IIS"] == pytest.approx(np.mean(others))
+    nearest = (seen @ np.asarray(split.clip.embed_text(list(WORDS)), np.float64).T).argmax(axis=1)
+    assert figures["AIC"] == np.mean(nearest == np.arange(count) % 3)
+    assert 0 <= figures["AIS"] <= 1 and figures["pictures"] == count
+    assert figures["bright"] == judge(made)["bright"].mean()
+    assert found["references"]["real pictures"]["figures"]["IIS"] == figures["IIS"]
+    assert "AIS" not in found["references"]["own caption"]["figures"]  # it has no sound
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_too_few_rows_are_refused(rng, tmp_path, rows):
+    columns = make_columns(rng, 2)
+    write_columns(tmp_path / "test", {name: column[:rows] for name, column in columns.items()}, {"clip": "toy"})
+    with pytest.raises(ValueError, match=f"test has {rows} rows; an evaluation needs at least 2"):
+        evaluation.open_split(tmp_path / "test")
+
+
+def test_missing_data_are_named(rng, tmp_path):
+    columns = make_columns(rng, 2)
+    write_columns(tmp_path / "train", columns, {"clip": "toy"})
+    with pytest.raises(FileNotFoundError, match="splits beside it: train"):
+        evaluation.open_split(tmp_path / "test")
+    del columns["tokens"]
+    write_columns(tmp_path / "test", columns, {"clip": "toy"})
+    with pytest.raises(ValueError, match="has no column tokens"):
+        evaluation.open_split(tmp_path / "test")
+
+
+def test_encoders_that_do_not_fit_are_named(split, silent, tmp_path):
+    wide = Subject("wide", "runs/wide", encoders.create("gemini", width=12, depth=1, heads=3, mlp=8, rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match=r"runs/wide makes \(77, 12\) of a clip; .* needs \(77, 24\)"):
+        evaluate([wide], split)
+    for value in (jnp.nan, 0.0):
+        broken = Subject("broken", "runs/broken", Silent(silent.states[...] * value))
+        with pytest.raises(
+            ValueError, match="runs/broken makes values that are not finite, or nothing but zeros, of clip 0"
+        ):
+            evaluate([broken], split)
+    with pytest.raises(ValueError, match="given twice: a"):
+        evaluation.load_subjects(["a", "b", "a"])
+    with pytest.raises(ValueError, match="text pooling is 'mean'; allowed: eos, bos"):
+        evaluate([], split, text_pooling="mean")
+    with pytest.raises(ValueError, match="pictures is 99; allowed: 0, or 2 to 53"):
+        evaluate([], split, drawing=Drawing(99, 3.0, 2))
+    encoders.save(make_encoder(0), tmp_path / "run")
+    with pytest.raises(ValueError, match="config.json: missing, so how this encoder began is not known"):
+        evaluation.load_subjects([str(tmp_path / "run")], before=True)
+
+
+def test_encoders_come_from_folders_and_files(tmp_path):
+    encoders.save(make_encoder(0), tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text('{"audio_pooling": "last"}')
+    (tmp_path / "mine.py").write_text(
+        "from flax import nnx\n\n"
+        "class Mine(nnx.Module):\n"
+        "    def __init__(self, *, rngs):\n"
+        "        self.dropout = nnx.Dropout(0.5, rngs=rngs)\n\n"
+        "    def __call__(self, pcm):\n"
+        "        return self.dropout(pcm[:, None, :24] + 0.0)\n"
+    )
+    run, mine = evaluation.load_subjects([str(tmp_path / "run"), str(tmp_path / "mine.py")])
+    assert (run.name, run.pooling, mine.name, mine.pooling) == ("run", "last", "mine", "mean")
+    assert np.all(np.asarray(mine.encoder(jnp.ones((1, 16000)))) == 1)  # in evaluation nothing is dropped
+
+
+@pytest.mark.full_size
+def test_the_published_pattern_at_the_papers_size(rng):
+    """M = 23,524, text targets constant up to float noise, audio orthogonal to them: Table 4's text half."""
+    size, width = 23_524, 768
+    constant = unit(rng.standard_normal(width))
+    text = (constant + 2e-7 * rng.standard_normal((size, width))).astype(np.float32)
+    image = unit(rng.standard_normal((size, width), np.float32))
+    vectors = 0.2 * image + unit(rng.standard_normal((size, width), np.float32))
+    vectors = unit(vectors - (vectors @ constant)[:, None] * constant).astype(np.float32)
+    entry = evaluation.Entry()
+    evaluation.add_alignment(entry, vectors, evaluation.Targets(text, image, None))
+    results = {
+        "data": {"size": size},
+        "settings": {"text_pooling": "eos"},
+        "bounds": {"chance": 20.1316, "floor": 18.1},
+        "encoders": {"synthetic": entry.to_json()},
+        "references": {},
+    }
+    rows = {row[0]: row[1] for table in tables(results) for row in table.rows}
+    assert f"{float(rows['TCEOCS_t']):.4f}" == "20.1316"
+    assert rows["μ(MSE)_t"] == "0.0026" and entry.figures["mu(R2)_t"] < -1e9
+    assert rows["variables of t that do not vary"] == "768"
+    assert float(rows["TCEOCS_i"]) < 20

@@ -1,0 +1,54 @@
+"""The reproduction on the toy world, tiny: it trains, evaluates, skips what is done and writes its section."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from jaxsd.settings import load_config
+from jaxsd.toy import reproduction
+from jaxsd.toy.reproduction import COLUMNS, RECIPES, reproduce
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_is_a_config(recipe):
+    base, changes = RECIPES[recipe]
+    config = load_config(f"toy.py:{base}", [f"--config.{key}={value}" for key, value in changes.items()])
+    assert all(config[key] == value for key, value in changes.items() if "." not in key)
+
+
+def test_tables_are_of_the_runs(rng):
+    runs = {
+        (recipe, encoder, seed): list(rng.standard_normal(len(COLUMNS)))
+        for recipe in ("bos", "eos")
+        for encoder in ("human", "grok")
+        for seed in range(3)
+    }
+    place = [column.head for column in COLUMNS].index("cosine_rt")
+    values = np.array([runs["eos", "grok", seed][place] for seed in range(3)])
+    half = 4.302652729749464 * values.std(ddof=1) / 3**0.5  # Student's t with 2 degrees of freedom
+    row = next(row for row in reproduction._by_run(runs).rows if row[:2] == ("eos", "grok"))
+    assert row[2 + place] == f"{values.mean():.3f} ± {half:.3f}"
+    (contrast,) = reproduction._by_difference(runs).rows
+    gains = [runs["eos", *pair][place] - runs["bos", *pair][place] for _, *pair in runs if _ == "eos"]
+    assert contrast[0] == "text pooled at its end, not its start"
+    assert any(cell.startswith(f"{np.mean(gains):.3f} ±") for cell in contrast[1:])
+
+
+@pytest.mark.full_size  # slow: it compiles training and the toy world's models
+def test_runs_are_trained_once(tmp_path, monkeypatch):
+    sizes = {"encoder_config.depth": 1, "batch_size": 8, "data.train_size": 16, "data.held_out": 12}
+    overrides = [f"--config.{key}={value}" for key, value in sizes.items()]
+    overrides += ["--config.steps=2", f"--config.data.folder={tmp_path / 'data'}"]
+    options = {"encoders": ["chatgpt"], "recipes": ["bos"], "seeds": 1, "pictures": 0}
+    section = reproduce(tmp_path / "runs", **options, overrides=overrides)
+    text = section.read_text()
+    assert "| bos | chatgpt |" in text and "reproduction.png" in text and "-∞" not in text.split("###")[0]
+    assert section.with_suffix(".png").stat().st_size > 0
+    (line,) = csv.DictReader((tmp_path / "runs" / "runs.csv").open())
+    assert float(line["TCEOCS_t - 2 ln M"]) >= -1e-9 and float(line["μ(R²)_t"]) == -np.inf
+
+    monkeypatch.setattr(reproduction, "train", lambda *_: pytest.fail("trained again"))
+    assert reproduce(tmp_path / "runs", **options, overrides=overrides).read_text() == text
+    with pytest.raises(ValueError, match="steps was 2, is 3"):
+        reproduce(tmp_path / "runs", **options, overrides=[*overrides, "--config.steps=3"])
