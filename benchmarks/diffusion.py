@@ -1,10 +1,11 @@
 """Times Stable Diffusion 1.5 (random weights) beside PyTorch diffusers on the same machine in one run.
 
-python -m benchmarks.diffusion [--repeats 2]
+python -m benchmarks.diffusion [--repeats 2] [--layers]
 
 On a CPU: a U-Net step at 64x64 latents of one picture with guidance, in turns with PyTorch eager on as many threads,
-and without what this project does for CPUs. On a GPU: 512x512 pictures of 50 steps in bfloat16, beside float16
-pipelines of PyTorch, eager and compiled, each in a process of its own that starts with empty compilation caches.
+and without what this project does for CPUs; with --layers, the most expensive layers one by one instead. On a GPU:
+512x512 pictures of 50 steps in bfloat16, beside float16 pipelines of PyTorch, eager and compiled, each in a process of
+its own that starts with empty compilation caches.
 """
 
 import argparse
@@ -91,6 +92,59 @@ def on_cpu(repeats: int):
     print("|---|---|---|")
     for name, seconds in taken.items():
         print(f"| {name} | {seconds:.2f} | {taken['PyTorch eager'] / seconds:.2f} |")
+
+
+# Self-attention: positions, heads, features a head. Convolutions of 3x3: side of the map, channels in and out.
+ATTENTIONS = ((4096, 8, 40), (1024, 8, 80), (256, 8, 160))
+CONVOLUTIONS = ((64, 320, 320), (64, 640, 320), (32, 640, 640), (16, 1280, 1280), (8, 1280, 1280), (8, 2560, 1280))
+
+
+def layers_on_cpu(repeats: int):
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    rng = np.random.default_rng(0)
+    print("| layer, batch 2 | jaxsd, ms | XLA's own, ms | PyTorch eager, ms |")
+    print("|---|---|---|---|")
+
+    def line(name, ours, plain, theirs, *arrays):
+        ours, plain = jax.jit(ours), jax.jit(plain)
+        runs = {
+            "jaxsd": lambda: jax.block_until_ready(ours(*arrays)),
+            "XLA": lambda: jax.block_until_ready(plain(*arrays)),
+            "PyTorch": torch.no_grad()(theirs),
+        }
+        taken = in_turns(runs, repeats)
+        print(f"| {name} | {' | '.join(f'{1e3 * seconds:.0f}' for seconds in taken.values())} |", flush=True)
+
+    for positions, heads, features in ATTENTIONS:
+        q = jnp.asarray(rng.standard_normal((2, positions, heads, features), np.float32))
+        t = torch.tensor(np.asarray(q)).transpose(1, 2).contiguous()
+        line(
+            f"self-attention of {positions}, {heads} heads of {features}",
+            layers.attention,
+            jax.nn.dot_product_attention,
+            partial(torch.nn.functional.scaled_dot_product_attention, t, t, t),
+            *(q, q, q),
+        )
+
+    def same_size(convolution):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return lambda x, kernel: convolution(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=numbers)
+
+    for side, features_in, features_out in CONVOLUTIONS:
+        x = jnp.asarray(rng.standard_normal((2, side, side, features_in), np.float32))
+        kernel = jnp.asarray(rng.standard_normal((3, 3, features_in, features_out), np.float32))
+        line(
+            f"convolution of {side}x{side}, {features_in} to {features_out}",
+            same_size(layers.convolve),
+            same_size(jax.lax.conv_general_dilated),
+            partial(
+                torch.nn.functional.conv2d,
+                torch.tensor(np.asarray(x)).permute(0, 3, 1, 2).contiguous(),
+                torch.tensor(np.asarray(kernel)).permute(3, 2, 0, 1).contiguous(),
+                padding=1,
+            ),
+            *(x, kernel),
+        )
 
 
 def on_gpu(repeats: int, peak_tflops: float):
@@ -196,6 +250,8 @@ def main():
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # of this process and of those it starts
     if arguments.contender:
         contend(arguments.contender, arguments.batch, arguments.repeats, arguments.peak_tflops)
+    elif arguments.layers:
+        layers_on_cpu(arguments.repeats)
     elif jax.default_backend() == "cpu":
         on_cpu(arguments.repeats)
     else:

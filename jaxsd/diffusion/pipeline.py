@@ -181,49 +181,38 @@ class StableDiffusion:
         table = make_sampler(
             sampler or self.schedule.sampler, self.schedule, steps, None if image is None else strength
         )
-        features = self.unet.config.cross_attention_dim
-        cond = jnp.asarray(cond, jnp.float32)
-        if cond.ndim != 3 or not len(cond) or cond.shape[-1] != features:
-            raise ValueError(f"cond has shape {cond.shape}; allowed: (batch, tokens, {features})")
-        if guidance == 1:
-            context = (cond,)
-        else:
-            uncond = self.encode_text([""]) if uncond is None else jnp.asarray(uncond, jnp.float32)
-            if uncond.shape not in (cond.shape, (1, *cond.shape[1:])):
-                raise ValueError(f"uncond has shape {uncond.shape}; allowed: {cond.shape}, or one row of it for all")
-            context = (jnp.broadcast_to(uncond, cond.shape), cond)
-        noise_keys, image_keys, step_keys = _keys(key, len(cond))
+        context = self._context(cond, uncond, guidance)
+        batch = len(context[0])
+        noise_keys, image_keys, step_keys = _keys(key, batch)
         if latents is None:
             noise = normal(noise_keys, self._latent_shape(height, width))
         else:
             noise = jnp.asarray(latents, jnp.float32)
-            shape = (len(cond), "height", "width", self.unet.config.in_channels)
+            shape = (batch, "height", "width", self.unet.config.in_channels)
             if noise.ndim != 4 or noise.shape[::3] != shape[::3]:
                 raise ValueError(f"latents have shape {noise.shape}; allowed: ({', '.join(map(str, shape))})")
         pictures = None
         if image is not None:
             pictures = prepare(image, *(side * self.vae.config.factor for side in noise.shape[1:3]))
-            if len(pictures) not in (1, len(cond)):
-                raise ValueError(
-                    f"images are {len(pictures)} and cond are {len(cond)}; allowed: as many, or one for all"
-                )
+            if len(pictures) not in (1, batch):
+                raise ValueError(f"images are {len(pictures)} and cond are {batch}; allowed: as many, or one for all")
 
         mesh, (noise, context, image_keys, step_keys) = _share_out((noise, context, image_keys, step_keys))
         networks = self._graph, mesh, self._on(mesh)
-        image = 0.0
-        if pictures is not None and len(pictures) == 1:  # encoded but once
-            image = _encode(*networks, pictures, image_keys)
-        elif pictures is not None:
-            image = _encode(*networks, None, (_share_out(pictures)[1], image_keys))
-        history = begin(table, noise, image)
+        if pictures is None:
+            history = begin(table, noise)
+        elif len(pictures) == 1:  # encoded but once
+            history = begin(table, noise, _encode(*networks, pictures, image_keys))
+        else:
+            history = begin(table, noise, _encode(*networks, None, (_share_out(pictures)[1], image_keys)))
         keys_values = _keys_values(*networks, None, context)
         weight = np.float32(guidance)
         rows = table.rows()
         for done, row in enumerate(rows, 1):
             history, predicted = _step(*networks, (row, weight), (history, keys_values, step_keys))
             if on_step:
-                on_step(done, len(rows), predicted.block_until_ready()[: len(cond)])
-        return _decode(*networks, None, history.xs[0])[: len(cond)]
+                on_step(done, len(rows), predicted.block_until_ready()[:batch])
+        return _decode(*networks, None, history.xs[0])[:batch]
 
     def decode(
         self, latents: Float[Array, "batch latent_height latent_width channels"]
@@ -231,6 +220,19 @@ class StableDiffusion:
         """Pictures, float32 in [0, 1], of latents at the scale of the U-Net."""
         mesh, rows = _share_out(jnp.asarray(latents, jnp.float32))
         return _decode(self._graph, mesh, self._on(mesh), None, rows)[: len(latents)]
+
+    def _context(self, cond, uncond, guidance: float) -> tuple[jax.Array, ...]:
+        """The conditioning (batch, tokens, width), after that which guidance moves away from unless that is none."""
+        width = self.unet.config.cross_attention_dim
+        cond = jnp.asarray(cond, jnp.float32)
+        if cond.ndim != 3 or not len(cond) or cond.shape[-1] != width:
+            raise ValueError(f"cond has shape {cond.shape}; allowed: (batch, tokens, {width})")
+        if guidance == 1:
+            return (cond,)
+        uncond = self.encode_text([""]) if uncond is None else jnp.asarray(uncond, jnp.float32)
+        if uncond.shape not in (cond.shape, (1, *cond.shape[1:])):
+            raise ValueError(f"uncond has shape {uncond.shape}; allowed: {cond.shape}, or one row of it for all")
+        return jnp.broadcast_to(uncond, cond.shape), cond
 
     def _on(self, mesh: Mesh) -> nnx.State:
         """The parameters on every device of `mesh`."""
