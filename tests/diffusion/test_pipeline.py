@@ -9,6 +9,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import nnx
+from jax.extend.core import jaxprs_in_params
 from PIL import Image
 
 from jaxsd.config import read_json, write_json
@@ -133,8 +135,10 @@ def test_sixteen_bits(tmp_path, pipe, cond, rng):
     pipe.save_pretrained(tmp_path)
     half = StableDiffusion.from_pretrained(tmp_path, dtype="bfloat16")
     assert {leaf.dtype for leaf in parameters(half.unet).values()} == {np.dtype("bfloat16")}
-    np.testing.assert_allclose(half(cond, steps=3, guidance=2), pipe(cond, steps=3, guidance=2), atol=0.1)
     x, t = rng.standard_normal((1, 24, 24, 4), np.float32), np.ones(1, np.float32)
+    apply = nnx.jit(lambda unet: unet(x, t, cond[:1]))
+    rough, exact = np.asarray(apply(half.unet)), np.asarray(apply(pipe.unet))
+    assert np.square(rough - exact).mean() < 0.05**2 * np.square(exact).mean()
     traced = jax.make_jaxpr(lambda x: half.unet(x, t, cond[:1]))(x)
     sums = [op for op in operations(traced.jaxpr) if op.primitive.name in ("exp", "reduce_sum", "rsqrt")]
     assert len(sums) > 20 and {op.invars[0].aval.dtype for op in sums} == {np.dtype("float32")}
@@ -143,7 +147,7 @@ def test_sixteen_bits(tmp_path, pipe, cond, rng):
 def operations(jaxpr):
     for op in jaxpr.eqns:
         yield op
-        for inner in jax.core.jaxprs_in_params(op.params):
+        for inner in jaxprs_in_params(op.params):
             yield from operations(inner)
 
 
