@@ -18,10 +18,11 @@ from flax import nnx
 
 import encoders
 from jaxsd.loop import init_state, make_step
+from jaxsd.precision import choose_dtype
 from jaxsd.settings import load_config
 from jaxsd.speed import count_flops, peak_flops
 from jaxsd.targets import Targets
-from jaxsd.training import compute_dtype, make_encoder, make_gradient, make_optimiser
+from jaxsd.training import make_encoder, make_gradient, make_optimiser
 
 WIDTH, BATCH = 768, 1151
 CLIPS = 2_212_933 // BATCH * BATCH * 32
@@ -45,7 +46,7 @@ def projection() -> np.ndarray:
 def ours(name: str, batch: dict[str, np.ndarray], accumulate: int) -> tuple[Callable[[], None], int]:
     """A function that makes a step, and the step's FLOPs."""
     config = load_config(name, [f"--config.accumulate={accumulate}", "--config.dropout=false"])
-    graph, params = nnx.split(make_encoder(config, compute_dtype(config)))
+    graph, params = nnx.split(make_encoder(config, choose_dtype(None)))
     targets_graph, frozen = nnx.split(Targets(projection()))
     optimiser = make_optimiser(config, 1)
     gradient = make_gradient(config, graph, targets_graph)

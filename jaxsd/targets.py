@@ -40,7 +40,7 @@ class Targets(nnx.Module):
 def load_targets(config: ConfigDict, folder, dtype: jnp.dtype) -> Targets:
     """What training by `config` on the split in `folder`, and watching it, needs of the models that the split names.
 
-    They compute in `dtype`, of which the U-Net's parameters are. Raises ValueError where the split names no CLIP or
+    They are kept and compute in `dtype`. Raises ValueError where the split names no CLIP or
     the encoder's width does not fit it.
     """
     about = read_json(Path(folder) / ABOUT)
@@ -67,5 +67,4 @@ def load_targets(config: ConfigDict, folder, dtype: jnp.dtype) -> Targets:
                 f"the U-Net of {about['diffusion']} attends to width {pipe.unet.config.cross_attention_dim}, but the "
                 f"data's CLIP, {name}, has width {width}; prepare the data with models that go together"
             )
-        nnx.update(pipe.unet, jax.tree.map(lambda x: x.astype(dtype), nnx.state(pipe.unet)))
     return Targets(projection, clip.model.text_model if config.weights.sequence else None, bos, pipe)

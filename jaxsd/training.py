@@ -23,6 +23,7 @@ from jaxsd.data.loader import Loader
 from jaxsd.devices import replicate, replicated, split_rows
 from jaxsd.loop import fit, init_state, make_step
 from jaxsd.objectives import POOLINGS, cross_entropies, draw_noise, errors_at, pooled, value_and_gradient
+from jaxsd.precision import choose_dtype
 from jaxsd.settings import choose
 from jaxsd.targets import load_targets
 from jaxsd.validation import make_validation
@@ -55,7 +56,7 @@ def train(config: ConfigDict, folder, *, wandb: bool = False) -> nnx.Module:
     if config.warmup >= steps:
         raise ValueError(f"warmup is {config.warmup}; it must be less than the steps of training, {steps}")
     claim(folder, config, write=False)
-    dtype = compute_dtype(config)
+    dtype = choose_dtype(None if config.dtype == "auto" else config.dtype)
     encoder = make_encoder(config, dtype)
     targets = load_targets(config, Path(config.data.folder) / "train", dtype)
     if config.remat:
@@ -176,12 +177,6 @@ def flatten(tree: dict, prefix: str = "") -> dict:
 
 
 # --- what is trained, and towards what ------------------------------------------------------------------------------
-
-
-def compute_dtype(config: ConfigDict) -> jnp.dtype:
-    """What matrix products run in; parameters, norms, softmax and losses are float32."""
-    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(auto if config.dtype == "auto" else config.dtype)
 
 
 def make_encoder(config: ConfigDict, dtype: jnp.dtype) -> nnx.Module:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from PIL import Image
 
 from jaxsd.clip.images import resize_and_crop
@@ -18,6 +19,7 @@ from jaxsd.convert import clip as table
 from jaxsd.convert.checkpoint import MODEL, download_weights, find_weights, load_weights
 from jaxsd.convert.rules import export_parameters, write_safetensors
 from jaxsd.hub import fetch
+from jaxsd.precision import choose_dtype
 
 WEIGHTS = "model.safetensors"
 CONFIGS = ("config.json", "preprocessor_config.json")
@@ -41,13 +43,15 @@ class CLIP:
 
     @classmethod
     def from_pretrained(
-        cls, source, *, revision: str | None = None, variant: str | None = None, dtype=jnp.float32
+        cls, source, *, revision: str | None = None, variant: str | None = None, dtype: DTypeLike | None = None
     ) -> "CLIP":
         """Load from a folder in transformers' layout, or from the Hugging Face repository of that id.
 
         `variant` ("fp16") is part of the weights' file names and `revision` a branch, tag or commit. Parameters are
-        float32 and compute in `dtype`. Raises FileNotFoundError or ValueError naming the file.
+        kept and compute in `dtype`, whatever the file has: by default bfloat16 on accelerators and float32 on the CPU.
+        Raises FileNotFoundError or ValueError naming the file.
         """
+        dtype = choose_dtype(dtype)
         folder = fetch(source, (*CONFIGS, *TOKENIZER_FILES), revision)
         path = folder / "config.json"
         config = read_json(path)
@@ -63,7 +67,7 @@ class CLIP:
         def make():
             return CLIPModel(text, vision, projection, dtype=dtype, rngs=nnx.Rngs(0))
 
-        model = load_weights(weights, table.RULES, make, table.IGNORE, wanted="CLIP")
+        model = load_weights(weights, table.RULES, make, dtype, table.IGNORE, wanted="CLIP")
         return cls(model, load_tokenizer(folder), preprocessing)
 
     def save_pretrained(self, folder, *, dtype=np.float32):

@@ -1,5 +1,7 @@
 """Captions -> token ids, by transformers' tokenizer."""
 
+import warnings
+
 import numpy as np
 
 from jaxsd.hub import fetch
@@ -18,6 +20,15 @@ def load_tokenizer(source):
 
 
 def tokenize(tokenizer, texts: list[str]) -> np.ndarray:
-    """Token ids, int32 (len(texts), 77), padded and cut to the tokenizer's `model_max_length`."""
-    ids = tokenizer(texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True)["input_ids"]
-    return np.array(ids, np.int32)
+    """Token ids, int32 (len(texts), 77), padded and cut to the tokenizer's `model_max_length`.
+
+    Warns of each text that is cut, with what was cut off.
+    """
+    length = tokenizer.model_max_length
+    ids = tokenizer(texts, padding="max_length", max_length=length, truncation=True)["input_ids"]
+    ids = np.array(ids, np.int32)
+    for full in np.flatnonzero(ids[:, -2] != tokenizer.pad_token_id):
+        cut = tokenizer(texts[full], verbose=False)["input_ids"][length - 1 : -1]
+        if cut:
+            warnings.warn(f"a text has more than {length} tokens; not read: {tokenizer.decode(cut)!r}", stacklevel=2)
+    return ids

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
 from jaxsd.config import read_json
@@ -51,22 +52,23 @@ def load_weights(
     files: list[Path],
     rules: Iterable[Rule],
     make: Callable[[], nnx.Module],
+    dtype: DTypeLike,
     ignore: Iterable[str] = (),
     *,
     wanted: str,
     foreign: Sequence[tuple[str, str]] = kinds.KEYS,
 ) -> nnx.Module:
-    """The model that `make` makes, filled from `files`, of which one tensor at a time is held in host memory.
+    """The model that `make` makes, its parameters as `dtype`, filled from `files`.
 
-    Torch's files are the exception: they are held once, less what has been filled. `wanted` says what the model is and
-    `foreign` what else the files might be. Raises FileNotFoundError or ValueError naming the file where it is missing,
-    damaged, foreign, or does not fit.
+    Beside what is filled, one tensor at a time is held in host memory; torch's files are the exception, which are held
+    once, less what has been filled. `wanted` says what the model is and `foreign` what else the files might be. Raises
+    FileNotFoundError or ValueError naming the file where it is missing, damaged, foreign, or does not fit.
     """
     name = str(files[0] if len(files) == 1 else files[0].parent)
     tensors = open_tensors(files)
     if kind := kinds.recognise_keys(tensors, foreign):
         raise ValueError(f"{name} is {kind}, not {wanted}")
-    return import_parameters(tensors, rules, nnx.eval_shape(make), ignore, name)
+    return import_parameters(tensors, rules, nnx.eval_shape(make), ignore, name, dtype)
 
 
 def find_weights(folder: Path, name: WeightsName, variant: str | None = None) -> list[Path]:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -123,16 +123,23 @@ def match(
     return found
 
 
-def import_parameters(source: Mapping[str, ArrayLike], rules: Iterable[Rule], model: nnx.Module, ignore=(), name=""):
+def import_parameters(
+    source: Mapping[str, ArrayLike],
+    rules: Iterable[Rule],
+    model: nnx.Module,
+    ignore=(),
+    name="",
+    dtype: DTypeLike | None = None,
+):
     """A copy of `model` (may be abstract) filled from a foreign checkpoint, one tensor after the other.
 
-    Values get the dtype of `model`'s parameters. Raises `match`'s ValueError before any value is read.
+    Values get `dtype`, by default that of `model`'s parameters. Raises `match`'s ValueError before any value is read.
     """
     wanted = parameters(model)
     values = {}
     for target, (key, rule) in match(source, rules, wanted, ignore, name).items():
         forwards, _ = TRANSFORMS[rule.transform]
-        values[target] = jnp.asarray(forwards(np.asarray(source[key])), wanted[target].dtype)
+        values[target] = jnp.asarray(forwards(np.asarray(source[key])), dtype or wanted[target].dtype)
     return with_parameters(model, values)
 
 

@@ -1,13 +1,16 @@
 """Stable Diffusion 1.x from a Hugging Face folder: embeddings to pictures."""
 
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import cached_property, partial, wraps
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 from PIL import Image
 
@@ -24,10 +27,12 @@ from jaxsd.convert.checkpoint import DIFFUSION, MODEL, download_weights, find_we
 from jaxsd.convert.foreign import KEYS, PIECES, recognise_transformer, recognise_unet
 from jaxsd.convert.rules import export_parameters, write_safetensors
 from jaxsd.diffusion.images import prepare
-from jaxsd.diffusion.samplers import SCHEDULERS, NoiseSchedule, Sampler, make_sampler, normal, sample, start
+from jaxsd.diffusion.samplers import SCHEDULERS, NoiseSchedule, begin, make_sampler, normal, step
+from jaxsd.diffusion.tiles import decode
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, Gaussian, VAEConfig
 from jaxsd.hub import fetch
+from jaxsd.precision import choose_dtype
 
 DIFFUSION_WEIGHTS = "diffusion_pytorch_model.safetensors"
 TEXT_WEIGHTS = "model.safetensors"
@@ -52,12 +57,19 @@ class StableDiffusion:
     def __init__(self, unet: UNet, vae: VAE, text_encoder: TextModel, tokenizer_folder, schedule: NoiseSchedule):
         self.unet, self.vae, self.text_encoder, self.schedule = unet, vae, text_encoder, schedule
         self._tokenizer_folder = tokenizer_folder
-        self._networks = nnx.split((unet, vae))
+        self._graph, self._params = nnx.split((unet, vae))
+        self._replicas: dict[Mesh, nnx.State] = {}
         self._encode = nnx.jit(lambda model, tokens: model(tokens).hidden_states)
 
     @classmethod
     def from_pretrained(
-        cls, source, *, revision: str | None = None, variant: str | None = None, tokenizer=None, dtype=jnp.float32
+        cls,
+        source,
+        *,
+        revision: str | None = None,
+        variant: str | None = None,
+        tokenizer=None,
+        dtype: DTypeLike | None = None,
     ) -> "StableDiffusion":
         """Load from a folder in diffusers' layout, the Hugging Face repository of that id, or one file of weights.
 
@@ -65,9 +77,10 @@ class StableDiffusion:
         safetensors files, or torch's where there are none. A single .safetensors file has the names of the first
         Stable Diffusion code and neither configs nor a tokenizer: it is read as Stable Diffusion 1.5. `tokenizer`, a
         folder or repository, replaces the folder's own; a single file's is by default CLIP ViT-L/14's on the hub,
-        which the first text downloads. Parameters are float32 and compute in `dtype`. Raises FileNotFoundError or
-        ValueError naming the file.
+        which the first text downloads. Parameters are kept and compute in `dtype`, whatever the file has: by default
+        bfloat16 on accelerators and float32 on the CPU. Raises FileNotFoundError or ValueError naming the file.
         """
+        dtype = choose_dtype(dtype)
         path = Path(source)
         if path.is_file() or path.suffix == ".safetensors":
             unet, vae, text_encoder = load_single_file(path, UNetConfig(), VAEConfig(), SD15_TEXT, dtype)
@@ -89,7 +102,7 @@ class StableDiffusion:
             config = fill(config_class, read_json(path), path)
             files = find_weights(path.parent, PARTS[name], variant)
             make = partial(model_class, config, dtype=dtype)
-            return load_weights(files, rules, lambda: make(rngs=nnx.Rngs(0)), ignore, wanted=THIS)
+            return load_weights(files, rules, lambda: make(rngs=nnx.Rngs(0)), dtype, ignore, wanted=THIS)
 
         schedule = NoiseSchedule.read(folder / "scheduler" / "scheduler_config.json")
         download_weights(source, folder, PARTS, variant)
@@ -146,10 +159,12 @@ class StableDiffusion:
         height: int | None = None,
         width: int | None = None,
         key: jax.Array | None = None,
+        on_step: Callable[[int, int, jax.Array], None] | None = None,
     ) -> Float[Array, "batch height width 3"]:
         """Pictures, float32 in [0, 1], of the conditioning and, where there is one, of an image.
 
-        `uncond` (the empty text by default) is what guidance moves away from: uncond + guidance * (cond - uncond).
+        `uncond` (the empty text by default) is what guidance moves away from: uncond + guidance * (cond - uncond). At
+        guidance 1 nothing is left of it, and only half as much is computed.
         `sampler` defaults to the one that the checkpoint's scheduler is: `schedule.sampler`.
         `image` is one for all or one each, PIL or an array in [0, 1]. It is resized, encoded and noised, and only the
         last int(steps * strength) steps are run (arXiv 2509.09717): the higher `strength`, the less is left of it.
@@ -157,43 +172,80 @@ class StableDiffusion:
         `height` and `width` in pixels default to the size of `latents` or that which the U-Net was trained at.
         `key` (default: key 0) draws all that is random, row by row, so that a picture does not depend on its batch;
         an array of keys (batch,) gives each row its own.
-        Raises ValueError where a shape, a value, the sampler or the number of steps does not fit.
+        `on_step(done, total, latents)` is called after every step with the latents of the picture as the U-Net sees it
+        so far, which `decode` shows.
+        The batch is shared out to all devices of this process. What compiles anew is another shape of `cond` or of the
+        pictures, a sampler of another order, and guidance 1; prompts, keys, steps and strengths do not. Raises
+        ValueError where a shape, a value, the sampler or the number of steps does not fit.
         """
         table = make_sampler(
             sampler or self.schedule.sampler, self.schedule, steps, None if image is None else strength
         )
-        features = self.unet.config.cross_attention_dim
+        context = self._context(cond, uncond, guidance)
+        batch = len(context[0])
+        noise_keys, image_keys, step_keys = _keys(key, batch)
+        if latents is None:
+            noise = normal(noise_keys, self._latent_shape(height, width))
+        else:
+            noise = jnp.asarray(latents, jnp.float32)
+            shape = (batch, "height", "width", self.unet.config.in_channels)
+            if noise.ndim != 4 or noise.shape[::3] != shape[::3]:
+                raise ValueError(f"latents have shape {noise.shape}; allowed: ({', '.join(map(str, shape))})")
+        pictures = None
+        if image is not None:
+            pictures = prepare(image, *(side * self.vae.config.factor for side in noise.shape[1:3]))
+            if len(pictures) not in (1, batch):
+                raise ValueError(f"images are {len(pictures)} and cond are {batch}; allowed: as many, or one for all")
+
+        mesh, (noise, context, image_keys, step_keys) = _share_out((noise, context, image_keys, step_keys))
+        networks = self._graph, mesh, self._on(mesh)
+        if pictures is None:
+            history = begin(table, noise)
+        elif len(pictures) == 1:  # encoded but once
+            history = begin(table, noise, _encode(*networks, pictures, image_keys))
+        else:
+            history = begin(table, noise, _encode(*networks, None, (_share_out(pictures)[1], image_keys)))
+        keys_values = _keys_values(*networks, None, context)
+        weight = np.float32(guidance)
+        rows = table.rows()
+        for done, row in enumerate(rows, 1):
+            history, predicted = _step(*networks, (row, weight), (history, keys_values, step_keys))
+            if on_step:
+                on_step(done, len(rows), predicted.block_until_ready()[:batch])
+        return _decode(*networks, None, history.xs[0])[:batch]
+
+    def decode(
+        self, latents: Float[Array, "batch latent_height latent_width channels"]
+    ) -> Float[Array, "batch height width 3"]:
+        """Pictures, float32 in [0, 1], of latents at the scale of the U-Net."""
+        mesh, rows = _share_out(jnp.asarray(latents, jnp.float32))
+        return _decode(self._graph, mesh, self._on(mesh), None, rows)[: len(latents)]
+
+    def _context(self, cond, uncond, guidance: float) -> tuple[jax.Array, ...]:
+        """The conditioning (batch, tokens, width), after that which guidance moves away from unless that is none."""
+        width = self.unet.config.cross_attention_dim
         cond = jnp.asarray(cond, jnp.float32)
-        if cond.ndim != 3 or cond.shape[-1] != features:
-            raise ValueError(f"cond has shape {cond.shape}; allowed: (batch, tokens, {features})")
+        if cond.ndim != 3 or not len(cond) or cond.shape[-1] != width:
+            raise ValueError(f"cond has shape {cond.shape}; allowed: (batch, tokens, {width})")
+        if guidance == 1:
+            return (cond,)
         uncond = self.encode_text([""]) if uncond is None else jnp.asarray(uncond, jnp.float32)
         if uncond.shape not in (cond.shape, (1, *cond.shape[1:])):
             raise ValueError(f"uncond has shape {uncond.shape}; allowed: {cond.shape}, or one row of it for all")
-        uncond = jnp.broadcast_to(uncond, cond.shape)
-        noise_keys, image_keys, step_keys = _keys(key, len(cond))
-        if latents is None:
-            latents = normal(noise_keys, self._latent_shape(height, width))
-        elif latents.shape[0] != len(cond):
-            raise ValueError(f"latents are {latents.shape[0]} and cond are {len(cond)}; allowed: as many")
-        x = jnp.asarray(latents, jnp.float32)
-        graph, params = self._networks
-        if image is None:
-            x = start(table, x)
-        else:
-            pictures = prepare(image, *(side * self.vae.config.factor for side in x.shape[1:3]))
-            if len(pictures) not in (1, len(cond)):
-                raise ValueError(
-                    f"images are {len(pictures)} and cond are {len(cond)}; allowed: as many, or one for all"
-                )
-            x = start(table, x, _encode_pictures(graph, params, pictures, image_keys))
-        return _generate(graph, params, table, x, cond, uncond, guidance, step_keys)
+        return jnp.broadcast_to(uncond, cond.shape), cond
+
+    def _on(self, mesh: Mesh) -> nnx.State:
+        """The parameters on every device of `mesh`."""
+        if mesh not in self._replicas:
+            self._replicas = {mesh: jax.device_put(self._params, NamedSharding(mesh, PartitionSpec()))}
+        return self._replicas[mesh]
 
     def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         factor = self.vae.config.factor
         default = self.unet.config.sample_size * factor
-        height, width = height or default, width or default
+        height, width = (default if side is None else side for side in (height, width))
         for name, side in (("height", height), ("width", width)):
-            if side % factor:
+            if side < factor or side % factor:
                 raise ValueError(f"{name} is {side}; allowed: multiples of {factor}")
         return height // factor, width // factor, self.unet.config.in_channels
 
@@ -208,27 +260,73 @@ def _keys(key: jax.Array | None, batch: int) -> jax.Array:
     return jax.vmap(partial(jax.random.split, num=3), out_axes=1)(key)
 
 
-@partial(jax.jit, static_argnums=0)
-def _encode_pictures(graph, params, pictures, keys):
-    """Sampled latents (batch, ...), scaled, of pictures in [0, 1], as many or one for all."""
-    _, vae = nnx.merge(graph, params)
+def _share_out(rows):
+    """A mesh of as many devices as there is work for, and `rows` (batch, ...), a tree, shared out to it.
+
+    Where the devices do not divide the batch, its last row is repeated.
+    """
+    batch = len(jax.tree.leaves(rows)[0])
+    mesh = Mesh(jax.local_devices()[:batch], ("batch",))
+    missing = -batch % mesh.size
+    if missing:
+        rows = jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], missing, axis=0)]), rows)
+    return mesh, jax.device_put(rows, NamedSharding(mesh, PartitionSpec("batch")))
+
+
+def _on_each_device(function):
+    """`function(unet, vae, shared, rows)`, compiled, for each device's part of `rows` (batch, ...), a tree.
+
+    Called with the networks' graph, the mesh and the parameters in place of the networks. A device runs the program
+    that it would run alone, so that kernels and loops over the batch need no words about the others.
+    """
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    @wraps(function)
+    def run(graph, mesh, params, shared, rows):
+        def part(params, shared, rows):
+            return function(*nnx.merge(graph, params), shared, rows)
+
+        every, part_of = PartitionSpec(), PartitionSpec("batch")
+        shared_out = jax.shard_map(
+            part, mesh=mesh, in_specs=(every, every, part_of), out_specs=part_of, check_vma=False
+        )
+        return shared_out(params, shared, rows)
+
+    return run
+
+
+@_on_each_device
+def _encode(unet, vae, one_for_all, rows):
+    """Sampled latents, scaled, of pictures in [0, 1]."""
+    pictures, keys = (one_for_all, rows) if one_for_all is not None else rows
     moments = vae.encode(2 * pictures - 1)
     moments = Gaussian(*(jnp.broadcast_to(part, (len(keys), *part.shape[1:])) for part in moments))
     return vae.config.scaling_factor * jax.vmap(Gaussian.sample)(moments, keys)
 
 
-@partial(jax.jit, static_argnums=0)
-def _generate(graph, params, sampler: Sampler, x, cond, uncond, guidance, keys):
-    unet, vae = nnx.merge(graph, params)
-    context = jnp.concatenate([uncond, cond])
+@_on_each_device
+def _keys_values(unet, vae, _, context):
+    return unet.keys_values(jnp.concatenate(context))
+
+
+@_on_each_device
+def _step(unet, vae, shared, rows):
+    (row, guidance), (history, keys_values, keys) = shared, rows
 
     def network(x, t):
-        both = unet(jnp.concatenate([x, x]), jnp.broadcast_to(t, 2 * len(x)), context)
+        halves = len(jax.tree.leaves(keys_values)[0]) // len(x)
+        both = unet.denoise(jnp.tile(x, (halves, 1, 1, 1)), jnp.broadcast_to(t, halves * len(x)), keys_values)
+        if halves == 1:
+            return both
         without, with_ = jnp.split(both, 2)
         return without + guidance * (with_ - without)
 
-    latents = sample(sampler, network, x, keys)
-    return jnp.clip(vae.decode(latents / vae.config.scaling_factor) / 2 + 0.5, 0, 1)
+    return step(row, network, history, keys)
+
+
+@_on_each_device
+def _decode(unet, vae, _, latents):
+    return jnp.clip(decode(vae, latents / vae.config.scaling_factor) / 2 + 0.5, 0, 1)
 
 
 def to_pil(images: Float[Array, "batch height width 3"]) -> list[Image.Image]:
@@ -237,7 +335,7 @@ def to_pil(images: Float[Array, "batch height width 3"]) -> list[Image.Image]:
 
 
 def load_single_file(
-    path: Path, unet: UNetConfig, vae: VAEConfig, text: TextConfig, dtype=jnp.float32
+    path: Path, unet: UNetConfig, vae: VAEConfig, text: TextConfig, dtype: DTypeLike
 ) -> tuple[UNet, VAE, TextModel]:
     """The networks in one .safetensors file with the names of the first Stable Diffusion code.
 
@@ -252,7 +350,7 @@ def load_single_file(
         return nnx.Dict(unet=UNet(unet, **kind), vae=VAE(vae, **kind), text_encoder=TextModel(text, **kind))
 
     rules = single_file.rules(unet, len(vae.block_out_channels))
-    models = load_weights([path], rules, make, single_file.IGNORE, wanted=THIS, foreign=(*KEYS, *PIECES))
+    models = load_weights([path], rules, make, dtype, single_file.IGNORE, wanted=THIS, foreign=(*KEYS, *PIECES))
     return models.unet, models.vae, models.text_encoder
 
 

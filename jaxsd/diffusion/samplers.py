@@ -1,4 +1,4 @@
-"""Noise schedules, and samplers as tables of coefficients run by one scan.
+"""Noise schedules, and samplers as tables of coefficients run by one step.
 
 Every sampler here is a linear multistep rule on the variance-preserving latents x (alpha^2 + sigma^2 = 1):
 
@@ -138,17 +138,36 @@ class Points(NamedTuple):
         return Points(self.timesteps[-steps:], alpha, sigma, float(sigma[0]))
 
 
-class Sampler(NamedTuple):
-    """One row a step, float32, and what `start` makes the first latents of."""
+class Row(NamedTuple):
+    """The coefficients of one step, or columns (rows, ...) of those of all; float32."""
 
-    timesteps: np.ndarray  # (rows,)
-    p: np.ndarray  # (rows,)
-    q: np.ndarray  # (rows,)
-    a: np.ndarray  # (rows, 1 or 2)
-    b: np.ndarray  # (rows, order)
-    c: np.ndarray  # (rows,)
+    index: np.ndarray
+    timestep: np.ndarray
+    p: np.ndarray
+    q: np.ndarray
+    a: np.ndarray  # (1 or 2,)
+    b: np.ndarray  # (order,)
+    c: np.ndarray
+    u: np.ndarray  # u x + v f(x, t) is the data that x is noise over, as the network sees it
+    v: np.ndarray
+
+
+class Sampler(NamedTuple):
+    """The rows of a rule, and what `begin` makes the first latents of."""
+
+    columns: Row
     image_scale: float
     noise_scale: float
+
+    def rows(self) -> list[Row]:
+        return [Row(*values) for values in zip(*self.columns, strict=True)]
+
+
+class History(NamedTuple):
+    """What a rule looks back on, (batch, ...) each, the newest first."""
+
+    xs: tuple[jax.Array, ...]
+    ms: tuple[jax.Array, ...]
 
 
 def ddim_points(schedule: NoiseSchedule, steps: int) -> Points:
@@ -312,9 +331,12 @@ def make_sampler(name: str, schedule: NoiseSchedule, steps: int, strength: float
     return rule(schedule, points)
 
 
-def start(sampler: Sampler, noise: jax.Array, image: jax.Array | float = 0.0) -> jax.Array:
-    """The first latents, from standard normal `noise` and, for a table made with `strength`, an image's latents."""
-    return sampler.image_scale * image + sampler.noise_scale * noise
+def begin(sampler: Sampler, noise: jax.Array, image: jax.Array | float = 0.0) -> History:
+    """Before the first step: standard normal `noise` and, for a table made with `strength`, an image's latents."""
+    x = sampler.image_scale * image + sampler.noise_scale * noise
+    zeros = jnp.zeros_like(x)
+    order_x, order_m = sampler.columns.a.shape[1], sampler.columns.b.shape[1]
+    return History((x, *[zeros] * (order_x - 1)), (zeros,) * order_m)
 
 
 def normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -322,32 +344,20 @@ def normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
-def sample(
-    sampler: Sampler, network: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, keys: jax.Array
-) -> jax.Array:
-    """Run `sampler` from its first latents `x` (batch, ...) to the last; `network(x, t)`, t a scalar.
+def step(
+    row: Row, network: Callable[[jax.Array, jax.Array], jax.Array], history: History, keys: jax.Array
+) -> tuple[History, jax.Array]:
+    """One step of a rule, and the data that the network sees behind the noise; `network(x, t)`, t a scalar.
 
-    `keys` (batch,) draw the noise of each row that the sampler adds on its way.
+    `keys` (batch,) draw the noise of each row of the batch that the sampler adds on its way, the same at every call
+    with the same `row`.
     """
-    # Latents must not pass through the reduced precision of an accelerator's matrix unit.
-    combine = partial(jnp.tensordot, axes=1, precision="highest")
-
-    def step(history, row):
-        xs, ms = history
-        i, t, p, q, a, b, c = row
-        x = xs[0]
-        ms = jnp.roll(ms, 1, axis=0).at[0].set(p * x + q * network(x, t))
-        z = normal(jax.vmap(lambda key: jax.random.fold_in(key, i))(keys), x.shape[1:])
-        x = combine(a, xs) + combine(b, ms) + c * z
-        return (jnp.roll(xs, 1, axis=0).at[0].set(x), ms), None
-
-    def zeros(coefficients):
-        return jnp.zeros((coefficients.shape[1], *x.shape), x.dtype)
-
-    history = (zeros(sampler.a).at[0].set(x), zeros(sampler.b))
-    columns = (jnp.arange(len(sampler.timesteps)), *map(jnp.asarray, sampler[:6]))
-    (xs, _), _ = jax.lax.scan(step, history, columns)
-    return xs[0]
+    x = history.xs[0]
+    f = network(x, row.timestep)
+    ms = (row.p * x + row.q * f, *history.ms[:-1])
+    z = normal(jax.vmap(lambda key: jax.random.fold_in(key, row.index))(keys), x.shape[1:])
+    terms = [row.a[j] * past for j, past in enumerate(history.xs)] + [row.b[k] * m for k, m in enumerate(ms)]
+    return History((sum(terms, row.c * z), *history.xs[:-1]), ms), row.u * x + row.v * f
 
 
 def _transfer(points: Points) -> tuple[np.ndarray, np.ndarray]:
@@ -368,10 +378,12 @@ def _points(schedule: NoiseSchedule, timesteps: np.ndarray, ratios: np.ndarray) 
 def _table(schedule, points: Points, a, b, *, c=None, data=False, visited=slice(None)) -> Sampler:
     """The table of a rule on the noise or the `data`; `visited` is the point of each row."""
     alpha, sigma = points.alpha[:-1][visited], points.sigma[:-1][visited]
-    p, q = _data_from_output(schedule, alpha, sigma) if data else _noise_from_output(schedule, alpha, sigma)
+    u, v = _data_from_output(schedule, alpha, sigma)
+    p, q = (u, v) if data else _noise_from_output(schedule, alpha, sigma)
     c = np.zeros_like(alpha) if c is None else c
-    columns = (np.asarray(column, np.float32) for column in (points.timesteps[visited], p, q, a, b, c))
-    return Sampler(*columns, float(points.alpha[0]), points.noise_scale)
+    columns = (np.asarray(column, np.float32) for column in (points.timesteps[visited], p, q, a, b, c, u, v))
+    columns = Row(np.arange(len(alpha), dtype=np.int32), *columns)
+    return Sampler(columns, np.float32(points.alpha[0]), np.float32(points.noise_scale))
 
 
 def _noise_from_output(schedule: NoiseSchedule, alpha, sigma) -> tuple[np.ndarray, np.ndarray]:

@@ -105,9 +105,9 @@ class TransformerBlock(nnx.Module):
         self.attn2 = attention(features, context_features)
         self.ff = FeedForward(features, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x, context):
+    def __call__(self, x, keys_values):
         x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), self.attn2.keys_values(context))
+        x = x + self.attn2(self.norm2(x), keys_values)
         return x + self.ff(self.norm3(x))
 
 
@@ -123,11 +123,14 @@ class SpatialTransformer(nnx.Module):
         )
         self.proj_out = conv(features, features, 1, dtype=dtype, rngs=rngs)
 
+    def keys_values(self, context):
+        return [block.attn2.keys_values(context) for block in self.transformer_blocks]
+
     @remat_block
-    def __call__(self, x, context):
+    def __call__(self, x, keys_values):
         h = self.proj_in(self.norm(x)).reshape(x.shape[0], -1, x.shape[-1])
-        for block in self.transformer_blocks:
-            h = block(h, context)
+        for block, pair in zip(self.transformer_blocks, keys_values, strict=True):
+            h = block(h, pair)
         return x + self.proj_out(h.reshape(x.shape))
 
 
@@ -151,8 +154,8 @@ class MidBlock(nnx.Module):
         self.resnets = nnx.List([resnet(features, features) for _ in range(2)])
         self.attentions = nnx.List([attention(features)])
 
-    def __call__(self, x, time, context):
-        x = self.attentions[0](self.resnets[0](x, time), context)
+    def __call__(self, x, time, keys_values):
+        x = self.attentions[0](self.resnets[0](x, time), keys_values)
         return self.resnets[1](x, time)
 
 
@@ -217,28 +220,43 @@ class UNet(nnx.Module):
         context: Float[Array, "batch tokens features"],
     ) -> Float[Array, "batch height width channels"]:
         """Noisy latents, timesteps in [0, 1000) and conditioning -> prediction of the latents' shape, float32."""
+        return self.denoise(latents, timesteps, self.keys_values(context))
+
+    def keys_values(self, context: Float[Array, "batch tokens features"]) -> list:
+        """What the cross-attentions make of the conditioning: the same at every step, so computed once for all."""
+        context = context.astype(self.dtype)
+        blocks = (*self.down_blocks, self.mid_block, *self.up_blocks)
+        return [x.keys_values(context) for block in blocks for x in getattr(block, "attentions", ())]
+
+    def denoise(
+        self,
+        latents: Float[Array, "batch height width channels"],
+        timesteps: Float[Array, " batch"],
+        keys_values: list,
+    ) -> Float[Array, "batch height width channels"]:
+        """`__call__` with `keys_values(context)` in place of the context."""
         config = self.config
+        keys_values = iter(keys_values)
         time = timestep_embedding(timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift)
         time = self.time_embedding(time.astype(self.dtype))
-        context = context.astype(self.dtype)
 
         x = self.conv_in(latents.astype(self.dtype))
         skips = [x]
         for block in self.down_blocks:
             for resnet, attention in block.layers():
                 x = resnet(x, time)
-                x = attention(x, context) if attention else x
+                x = attention(x, next(keys_values)) if attention else x
                 skips.append(x)
             if hasattr(block, "downsample"):
                 x = block.downsample(x)
                 skips.append(x)
 
-        x = self.mid_block(x, time, context)
+        x = self.mid_block(x, time, next(keys_values))
 
         for block in self.up_blocks:
             for resnet, attention in block.layers():
                 x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), time)
-                x = attention(x, context) if attention else x
+                x = attention(x, next(keys_values)) if attention else x
             if hasattr(block, "upsample"):
                 x = block.upsample(x, skips[-1].shape[1:3])
 

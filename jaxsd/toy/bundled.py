@@ -19,6 +19,12 @@ def find_clip(name):
     return WEIGHTS / "clip" if str(name) == "toy" else name
 
 
+def find_encoder(name):
+    """The folder of the bundled encoder of that name, else `name`: a folder or a Hugging Face repo id."""
+    folder = HERE / "encoders" / str(name)
+    return folder if folder.is_dir() and not Path(name).is_dir() else name
+
+
 def find_sound(name) -> Path:
     """The file `name`, or else the sample of that name. Raises FileNotFoundError listing the samples."""
     path = Path(name)

@@ -153,7 +153,7 @@ def test_a_single_file_that_lacks_a_key_and_has_another(saved, tmp_path):
     path = tmp_path / "half.safetensors"
     save_file(tensors, path)
     with pytest.raises(ValueError) as error:
-        load_single_file(path, models.UNET, models.AUTOENCODER, models.TEXT)
+        load_single_file(path, models.UNET, models.AUTOENCODER, models.TEXT, jnp.float32)
     assert str(error.value) == (
         f"{path} does not fit: missing key first_stage_model.decoder.up.2.block.1.conv1.bias; "
         "unknown key first_stage_model.surplus"
@@ -253,7 +253,7 @@ def test_bfloat16(pipe, folder):
     save_torch({key: value.bfloat16() for key, value in to_torch(path).items()}, path)
     loaded = StableDiffusion.from_pretrained(folder, dtype=jnp.bfloat16)
     kernel = parameters(loaded.unet)["conv_in.kernel"]
-    assert loaded.unet.dtype == jnp.bfloat16 and kernel.dtype == jnp.float32
+    assert loaded.unet.dtype == kernel.dtype == jnp.bfloat16
     assert np.array_equal(kernel, parameters(pipe.unet)["conv_in.kernel"].astype(jnp.bfloat16))
 
 

@@ -9,7 +9,7 @@ from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2i
 from flax import nnx
 
 from jaxsd.clip.tokens import tokenize
-from jaxsd.diffusion.pipeline import StableDiffusion, _encode_pictures
+from jaxsd.diffusion.pipeline import StableDiffusion, _encode
 from jaxsd.diffusion.samplers import SCHEDULERS
 from jaxsd.diffusion.vae import Gaussian
 from jaxsd.toy import world
@@ -36,7 +36,7 @@ def from_torch(x):
 
 
 def load_torch(folder):
-    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -128,9 +128,9 @@ def mean_latents():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Gaussian, "sample", lambda self, key: self.mean)
         patch.setattr(img2img, "retrieve_latents", lambda output, **_: output.latent_dist.mode())
-        _encode_pictures.clear_cache()
+        _encode.clear_cache()
         yield
-    _encode_pictures.clear_cache()
+    _encode.clear_cache()
 
 
 # diffusers' PNDM and LMS start in mid-schedule by a rule of their own: see test_samplers.

@@ -1,13 +1,21 @@
 """What a user of the pipeline relies on."""
 
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
+from flax import nnx
+from jax.extend.core import jaxprs_in_params
 from PIL import Image
 
 from jaxsd.config import read_json, write_json
 from jaxsd.convert.rules import parameters
-from jaxsd.diffusion.pipeline import StableDiffusion, _encode_pictures, _generate, scheduler_json, to_pil
+from jaxsd.diffusion.pipeline import StableDiffusion, _decode, _encode, _keys_values, _step, scheduler_json, to_pil
 from jaxsd.diffusion.samplers import SCHEDULERS, NoiseSchedule
 from tests import models
 
@@ -58,35 +66,99 @@ def test_strength_is_how_little_is_left_of_the_image(pipe, cond, rng):
     assert np.abs(low - high).mean() > 0.01 and np.abs(low - other).mean() > 0.01
 
 
-def test_strengths_of_equally_many_steps_do_not_recompile(pipe, cond, rng):
-    image = rng.random((3, 32, 32, 3))
-    pipe(cond, steps=4, image=image, strength=0.5)
-    compiled = _generate._cache_size(), _encode_pictures._cache_size()
-    pipe(cond, steps=3, image=image, strength=0.7)
-    pipe(cond, steps=2, sampler="euler")
-    assert (_generate._cache_size(), _encode_pictures._cache_size()) == compiled
+def compiled():
+    return [program._cache_size() for program in (_encode, _keys_values, _step, _decode)]
 
 
-def test_prompt_seed_and_guidance_do_not_recompile(pipe, cond):
-    pipe(cond, steps=3, guidance=2.0, key=jax.random.key(0))
-    compiled = _generate._cache_size()
+def test_prompt_seed_guidance_steps_strength_sampler_and_progress_do_not_recompile(pipe, cond, rng):
+    image = rng.random((1, 32, 32, 3))
+    pipe(cond, steps=4, guidance=2, image=image, key=jax.random.key(0))
+    before = compiled()
     pipe(cond + 1, cond, steps=3, guidance=7.5, key=jax.random.key(1))
-    assert _generate._cache_size() == compiled
+    pipe(cond, steps=3, image=image, strength=0.7, on_step=lambda *_: None)
+    pipe(cond, steps=2, sampler="euler")
+    assert compiled() == before
 
 
-def test_guidance_of_one_ignores_the_unconditional_half(pipe, cond):
-    np.testing.assert_allclose(
-        pipe(cond, cond * 0, guidance=1.0, steps=3), pipe(cond, cond * 3, guidance=1.0, steps=3), atol=1e-4
-    )
+def test_progress_and_previews(pipe, cond):
+    """The latents of the last step are the picture; those before are on their way to it."""
+    calls = []
+    arguments = {"steps": 4, "sampler": "euler"}
+    pictures = pipe(cond, on_step=lambda *call: calls.append(call), **arguments)
+    np.testing.assert_array_equal(pictures, pipe(cond, **arguments))
+    assert [call[:2] for call in calls] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    previews = np.stack([pipe.decode(latents) for *_, latents in calls])
+    np.testing.assert_allclose(previews[-1], pictures, atol=1e-5)
+    errors = np.square(previews - np.asarray(pictures)).mean(axis=(1, 2, 3, 4))
+    assert errors[0] > errors[-2] > errors[-1]
+
+
+def test_guidance_of_one_is_the_conditioning_alone(pipe, cond):
+    alone = pipe(cond, guidance=1, steps=3)
+    np.testing.assert_allclose(alone, pipe(cond, cond * 3, guidance=1 + 1e-6, steps=3), atol=1e-4)
+    assert np.abs(np.asarray(alone) - np.asarray(pipe(cond, cond * 3, guidance=2, steps=3))).max() > 0.01
+
+
+ON_TWO_DEVICES = """
+import sys
+import jax
+import numpy as np
+from tests import models
+assert jax.local_device_count() == 2
+arrays = np.load(sys.argv[1])
+with jax.default_matmul_precision("highest"):
+    pictures = models.stable_diffusion()(**arrays, steps=3, sampler="euler_a", guidance=3)
+np.save(sys.argv[2], pictures)
+"""
+
+
+def test_devices_share_a_batch(pipe, cond, rng, tmp_path):
+    """Three pictures on two devices are those of one."""
+    arrays = {"cond": cond, "uncond": cond[:1] * 0.5, "image": rng.random((1, 32, 32, 3), np.float32)}
+    np.savez(tmp_path / "in.npz", **arrays)
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", ON_TWO_DEVICES, tmp_path / "in.npz", tmp_path / "out.npy"]
+    subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[2])
+    expected = pipe(**arrays, steps=3, sampler="euler_a", guidance=3)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
+
+
+def test_a_text_that_is_cut_is_warned_of(pipe):
+    with pytest.warns(UserWarning, match="a text has more than 77 tokens; not read: 'at night'$"):
+        cut = pipe.encode_text(["a dog", "a red dog " * 25 + "at night"])
+    with warnings.catch_warnings(action="error"):
+        np.testing.assert_array_equal(cut, pipe.encode_text(["a dog", "a red dog " * 25]))
+
+
+def test_sixteen_bits(tmp_path, pipe, cond, rng):
+    """Parameters as asked for; softmax, statistics and the latents in float32 all the same."""
+    pipe.save_pretrained(tmp_path)
+    half = StableDiffusion.from_pretrained(tmp_path, dtype="bfloat16")
+    assert {leaf.dtype for leaf in parameters(half.unet).values()} == {np.dtype("bfloat16")}
+    x, t = rng.standard_normal((1, 24, 24, 4), np.float32), np.ones(1, np.float32)
+    apply = nnx.jit(lambda unet: unet(x, t, cond[:1]))
+    rough, exact = np.asarray(apply(half.unet)), np.asarray(apply(pipe.unet))
+    assert np.square(rough - exact).mean() < 0.05**2 * np.square(exact).mean()
+    traced = jax.make_jaxpr(lambda x: half.unet(x, t, cond[:1]))(x)
+    sums = [op for op in operations(traced.jaxpr) if op.primitive.name in ("exp", "reduce_sum", "rsqrt")]
+    assert len(sums) > 20 and {op.invars[0].aval.dtype for op in sums} == {np.dtype("float32")}
+
+
+def operations(jaxpr):
+    for op in jaxpr.eqns:
+        yield op
+        for inner in jaxprs_in_params(op.params):
+            yield from operations(inner)
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
         ({"height": 30}, "height is 30; allowed: multiples of 4"),
+        ({"width": 0}, "width is 0; allowed: multiples of 4"),
         ({"sampler": "magic"}, "unknown sampler 'magic'; allowed: pndm, ddim, lms"),
         ({"steps": 0}, "steps is 0; allowed: 1 to 999"),
-        ({"latents": np.zeros((2, 8, 8, 4))}, "latents are 2 and cond are 3"),
+        ({"latents": np.zeros((2, 8, 8, 4))}, r"latents have shape \(2, 8, 8, 4\); allowed: \(3, height, width, 4\)"),
         ({"image": np.zeros((2, 8, 8, 3))}, "images are 2 and cond are 3; allowed: as many, or one for all"),
         ({"image": np.zeros((1, 8, 8, 3)), "strength": 0.0}, "strength is 0.0; allowed: above 0, up to 1"),
         ({"key": jax.random.split(jax.random.key(0), 2)}, r"key has shape \(2,\); allowed: one key, or 3 of them"),

@@ -13,7 +13,7 @@ import torch
 from diffusers.schedulers import scheduling_euler_ancestral_discrete as ancestral
 from scipy.integrate import quad
 
-from jaxsd.diffusion.samplers import SAMPLERS, SCHEDULERS, NoiseSchedule, make_sampler, normal, sample, start
+from jaxsd.diffusion.samplers import SAMPLERS, SCHEDULERS, NoiseSchedule, Row, begin, make_sampler, normal, step
 
 SHAPE = (2, 3, 4)
 KEYS = jax.random.split(jax.random.key(7), SHAPE[0])
@@ -25,9 +25,15 @@ def network(xp, x, t):
     return xp.tanh(1.5 * x) * (0.4 + t / 2000) + 0.3 * x
 
 
+def sample(table, network, noise, image):
+    history = begin(table, noise, image)
+    history, _ = jax.lax.scan(lambda history, row: step(row, network, history, KEYS), history, table.columns)
+    return history.xs[0]
+
+
 @jax.jit
 def run(table, noise, image):
-    return sample(table, partial(network, jnp), start(table, noise, image), KEYS)
+    return sample(table, partial(network, jnp), noise, image)
 
 
 def padded(table):
@@ -39,11 +45,11 @@ def padded(table):
     def pad(column, *shape):
         return np.pad(column, [(0, to - size) for to, size in zip(shape, column.shape, strict=True)])
 
-    rows, added = max(STEPS) + 1, slice(len(table.timesteps), None)
-    a = pad(table.a, rows, 2)
-    a[added, 0] = 1
-    t, p, q, c = (pad(column, rows) for column in (table.timesteps, table.p, table.q, table.c))
-    return table._replace(timesteps=t, p=p, q=q, a=a, b=pad(table.b, rows, 5), c=c)
+    rows = max(STEPS) + 1
+    orders = {"a": (2,), "b": (5,)}
+    columns = {name: pad(column, rows, *orders.get(name, ())) for name, column in table.columns._asdict().items()}
+    columns["a"][len(table.columns.index) :, 0] = 1
+    return table._replace(columns=Row(**columns))
 
 
 def drawn(i):
@@ -210,14 +216,14 @@ def test_known_noise_leads_back_to_the_image(name, spacing, noise, image):
 
 @jax.jit
 def run_on_noise(table, noise, image):
-    return sample(table, lambda x, t: noise, start(table, noise, image), KEYS)
+    return sample(table, lambda x, t: noise, noise, image)
 
 
 def test_ancestral_noise_keeps_the_variance():
     """Down to sigma^2 / s and up by c: together the next point's noise."""
     schedule = NoiseSchedule()
-    table = make_sampler("euler_a", schedule, 12)
-    sigma = np.append(np.sqrt(1 - schedule.alphas_cumprod[table.timesteps.astype(int)]), 0)
+    table = make_sampler("euler_a", schedule, 12).columns
+    sigma = np.append(np.sqrt(1 - schedule.alphas_cumprod[table.timestep.astype(int)]), 0)
     kept = table.a[:, 0] * sigma[:-1] + table.b[:, 0]
     np.testing.assert_allclose(kept**2 + table.c**2, sigma[1:] ** 2, atol=1e-6)
     assert table.c[-1] == 0 and (table.c[:-1] > 0).all()

@@ -1,0 +1,95 @@
+"""Times loading Stable Diffusion 1.5 from float32 files, each dtype in a process of its own, and its peak memory.
+
+python -m benchmarks.loading [--folder /tmp/sd15]
+
+The weights are random, of the published shapes, and are written first unless the folder is there.
+"""
+
+import argparse
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jaxsd.config import to_json, write_json
+from jaxsd.convert.rules import write_safetensors
+from jaxsd.diffusion.pipeline import DIFFUSION_WEIGHTS, SD15_TEXT, TEXT_WEIGHTS, StableDiffusion, scheduler_json
+from jaxsd.diffusion.samplers import NoiseSchedule
+from jaxsd.diffusion.unet import UNetConfig
+from jaxsd.diffusion.vae import VAEConfig
+from tests import manifests
+
+PARTS = {
+    "unet": (UNetConfig(), DIFFUSION_WEIGHTS),
+    "vae": (VAEConfig(), DIFFUSION_WEIGHTS),
+    "text_encoder": (SD15_TEXT, TEXT_WEIGHTS),
+}
+
+
+def write(folder: Path):
+    rng = np.random.default_rng(0)
+    for part, (config, weights) in PARTS.items():
+        (folder / part).mkdir(parents=True)
+        write_json(folder / part / "config.json", to_json(config))
+        tensors = {key: rng.standard_normal(shape, np.float32) for key, shape in manifests.read(part).items()}
+        write_safetensors(tensors, folder / part / weights)
+    (folder / "scheduler").mkdir()
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler_json(NoiseSchedule()))
+
+
+def memory(field: str) -> float:
+    """GiB of this process: VmHWM is the peak with mapped files, RssAnon what is its own now."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 2**20
+
+
+class Peak(threading.Thread):
+    """The most memory of its own that the process had while this ran, by looking every 10 ms."""
+
+    def run(self):
+        self.most, self.stopped = 0.0, threading.Event()
+        while not self.stopped.wait(0.01):
+            self.most = max(self.most, memory("RssAnon"))
+
+    def stop(self) -> float:
+        self.stopped.set()
+        self.join()
+        return self.most
+
+
+def load(folder: str, dtype: str):
+    jax.devices()
+    before = memory("RssAnon")
+    peak = Peak(daemon=True)
+    peak.start()
+    start = time.perf_counter()
+    pipe = StableDiffusion.from_pretrained(folder, dtype=dtype)
+    params = jax.block_until_ready(nnx.state((pipe.unet, pipe.vae, pipe.text_encoder)))
+    seconds = time.perf_counter() - start
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) / 2**30
+    print(f"| {dtype} | {size:.2f} | {seconds:.1f} | {peak.stop() - before:.2f} | {memory('VmHWM'):.2f} |", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/sd15"))
+    parser.add_argument("--dtype", help="load as this dtype, in this process")
+    arguments = parser.parse_args()
+    if arguments.dtype:
+        return load(arguments.folder, arguments.dtype)
+    if not arguments.folder.exists():
+        write(arguments.folder)
+    print("| parameters as | GiB of them | s | GiB while loading | GiB with mapped files, and what was there before |")
+    print("|---|---|---|---|---|")
+    for dtype in ("bfloat16", "float32"):
+        command = [sys.executable, "-m", "benchmarks.loading", "--folder", arguments.folder, "--dtype", dtype]
+        subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()
