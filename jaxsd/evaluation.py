@@ -84,7 +84,7 @@ def open_split(folder) -> Split:
     columns = open_columns(folder)
     if missing := [name for name in COLUMNS if name not in columns]:
         raise ValueError(f"{folder} has no column {', '.join(missing)}; an evaluation needs {', '.join(COLUMNS)}")
-    clip = CLIP.from_pretrained(find_clip(about["clip"]), revision=about.get("clip_revision"))
+    clip = CLIP.from_pretrained(find_clip(about["clip"]), revision=about.get("clip_revision"), dtype=np.float32)
     pipe = None
     if "latents" in columns:
         revision = about.get("diffusion_revision")

@@ -122,8 +122,10 @@ def _splits(source: Manifest, out: Path, about: dict, rows: Mapping[str, np.ndar
 
 
 def _load_towers(about: dict) -> Towers:
-    clip = CLIP.from_pretrained(find_clip(about["clip"]), revision=about["clip_revision"])
+    clip = CLIP.from_pretrained(find_clip(about["clip"]), revision=about["clip_revision"], dtype=np.float32)
     if about["diffusion"] is None:
         return Towers(clip)
-    pipe = StableDiffusion.from_pretrained(find_models(about["diffusion"]), revision=about["diffusion_revision"])
+    pipe = StableDiffusion.from_pretrained(
+        find_models(about["diffusion"]), revision=about["diffusion_revision"], dtype=np.float32
+    )
     return Towers(clip, pipe.vae, about["picture_size"])

@@ -51,7 +51,8 @@ def _split(folder: Path, name: str, size: int, weights: Path, seed: int) -> Spli
 def _write(splits: list[Split], weights: Path) -> bool:
     if all_there(splits):
         return False
-    clip, pipe = CLIP.from_pretrained(weights / "clip"), StableDiffusion.from_pretrained(weights)
+    clip = CLIP.from_pretrained(weights / "clip", dtype=np.float32)
+    pipe = StableDiffusion.from_pretrained(weights, dtype=np.float32)
     side = pipe.unet.config.sample_size * pipe.vae.config.factor
     small = sum(split.size for split in splits) < SMALL
     seed = splits[0].about["seed"]
