@@ -71,6 +71,8 @@ def main(folder: Path, coordinator: str = "", count: str = "1", index: str = "0"
             train(folder / "stopped", lambda first: stop_one(loader.batches(first), 6))
         except Interrupted as stop:
             assert stop.status == 0
+        else:
+            raise AssertionError("SIGTERM to one process did not stop both")
         train(folder / "stopped", loader.batches)
 
 

@@ -270,7 +270,7 @@ def test_one_device_eight_and_two_processes_give_the_same_curve(tmp_path):
     one, eight, two, stopped = (
         np.array(logged(tmp_path / name)) for name in ("one/curve", "eight/curve", "two/curve", "two/stopped")
     )
-    assert len(one) == curve.STEPS and one[-1, 1] < one[0, 1] - 0.5
+    assert len(one) == curve.STEPS and one[-1, 1] < one[0, 1] - 0.3
     for other in (eight, two, stopped):
         np.testing.assert_allclose(other, one, rtol=1e-5)
 
