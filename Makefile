@@ -14,8 +14,9 @@ JAX = $(shell driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,nohea
 demo: .venv/run.stamp
 	$(PYTHON) -m jaxsd.toy demo
 
+# A file's tests stay together, for they share what is compiled.
 test: .venv/test.stamp
-	$(PYTHON) -m pytest -q
+	$(PYTHON) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 test-full: .venv/test.stamp
 	$(PYTHON) -m pytest -q -m full_size
