@@ -241,6 +241,7 @@ def theirs_on_gpu(batch: int, compiled: bool):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--layers", action="store_true", help="on a CPU: single layers")
     parser.add_argument(
         "--peak-tflops", type=float, default=989, help="of the GPU in 16 bits, dense (H100 and H200: 989)"
     )
