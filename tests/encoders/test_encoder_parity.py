@@ -81,7 +81,7 @@ def case(request):
 
 def test_outputs_agree(case, record_property):
     difference = abs(case.batch - case.expected).max() / case.expected.std()
-    record_property("difference", difference)
+    record_property("difference", float(difference))
     assert difference <= 2e-4
 
 
