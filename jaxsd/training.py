@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -163,9 +162,7 @@ def claim(folder: Path, config: ConfigDict, write: bool = True):
             raise ValueError(f"{folder} holds a run of another config ({'; '.join(different)}); choose another --out")
     elif write and jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / "config.json.part"
-        write_json(part, values)
-        os.replace(part, path)
+        write_json(path, values)
 
 
 def flatten(tree: dict, prefix: str = "") -> dict:

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 import encoders
+from jaxsd import report
 from jaxsd.audio import load_clip
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.report import contact_sheet
@@ -39,7 +40,7 @@ def demo(folder: Path) -> Path:
     print(
         "2/3  evaluating it beside the bundled encoder, which was trained for longer on ten times the data", flush=True
     )
-    scores.show(scores.score([str(run), str(ENCODER)], data, PICTURES, data_size=HELD_OUT))
+    report.show(scores.score([str(run), str(ENCODER)], data, PICTURES, data_size=HELD_OUT))
 
     print("3/3  a picture for each sample sound, with the bundled encoder", flush=True)
     return sample_sheet(folder / "contact-sheet.png")

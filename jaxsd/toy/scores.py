@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxsd import evaluation, report
+from jaxsd import evaluation
 from jaxsd.data.columns import ABOUT
 from jaxsd.data.features import to_float
 from jaxsd.toy import world
@@ -29,9 +29,6 @@ def score(runs: list[str], data_folder: Path, pictures: int, data_size: int) -> 
     make_data(data_folder / "test", "test", data_size)
     split = evaluation.open_split(data_folder / "test")
     return evaluation.evaluate(subjects, split, **about(split, pictures))
-
-
-show = report.show
 
 
 def about(split: evaluation.Split, pictures: int | None) -> dict:

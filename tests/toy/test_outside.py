@@ -1,0 +1,31 @@
+"""Sounds made by other means than the training recipes are still heard as what they are."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import encoders
+from jaxsd.diffusion.pipeline import StableDiffusion
+from jaxsd.toy import scores, world
+from jaxsd.toy.bundled import ENCODER, WEIGHTS
+from jaxsd.toy.judge import labels, load_judge
+from tests.toy import outside
+
+CLIPS = 20
+
+
+@pytest.mark.full_size
+def test_outside_sounds_are_drawn_at_least_half_as_often_as_held_out_ones():
+    clips = world.sounds("test", CLIPS, workers=1)
+    encoder, pipe = encoders.load(ENCODER), StableDiffusion.from_pretrained(WEIGHTS)
+    encode = nnx.jit(lambda encoder, pcm: encoder(pcm))
+    truth, judge = labels(world.scenes("test", CLIPS)), load_judge()
+
+    def right(sounds):
+        made = pipe(encode(encoder, sounds), guidance=scores.GUIDANCE, steps=scores.STEPS, key=jax.random.key(0))
+        return scores.verdicts(judge, np.asarray(made), truth)["thing"].mean()
+
+    shares = {"held out": right(clips)} | {name: right(spoilt) for name, spoilt in outside.conditions(clips).items()}
+    print(shares)
+    assert min(shares.values()) >= shares["held out"] / 2
