@@ -35,16 +35,17 @@ def main():
     import jax  # after the arguments are known to be right, as all that imports it
 
     from jaxsd import evaluation, report
+    from jaxsd.subjects import load_subjects, open_split
     from jaxsd.toy import scores
 
     earlier = [report.read(run) for run in arguments.runs if run.endswith(".json")]
     runs = [run for run in arguments.runs if not run.endswith(".json")]
     if runs:
-        subjects = evaluation.load_subjects(runs, before=arguments.before)
+        subjects = load_subjects(runs, before=arguments.before)
         folder = arguments.data / arguments.split
         if arguments.data == TOY:
             scores.make_data(folder, arguments.split)
-        split = evaluation.open_split(folder)
+        split = open_split(folder)
         report.merge([*earlier, evaluation.blank(split, arguments.text_pooling)])  # refuses before the work, not after
         on_cpu = jax.default_backend() == "cpu"
         earlier.append(

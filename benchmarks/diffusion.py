@@ -10,7 +10,6 @@ its own that starts with empty compilation caches.
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from flax import nnx
 
+from benchmarks.timing import in_turns
 from jaxsd.clip.towers import TextModel
 from jaxsd.diffusion import layers
 from jaxsd.diffusion.pipeline import SD15_TEXT, StableDiffusion
@@ -42,19 +42,6 @@ def random(make, dtype=jnp.float32):
     values = np.random.default_rng(0).normal(0, 0.02, 1_000_003).astype(np.float32)
     graph, params = nnx.split(nnx.eval_shape(make))
     return nnx.merge(graph, jax.tree.map(lambda p: jnp.asarray(np.resize(values, p.shape), dtype), nnx.as_pure(params)))
-
-
-def in_turns(runs: dict, repeats: int) -> dict[str, float]:
-    """Median seconds of each of `runs`, called in turns so that the machine's drift meets all, after one that does not
-    count."""
-    times = {name: [] for name in runs}
-    for turn in range(repeats + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if turn:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def on_cpu(repeats: int):

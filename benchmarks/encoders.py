@@ -5,8 +5,6 @@ python -m benchmarks.encoders [--batch 32] [--repeats 7]
 
 import argparse
 import os
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +13,8 @@ import torch
 from flax import nnx
 
 import encoders
+from benchmarks.timing import in_turns
 from tests.encoders.references import Sizes, torch_encoder
-
-
-def in_turns(first, second, repeats: int) -> tuple[float, float]:
-    """Median seconds of each, called in turns so that the machine's drift meets both, after one uncounted call."""
-    times = ([], [])
-    for turn in range(repeats + 1):
-        for run, taken in zip((first, second), times, strict=True):
-            start = time.perf_counter()
-            run()
-            if turn:
-                taken.append(time.perf_counter() - start)
-    return statistics.median(times[0]), statistics.median(times[1])
 
 
 def ours(name: str, pcm: np.ndarray):
@@ -70,7 +57,8 @@ def main():
     for name in encoders.ENCODERS:
         pairs = zip(("forward", "forward + backward"), ours(name, pcm), theirs(name, pcm), strict=True)
         for what, mine, other in pairs:
-            a, b = in_turns(mine, other, arguments.repeats)
+            taken = in_turns({"jaxsd": mine, "PyTorch": other}, arguments.repeats)
+            a, b = taken.values()
             print(f"| {name} | {what} | {a:.3f} | {b:.3f} | {b / a:.2f} |", flush=True)
 
 

@@ -8,8 +8,6 @@ hours are those of the paper's 32 epochs of 2,212,933 clips.
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import jax
@@ -17,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 import encoders
+from benchmarks.timing import in_turns
 from jaxsd.loop import init_state, make_step
 from jaxsd.precision import choose_dtype
 from jaxsd.settings import load_config
@@ -88,30 +87,18 @@ def theirs(name: str, batch: dict[str, np.ndarray], compiled: bool) -> Callable[
     return run
 
 
-def in_turns(runs: list[Callable[[], None]], repeats: int) -> list[float]:
-    """Median seconds of each, called in turns so that the machine's drift meets all, after one uncounted call."""
-    times = [[] for _ in runs]
-    for turn in range(repeats + 1):
-        for run, taken in zip(runs, times, strict=True):
-            start = time.perf_counter()
-            run()
-            if turn:
-                taken.append(time.perf_counter() - start)
-    return [statistics.median(taken) for taken in times]
-
-
 def on_cpu(names: list[str], batch: dict[str, np.ndarray], repeats: int, compiled: bool):
     import torch
 
     ways = ["jaxsd", "PyTorch eager"] + ["PyTorch compiled"] * compiled
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, batch {len(batch['audio'])}")
-    print(
-        "| encoder | " + " | ".join(f"{way}, s a step" for way in ways) + " | jaxsd, clips/s | PyTorch eager : jaxsd |"
-    )
+    print(f"| encoder | {' | '.join(f'{way}, s a step' for way in ways)} | jaxsd, clips/s | PyTorch eager : jaxsd |")
     print("|---" * (len(ways) + 3) + "|")
     for name in names:
-        runs = [ours(name, batch, 1)[0], theirs(name, batch, False)] + ([theirs(name, batch, True)] if compiled else [])
-        seconds = in_turns(runs, repeats)
+        runs = {"jaxsd": ours(name, batch, 1)[0], "PyTorch eager": theirs(name, batch, False)}
+        if compiled:
+            runs["PyTorch compiled"] = theirs(name, batch, True)
+        seconds = list(in_turns(runs, repeats).values())
         times = " | ".join(f"{taken:.3f}" for taken in seconds)
         rate, ratio = len(batch["audio"]) / seconds[0], seconds[1] / seconds[0]
         print(f"| {name} | {times} | {rate:.1f} | {ratio:.2f} |", flush=True)
@@ -123,7 +110,7 @@ def on_accelerator(names: list[str], batch: dict[str, np.ndarray], repeats: int,
     print("|---|---|---|---|---|")
     for name in names:
         run, flops = ours(name, batch, accumulate)
-        (seconds,) = in_turns([run], repeats)
+        seconds = in_turns({name: run}, repeats)[name]
         rate = len(batch["audio"]) / seconds
         mfu = f"{flops / seconds / peak_flops():.1%}" if peak_flops() else "unknown"
         print(f"| {name} | {seconds:.3f} | {rate:.0f} | {mfu} | {CLIPS / rate / 3600:.1f} |", flush=True)

@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
+
+from jaxsd.atomic import replacing
 
 
 def read_json(path) -> dict:
@@ -44,10 +45,5 @@ def to_json(config) -> dict:
 
 def write_json(path, value: dict):
     """Write `value` as indented JSON, whole or not at all."""
-    path = Path(path)
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w") as file:
-        file.write(json.dumps(value, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with replacing(path) as part:
+        part.write_text(json.dumps(value, indent=2) + "\n")

@@ -32,3 +32,9 @@ def replicate(tree: PyTree) -> PyTree:
         return jax.device_put(tree, place)
     # Not device_put, which compares every array across the processes first.
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, place, lambda _: np.asarray(x)), tree)
+
+
+def gather(column: np.ndarray, rows: np.ndarray, place: NamedSharding) -> jax.Array:
+    """`column[rows]` laid out as `place` says, each process reading the rows of its own devices only."""
+    shape = (len(rows), *column.shape[1:])
+    return jax.make_array_from_callback(shape, place, lambda index: np.asarray(column[rows[index[0]]]))

@@ -10,7 +10,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from jaxsd import metrics
-from jaxsd.devices import replicated, split_rows
+from jaxsd.devices import gather, replicated, split_rows
 from jaxsd.loop import PyTree, TrainState
 from jaxsd.objectives import draw_noise, errors_at, pooled
 
@@ -81,11 +81,6 @@ def in_order(columns: Mapping[str, np.ndarray], size: int) -> Iterator[dict[str,
     sharding = split_rows()
     count = len(next(iter(columns.values())))
     size = -(-size // sharding.num_devices) * sharding.num_devices
-
-    def gather(column, rows):
-        shape = (size, *column.shape[1:])
-        return jax.make_array_from_callback(shape, sharding, lambda index: np.asarray(column[rows[index[0]]]))
-
     for start in range(0, count, size):
         rows = np.arange(start, start + size) % count
-        yield {name: gather(column, rows) for name, column in columns.items()}
+        yield {name: gather(column, rows, sharding) for name, column in columns.items()}

@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import jax
 
+from jaxsd.atomic import replacing
 from jaxsd.config import read_json
 from jaxsd.progress import Progress
 from jaxsd.speed import Speedometer
@@ -98,9 +98,8 @@ class MetricsFile:
 
     def __init__(self, path: Path, first_step: int):
         kept = [line for line in read_metrics(path) if line["step"] < first_step]
-        part = path.with_suffix(".part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        part.replace(path)
+        with replacing(path) as part:
+            part.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self.file = path.open("a", buffering=1)
         self.start = time.time() - (kept[-1]["time"] if kept else 0.0)
 
@@ -153,9 +152,8 @@ class WeightsAndBiases:
         config = folder / "config.json"
         identity = folder / "wandb-id"
         if not identity.exists():
-            part = folder / "wandb-id.part"
-            part.write_text(wandb.util.generate_id())
-            part.replace(identity)
+            with replacing(identity) as part:
+                part.write_text(wandb.util.generate_id())
         self.run = wandb.init(
             project="jaxsd",
             name=folder.name,
@@ -190,6 +188,5 @@ def draw_curves(metrics: Path, picture: Path):
                 axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 50 else None)
         axes.legend()
         axes.grid(alpha=0.3)
-    part = picture.with_suffix(".part.png")
-    figure.savefig(part, dpi=100)
-    os.replace(part, picture)
+    with replacing(picture) as part:
+        figure.savefig(part, dpi=100)

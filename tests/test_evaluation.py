@@ -18,8 +18,9 @@ import encoders
 from jaxsd import evaluation, report
 from jaxsd.clip.tokens import tokenize
 from jaxsd.data.columns import write_columns
-from jaxsd.evaluation import Drawing, Labels, Split, Subject, evaluate
+from jaxsd.evaluation import Drawing, Labels, evaluate
 from jaxsd.report.tables import tables
+from jaxsd.subjects import Split, Subject, load_subjects, open_split
 from tests import models
 
 SIZE = 53  # more than one batch, and not a multiple of it
@@ -245,18 +246,18 @@ def test_too_few_rows_are_refused(rng, tmp_path, rows):
     columns = make_columns(rng, 2)
     write_columns(tmp_path / "test", {name: column[:rows] for name, column in columns.items()}, {"clip": "toy"})
     with pytest.raises(ValueError, match=f"test has {rows} rows; an evaluation needs at least 2"):
-        evaluation.open_split(tmp_path / "test")
+        open_split(tmp_path / "test")
 
 
 def test_missing_data_are_named(rng, tmp_path):
     columns = make_columns(rng, 2)
     write_columns(tmp_path / "train", columns, {"clip": "toy"})
     with pytest.raises(FileNotFoundError, match="splits beside it: train"):
-        evaluation.open_split(tmp_path / "test")
+        open_split(tmp_path / "test")
     del columns["tokens"]
     write_columns(tmp_path / "test", columns, {"clip": "toy"})
     with pytest.raises(ValueError, match="has no column tokens"):
-        evaluation.open_split(tmp_path / "test")
+        open_split(tmp_path / "test")
 
 
 def test_encoders_that_do_not_fit_are_named(split, silent, tmp_path):
@@ -270,14 +271,14 @@ def test_encoders_that_do_not_fit_are_named(split, silent, tmp_path):
         ):
             evaluate([broken], split)
     with pytest.raises(ValueError, match="given twice: a"):
-        evaluation.load_subjects(["a", "b", "a"])
+        load_subjects(["a", "b", "a"])
     with pytest.raises(ValueError, match="text pooling is 'mean'; allowed: eos, bos"):
         evaluate([], split, text_pooling="mean")
     with pytest.raises(ValueError, match="pictures is 99; allowed: 0, or 2 to 53"):
         evaluate([], split, drawing=Drawing(99, 3.0, 2))
     encoders.save(make_encoder(0), tmp_path / "run")
     with pytest.raises(ValueError, match="config.json: missing, so how this encoder began is not known"):
-        evaluation.load_subjects([str(tmp_path / "run")], before=True)
+        load_subjects([str(tmp_path / "run")], before=True)
 
 
 def test_encoders_come_from_folders_and_files(tmp_path):
@@ -291,7 +292,7 @@ def test_encoders_come_from_folders_and_files(tmp_path):
         "    def __call__(self, pcm):\n"
         "        return self.dropout(pcm[:, None, :24] + 0.0)\n"
     )
-    run, mine = evaluation.load_subjects([str(tmp_path / "run"), str(tmp_path / "mine.py")])
+    run, mine = load_subjects([str(tmp_path / "run"), str(tmp_path / "mine.py")])
     assert (run.name, run.pooling, mine.name, mine.pooling) == ("run", "last", "mine", "mean")
     assert np.all(np.asarray(mine.encoder(jnp.ones((1, 16000)))) == 1)  # in evaluation nothing is dropped
 

@@ -19,6 +19,8 @@ from jax.typing import ArrayLike, DTypeLike
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from jaxsd.atomic import replacing
+
 # name -> (source to target, target to source): the order of axes, and axes of length 1, are all that ever differ.
 TRANSFORMS = {
     "same": (lambda x: x, lambda x: x),
@@ -164,9 +166,8 @@ def read_safetensors(path) -> dict[str, np.ndarray]:
 
 def write_safetensors(arrays: Mapping[str, np.ndarray], path):
     """Write a safetensors file in one move: a reader sees the old file or the whole new one."""
-    part = Path(f"{path}.part")
-    save_file(dict(arrays), part, metadata={"format": "pt"})  # the tag that transformers asks for
-    part.rename(path)
+    with replacing(path) as part:
+        save_file(dict(arrays), part, metadata={"format": "pt"})  # the tag that transformers asks for
 
 
 def write_parameters(model: nnx.Module, path, dtype=np.float32):

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jaxsd.atomic import replacing
 from jaxsd.config import read_json, write_json
 from jaxsd.data.columns import ABOUT, Kind, create_columns, finish_columns, write_rows
 from jaxsd.data.workers import Make, Rows, Workers, join
@@ -217,12 +218,10 @@ def _wait_for(condition: Callable[[], bool]):
 
 def _list(bad: list[dict], path: Path):
     """Write bad rows as CSV, in their order."""
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w", newline="") as file:
+    with replacing(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, ("row", "file", "reason"))
         writer.writeheader()
         writer.writerows(sorted(bad, key=lambda row: row["row"]))
-    part.replace(path)
 
 
 def _places(split: Split, chunk: int) -> range:

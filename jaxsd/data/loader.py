@@ -8,7 +8,7 @@ import grain
 import jax
 import numpy as np
 
-from jaxsd.devices import split_rows
+from jaxsd.devices import gather, split_rows
 
 # A batch is gathered by one thread; several are in the making so that a slow disk has several requests to serve.
 READING = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
@@ -64,11 +64,5 @@ class Loader:
     def batch(self, step: int) -> dict[str, jax.Array]:
         rows = np.resize(self.rows(step), self.padded)
         valid = np.arange(self.padded) < self.batch_size
-        return {name: self._gather(column, rows) for name, column in self.columns.items()} | {
-            "valid": self._gather(valid, np.arange(self.padded))
-        }
-
-    def _gather(self, column: np.ndarray, rows: np.ndarray) -> jax.Array:
-        """`column[rows]`, each process reading the rows of its own devices only."""
-        shape = (len(rows), *column.shape[1:])
-        return jax.make_array_from_callback(shape, self.sharding, lambda index: np.asarray(column[rows[index[0]]]))
+        columns = {name: gather(column, rows, self.sharding) for name, column in self.columns.items()}
+        return columns | {"valid": gather(valid, np.arange(self.padded), self.sharding)}

@@ -1,11 +1,11 @@
 """Results on the terminal and on disk."""
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxsd.atomic import replacing
 from jaxsd.config import read_json, write_json
 from jaxsd.evaluation import Results
 from jaxsd.report.page import to_page
@@ -25,9 +25,8 @@ def write(results: Results, folder) -> Path:
         ("results.md", to_markdown(results)),
         ("report.html", to_page(results)),
     ):
-        part = folder / f"{name}.part"
-        part.write_text(text)
-        os.replace(part, folder / name)
+        with replacing(folder / name) as part:
+            part.write_text(text)
     return folder / "report.html"
 
 

@@ -1,8 +1,6 @@
 """The paper's training and what would change in it, on the toy world: every encoder, every recipe, several seeds."""
 
 import csv
-import io
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +11,11 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from jaxsd import evaluation, report
+from jaxsd.atomic import replacing
 from jaxsd.report.plots import COLOURS, STYLE
 from jaxsd.report.tables import Table
 from jaxsd.settings import load_config
+from jaxsd.subjects import load_subjects, open_split
 from jaxsd.toy import scores
 from jaxsd.toy.recipe import train
 from jaxsd.training import claim
@@ -99,10 +99,15 @@ def reproduce(
         runs[recipe, encoder, seed] = [column.read(found, entry["figures"]) for column in COLUMNS]
     section = section or folder / "reproduction.md"
     section.parent.mkdir(parents=True, exist_ok=True)
-    _write(folder / "runs.csv", _csv(runs))
-    with matplotlib.rc_context(STYLE):
-        _write(section.with_suffix(".png"), _png(_figure(runs)))
-    _write(section, _section(runs, first, section.with_suffix(".png").name))
+    figure = section.with_suffix(".png")
+    with replacing(folder / "runs.csv") as part, part.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("recipe", "encoder", "seed", *(column.head for column in COLUMNS)))
+        writer.writerows((*key, *values) for key, values in runs.items())
+    with matplotlib.rc_context(STYLE), replacing(figure) as part:
+        _figure(runs).savefig(part)
+    with replacing(section) as part:
+        part.write_text(_section(runs, first, figure.name))
     return section
 
 
@@ -123,9 +128,9 @@ def _run(folder: Path, recipe: str, encoder: str, seed: int, pictures: int, over
     train(config, folder)
     data = Path(config.data.folder) / "test"
     scores.make_data(data, "test", config.data.held_out)
-    split = evaluation.open_split(data)
+    split = open_split(data)
     found = evaluation.evaluate(
-        evaluation.load_subjects([str(folder)], before=True),
+        load_subjects([str(folder)], before=True),
         split,
         text_pooling=config.text_pooling,
         references=(),
@@ -205,23 +210,3 @@ def _figure(runs: Runs) -> Figure:
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(encoders))
     return figure
-
-
-def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
-
-
-def _csv(runs: Runs) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("recipe", "encoder", "seed", *(column.head for column in COLUMNS)))
-    writer.writerows((*key, *values) for key, values in runs.items())
-    return text.getvalue().encode()
-
-
-def _write(path: Path, content: bytes | str):
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(part, path)

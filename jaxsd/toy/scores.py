@@ -10,6 +10,7 @@ from flax import nnx
 from jaxsd import evaluation
 from jaxsd.data.columns import ABOUT
 from jaxsd.data.features import to_float
+from jaxsd.subjects import Split, load_subjects, open_split
 from jaxsd.toy import world
 from jaxsd.toy.dataset import write_dataset
 from jaxsd.toy.judge import QUESTIONS, Judge, labels, load_judge
@@ -25,13 +26,13 @@ def make_data(folder: Path, split: str, size: int = 1_000):
 
 def score(runs: list[str], data_folder: Path, pictures: int, data_size: int) -> evaluation.Results:
     """Every figure of the encoders in `runs` on the test split in `data_folder`, which is made where it is missing."""
-    subjects = evaluation.load_subjects(runs)
+    subjects = load_subjects(runs)
     make_data(data_folder / "test", "test", data_size)
-    split = evaluation.open_split(data_folder / "test")
+    split = open_split(data_folder / "test")
     return evaluation.evaluate(subjects, split, **about(split, pictures))
 
 
-def about(split: evaluation.Split, pictures: int | None) -> dict:
+def about(split: Split, pictures: int | None) -> dict:
     """What `evaluate` should know besides of data of the toy world: the classes, and what to draw (200 by default).
 
     Of other data, it is asked to draw what is asked for.

@@ -18,6 +18,7 @@ from optax.contrib import MuonDimensionNumbers
 from optax.contrib import muon as muon_or_adam
 
 import encoders
+from jaxsd.atomic import replacing
 from jaxsd.clip.pipeline import CLIP, Preprocessing
 from jaxsd.clip.tokens import tokenize
 from jaxsd.clip.towers import CLIPModel, TextConfig, VisionConfig
@@ -103,9 +104,8 @@ def stage(folder: Path, name: str, model: nnx.Module, loss, batch, steps: int, p
 def cached(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
     """The array in `path`, made and written there first if need be."""
     if not path.exists():
-        part = path.with_suffix(".part.npy")
-        np.save(part, make())
-        part.rename(path)
+        with replacing(path) as part:
+            np.save(part, make())
     return np.load(path)
 
 

@@ -1,0 +1,125 @@
+"""What is evaluated, and on what: audio encoders and splits of data, with the models that their features are of."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+import encoders
+from encoders.__main__ import find
+from jaxsd.clip.pipeline import CLIP
+from jaxsd.config import read_json
+from jaxsd.data.columns import ABOUT, open_columns
+from jaxsd.diffusion.pipeline import StableDiffusion
+from jaxsd.toy.bundled import ENCODER, find_clip, find_models
+
+COLUMNS = ("audio", "tokens", "text", "image")
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split of a data set, and the models that its features are of."""
+
+    folder: Path
+    about: dict[str, Any]  # its dataset.json
+    columns: Mapping[str, np.ndarray]
+    clip: CLIP
+    pipe: StableDiffusion | None  # None where there are no latents
+
+    def __len__(self) -> int:
+        return len(self.columns["audio"])
+
+    def embeddings(self, name: str) -> Float[np.ndarray, "M projection"]:
+        """The column "text" or "image" in float32; float16 lost the unit norm."""
+        rows = np.asarray(self.columns[name], np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def identity(self) -> str:
+        """A SHA-256 of the columns that are evaluated on."""
+        total = hashlib.sha256()
+        for name in sorted({*COLUMNS, "latents"} & set(self.columns)):
+            with (self.folder / f"{name}.npy").open("rb") as file:
+                total.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
+        return total.hexdigest()
+
+
+def open_split(folder) -> Split:
+    """A split with its models. Raises FileNotFoundError or ValueError naming what is missing or does not fit."""
+    folder = Path(folder)
+    if not (folder / ABOUT).is_file():
+        there = ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{ABOUT}"))) or "none"
+        raise FileNotFoundError(f"{folder}: no data here; splits beside it: {there}")
+    about = read_json(folder / ABOUT)
+    if about["size"] < 2:
+        raise ValueError(f"{folder} has {about['size']} rows; an evaluation needs at least 2")
+    columns = open_columns(folder)
+    if missing := [name for name in COLUMNS if name not in columns]:
+        raise ValueError(f"{folder} has no column {', '.join(missing)}; an evaluation needs {', '.join(COLUMNS)}")
+    clip = CLIP.from_pretrained(find_clip(about["clip"]), revision=about.get("clip_revision"), dtype=np.float32)
+    pipe = None
+    if "latents" in columns:
+        revision = about.get("diffusion_revision")
+        pipe = StableDiffusion.from_pretrained(find_models(about["diffusion"]), revision=revision)
+    return Split(folder, about, columns, clip, pipe)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An encoder to evaluate: its name in the tables, where it is from, how its rows are pooled into one vector.
+
+    `before` is the encoder as its training found it, where that is asked for.
+    """
+
+    name: str
+    source: str
+    encoder: nnx.Module
+    pooling: str = "mean"
+    before: nnx.Module | None = None
+
+
+def load_subjects(sources: Sequence[str], *, before: bool = False) -> list[Subject]:
+    """Encoders from folders or Hugging Face repositories (`encoders.load`), or from Python files with an NNX class.
+
+    A run's config.json says how it pools, and with `before` how it began. Raises ValueError or FileNotFoundError
+    naming the source.
+    """
+    if twice := sorted({source for source in sources if list(sources).count(source) > 1}):
+        raise ValueError(f"given twice: {', '.join(twice)}")
+    paths = [Path(source).resolve() for source in sources]
+    short = ["bundled" if path == ENCODER else path.name.removesuffix(".py") for path in paths]
+    names = [name if short.count(name) == 1 else source for name, source in zip(short, sources, strict=True)]
+    return [_load_subject(name, source, before) for name, source in zip(names, sources, strict=True)]
+
+
+def _load_subject(name: str, source: str, before: bool) -> Subject:
+    if source.endswith(".py"):
+        encoder = find(source)()
+        encoder.eval()
+        return Subject(name, source, encoder)
+    encoder = encoders.load(source)
+    path = Path(source) / "config.json"
+    config = read_json(path) if path.is_file() else {}
+    if not before:
+        return Subject(name, source, encoder, config.get("audio_pooling", "mean"))
+    if not config:
+        raise ValueError(f"{path}: missing, so how this encoder began is not known; leave --before out")
+    from jaxsd.training import make_encoder  # imports what trains, for seconds
+
+    return Subject(name, source, encoder, config["audio_pooling"], make_encoder(ConfigDict(config), jnp.float32))
+
+
+def check_fit(subject: Subject, split: Split):
+    """Raises ValueError where the encoder's rows are not of the shape of the text's hidden states."""
+    clips = jax.ShapeDtypeStruct((1, *split.columns["audio"].shape[1:]), jnp.int16)
+    made = nnx.eval_shape(lambda encoder, pcm: encoder(pcm), subject.encoder, clips).shape
+    wanted = (1, split.columns["tokens"].shape[1], split.clip.model.text_model.config.hidden_size)
+    if made != wanted:
+        raise ValueError(f"{subject.source} makes {made[1:]} of a clip; {split.folder} needs {wanted[1:]}, as its CLIP")
