@@ -57,8 +57,15 @@ class Records(torch.utils.data.Dataset):
 
 def torch_by_record(workers: int):
     def loader(columns, batch: int) -> Iterator:
+        context = "forkserver" if workers else None  # JAX's threads are not to be forked
         batches = torch.utils.data.DataLoader(
-            Records(columns), batch, shuffle=True, drop_last=True, num_workers=workers
+            Records(columns),
+            batch,
+            shuffle=True,
+            drop_last=True,
+            num_workers=workers,
+            multiprocessing_context=context,
+            persistent_workers=workers > 0,
         )
         return itertools.chain.from_iterable(itertools.repeat(batches))
 

@@ -16,6 +16,7 @@ from flax import nnx
 
 import encoders
 from benchmarks.timing import in_turns
+from jaxsd.devices import replicate, split_rows
 from jaxsd.loop import init_state, make_step
 from jaxsd.precision import choose_dtype
 from jaxsd.settings import load_config
@@ -50,8 +51,8 @@ def ours(name: str, batch: dict[str, np.ndarray], accumulate: int) -> tuple[Call
     optimiser = make_optimiser(config, 1)
     gradient = make_gradient(config, graph, targets_graph)
     step = make_step(None, optimiser, 0, average_decay=0.0, gradient_fn=gradient)
-    state = init_state({"encoder": nnx.as_pure(params)}, optimiser)
-    batch, frozen = jax.device_put((batch, nnx.as_pure(frozen)))
+    state = replicate(init_state({"encoder": nnx.as_pure(params)}, optimiser))
+    batch, frozen = jax.device_put(batch, split_rows()), replicate(nnx.as_pure(frozen))
     flops = count_flops(step.trace(state, frozen, batch).jaxpr)
 
     def run():
