@@ -44,6 +44,24 @@ def layer_norm(features: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.
     )
 
 
+class OneKey:
+    """In place of `nnx.Rngs` where values do not matter: every parameter gets the same key."""
+
+    def __init__(self):
+        self.key = jax.random.key(0)
+
+    def params(self) -> jax.Array:
+        return self.key
+
+
+def abstract(make: Callable[..., nnx.Module]) -> nnx.Module:
+    """What `make(rngs=...)` makes, with shapes for parameters.
+
+    `nnx.eval_shape` of it with `nnx.Rngs` traces how keys are drawn, and that takes ten times as long as all the rest.
+    """
+    return nnx.eval_shape(lambda: make(rngs=OneKey()))
+
+
 def remat_block(call: Callable) -> Callable:
     """For the `__call__` of a block: where its `remat` is true, its activations are computed again on the way back."""
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ from encoders.deepseek import DeepSeek
 from encoders.gemini import Gemini
 from encoders.grok import Grok
 from encoders.human import Human
+from encoders.layers import abstract
 
 ENCODERS: dict[str, type[nnx.Module]] = {
     "human": Human,
@@ -113,7 +115,7 @@ def _abstract(config: Path, dtype: DTypeLike) -> nnx.Module:
         for key, size in sizes.items():
             if type(size) is not int or size < 1:
                 raise ValueError(f"{key} must be a positive integer, not {size!r}")
-        return nnx.eval_shape(lambda: create(name, **sizes, dtype=dtype, rngs=nnx.Rngs(0)))
+        return abstract(partial(create, name, **sizes, dtype=dtype))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{config} does not describe an encoder: {error}") from error
 

@@ -1,11 +1,13 @@
 """Small random models that have every kind of block, for parity tests."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import numpy as np
 from flax import nnx
 
+from encoders.layers import abstract
 from jaxsd.clip.pipeline import CLIP, Preprocessing
 from jaxsd.clip.tokens import load_tokenizer
 from jaxsd.clip.towers import CLIPModel, TextConfig, TextModel, VisionConfig
@@ -42,10 +44,10 @@ VISION = VisionConfig(
 )
 
 
-def randomised(make: Callable[[], nnx.Module], seed: int) -> nnx.Module:
-    """What `make` makes with every parameter random, so that no zero bias or unit scale hides an error."""
+def randomised(make: Callable[..., nnx.Module], seed: int) -> nnx.Module:
+    """What `make(rngs=...)` makes with every parameter random, so that no zero bias or unit scale hides an error."""
     rng = np.random.default_rng(seed)
-    graph, params = nnx.split(nnx.eval_shape(make))
+    graph, params = nnx.split(abstract(make))
 
     def draw(path, leaf):
         name = jax.tree_util.keystr(path)
@@ -56,14 +58,14 @@ def randomised(make: Callable[[], nnx.Module], seed: int) -> nnx.Module:
 
 def stable_diffusion(prediction_type: str = "epsilon") -> StableDiffusion:
     return StableDiffusion(
-        randomised(lambda: UNet(UNET, rngs=nnx.Rngs(0)), 0),
-        randomised(lambda: VAE(AUTOENCODER, rngs=nnx.Rngs(0)), 1),
-        randomised(lambda: TextModel(TEXT, rngs=nnx.Rngs(0)), 2),
+        randomised(partial(UNet, UNET), 0),
+        randomised(partial(VAE, AUTOENCODER), 1),
+        randomised(partial(TextModel, TEXT), 2),
         TOKENIZER,
         NoiseSchedule(prediction_type=prediction_type),
     )
 
 
 def clip() -> CLIP:
-    model = randomised(lambda: CLIPModel(TEXT, VISION, 20, rngs=nnx.Rngs(0)), 3)
+    model = randomised(partial(CLIPModel, TEXT, VISION, 20), 3)
     return CLIP(model, TOKENS, Preprocessing())

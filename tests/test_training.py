@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,7 @@ EVERYTHING = ("batch_size=10", "denoise_batch=4", "weights.denoise=1", "weights.
 def one_step(data, *overrides):
     """State and metrics after a step of all parts of the objective, from parameters drawn by NumPy."""
     config = config_of("gemini.py:aligned", data, *EVERYTHING, "dropout=false", *overrides)
-    encoder = models.randomised(lambda: encoders.create("gemini", rngs=nnx.Rngs(0), **SIZES), 7)
+    encoder = models.randomised(partial(encoders.create, "gemini", **SIZES), 7)
     targets = load_targets(config, data / "train", jnp.float32)
     if config.remat:
         encoders.layers.rematerialise(encoder)

@@ -1,6 +1,7 @@
 """CLIP from a Hugging Face folder: texts and pictures to embeddings in one space."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -64,9 +65,7 @@ class CLIP:
         download_weights(source, folder, {"": MODEL}, variant)
         weights = find_weights(folder, MODEL, variant)
 
-        def make():
-            return CLIPModel(text, vision, projection, dtype=dtype, rngs=nnx.Rngs(0))
-
+        make = partial(CLIPModel, text, vision, projection, dtype=dtype)
         model = load_weights(weights, table.RULES, make, dtype, table.IGNORE, wanted="CLIP")
         return cls(model, load_tokenizer(folder), preprocessing)
 

@@ -15,6 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
+from encoders.layers import abstract
 from jaxsd.config import read_json
 from jaxsd.convert import foreign as kinds
 from jaxsd.convert.files import read_tensors
@@ -51,14 +52,14 @@ class Stored:
 def load_weights(
     files: list[Path],
     rules: Iterable[Rule],
-    make: Callable[[], nnx.Module],
+    make: Callable[..., nnx.Module],
     dtype: DTypeLike,
     ignore: Iterable[str] = (),
     *,
     wanted: str,
     foreign: Sequence[tuple[str, str]] = kinds.KEYS,
 ) -> nnx.Module:
-    """The model that `make` makes, its parameters as `dtype`, filled from `files`.
+    """The model that `make(rngs=...)` makes, its parameters as `dtype`, filled from `files`.
 
     Beside what is filled, one tensor at a time is held in host memory; torch's files are the exception, which are held
     once, less what has been filled. `wanted` says what the model is and `foreign` what else the files might be. Raises
@@ -68,7 +69,7 @@ def load_weights(
     tensors = open_tensors(files)
     if kind := kinds.recognise_keys(tensors, foreign):
         raise ValueError(f"{name} is {kind}, not {wanted}")
-    return import_parameters(tensors, rules, nnx.eval_shape(make), ignore, name, dtype)
+    return import_parameters(tensors, rules, abstract(make), ignore, name, dtype)
 
 
 def find_weights(folder: Path, name: WeightsName, variant: str | None = None) -> list[Path]:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 import encoders
+from encoders.layers import abstract
 from encoders.spectrogram import hann, mel_filterbank
 from jaxsd.convert.rules import Rule, export_parameters, import_parameters, module, translate
 
@@ -101,7 +103,7 @@ def encoder_from_torch(
     arrays = _arrays(state_dict, name)
     encoder = recognise(arrays, name)
     sizes = _sizes(encoder, arrays, heads, name)
-    target = nnx.eval_shape(lambda: encoders.create(encoder, **sizes, rngs=nnx.Rngs(0)))
+    target = abstract(partial(encoders.create, encoder, **sizes))
     ignore = tuple(re.escape(key) for key in BUFFERS.get(encoder, {}))
     return import_parameters(arrays, RULES[encoder], target, ignore, f"{name}, read as {encoder},")
 

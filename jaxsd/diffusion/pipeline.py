@@ -101,8 +101,7 @@ class StableDiffusion:
             path = folder / name / "config.json"
             config = fill(config_class, read_json(path), path)
             files = find_weights(path.parent, PARTS[name], variant)
-            make = partial(model_class, config, dtype=dtype)
-            return load_weights(files, rules, lambda: make(rngs=nnx.Rngs(0)), dtype, ignore, wanted=THIS)
+            return load_weights(files, rules, partial(model_class, config, dtype=dtype), dtype, ignore, wanted=THIS)
 
         schedule = NoiseSchedule.read(folder / "scheduler" / "scheduler_config.json")
         download_weights(source, folder, PARTS, variant)
@@ -345,8 +344,8 @@ def load_single_file(
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: {THIS} in one file must be a .safetensors file")
 
-    def make():
-        kind = {"dtype": dtype, "rngs": nnx.Rngs(0)}
+    def make(rngs):
+        kind = {"dtype": dtype, "rngs": rngs}
         return nnx.Dict(unet=UNet(unet, **kind), vae=VAE(vae, **kind), text_encoder=TextModel(text, **kind))
 
     rules = single_file.rules(unet, len(vae.block_out_channels))

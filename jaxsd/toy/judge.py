@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from encoders.layers import abstract
 from jaxsd.convert.rules import read_parameters
 from jaxsd.toy import bundled, world
 
@@ -52,4 +53,4 @@ def labels(scenes) -> dict[str, jax.Array]:
 
 def load_judge() -> Judge:
     """The trained judge that ships with the package."""
-    return read_parameters(nnx.eval_shape(lambda: Judge(rngs=nnx.Rngs(0))), bundled.JUDGE)
+    return read_parameters(abstract(Judge), bundled.JUDGE)

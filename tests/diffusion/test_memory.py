@@ -1,5 +1,6 @@
 """What is computed in parts is what would be computed at once."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -56,7 +57,7 @@ def test_tiles_of_what_looks_at_nothing_around_it(rng, small_tiles):
 
 
 def test_only_large_pictures_are_tiled(rng, small_tiles):
-    vae = models.randomised(lambda: VAE(models.AUTOENCODER, rngs=nnx.Rngs(0)), 1)
+    vae = models.randomised(partial(VAE, models.AUTOENCODER), 1)
     decode = nnx.jit(lambda vae, z: (tiles.decode(vae, z), vae.decode(z)))
     several = rng.standard_normal((3, 4, 16, 4), np.float32)  # one by one
     np.testing.assert_allclose(*decode(vae, several), atol=1e-5)
