@@ -262,3 +262,11 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def nearest(rows: Float[np.ndarray, "n ..."], others: Float[np.ndarray, "m ..."]) -> Float[np.ndarray, " n"]:
+    """The root mean square difference of each row and that of `others` to which it is nearest."""
+    a, b = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (rows, others))
+    squares = (b**2).sum(axis=1)
+    least = np.array([(squares - 2 * b @ row).min() + row @ row for row in a])
+    return np.sqrt(np.maximum(least, 0) / a.shape[1])

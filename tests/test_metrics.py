@@ -167,3 +167,10 @@ def test_intervals_cover_what_they_say(rng):
     assert 0.85 <= covered / 60 <= 1
     low, high = metrics.wilson(0.5, 100)
     assert (round(low, 4), round(high, 4)) == (0.4038, 0.5962)
+
+
+def test_nearest(rng):
+    rows, others = rng.standard_normal((5, 3, 4)), rng.standard_normal((7, 3, 4))
+    expected = np.sqrt(((rows[:, None] - others[None]) ** 2).mean(axis=(2, 3))).min(axis=1)
+    np.testing.assert_allclose(metrics.nearest(rows, others), expected, rtol=1e-9)
+    np.testing.assert_allclose(metrics.nearest(others, others), 0, atol=1e-6)

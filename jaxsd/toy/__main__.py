@@ -1,4 +1,4 @@
-"""The toy world: python -m jaxsd.toy demo | train | sheet | reproduce."""
+"""The toy world: python -m jaxsd.toy demo | train | sheet | reproduce | recipes."""
 
 import argparse
 from pathlib import Path
@@ -28,8 +28,18 @@ def main():
     command.add_argument("--steps", type=int, help="of every training (that of configs/toy.py)")
     command.add_argument("--pictures", type=int, default=50, help="that the judge sees of every run, 0 for none (50)")
     command.add_argument("--section", type=Path, help="the Markdown file to write (OUT/reproduction.md)")
+    command = commands.add_parser(
+        "recipes",
+        help="compare the recipes by the pictures they lead to, under several guidances; goes on where it stopped",
+        epilog="--config.KEY=VALUE changes a value of configs/toy.py in every run",
+    )
+    command.add_argument("--out", type=Path, default=Path("runs/recipes"))
+    command.add_argument("--encoder", default="gemini", help="which encoder (gemini)")
+    command.add_argument("--seeds", type=int, default=3)
+    command.add_argument("--pictures", type=int, default=170, help="of every run and guidance (170)")
+    command.add_argument("--section", type=Path, help="the Markdown file to write (OUT/recipes.md)")
     arguments, overrides = parser.parse_known_args()
-    if overrides and arguments.command != "reproduce":
+    if overrides and arguments.command not in ("reproduce", "recipes"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
 
     # Imported here, for they import jax: after the arguments are known to be right.
@@ -58,6 +68,19 @@ def main():
             section=arguments.section,
         )
         print(section)
+    elif arguments.command == "recipes":
+        from jaxsd.toy.recipes import compare
+
+        print(
+            compare(
+                arguments.out,
+                encoder=arguments.encoder,
+                seeds=arguments.seeds,
+                pictures=arguments.pictures,
+                overrides=overrides,
+                section=arguments.section,
+            )
+        )
     else:
         from jaxsd.toy.demo import sample_sheet
 

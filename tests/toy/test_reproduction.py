@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jaxsd.settings import load_config
-from jaxsd.toy import reproduction
-from jaxsd.toy.reproduction import COLUMNS, RECIPES, Run, reproduce
+from jaxsd.toy import reproduction, runs
+from jaxsd.toy.reproduction import COLUMNS, RECIPES, reproduce
+from jaxsd.toy.runs import Run
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -19,16 +20,18 @@ def test_every_recipe_is_a_config(recipe):
 
 def test_tables_are_of_the_runs(rng):
     keys = [(recipe, encoder, seed) for recipe in ("bos", "eos") for encoder in ("human", "grok") for seed in range(3)]
-    runs = {key: Run(*key, "", 1000, tuple(rng.standard_normal(len(COLUMNS)))) for key in keys}
-    place = [column.head for column in COLUMNS].index("cosine_rt")
-    values = np.array([runs["eos", "grok", seed].figures[place] for seed in range(3)])
+    heads = [column.head for column in COLUMNS]
+    made = {key: Run("", 1000, dict(zip(heads, rng.standard_normal(len(heads)), strict=True))) for key in keys}
+    values = np.array([made["eos", "grok", seed].figures["cosine_rt"] for seed in range(3)])
     half = 4.302652729749464 * values.std(ddof=1) / 3**0.5  # Student's t with 2 degrees of freedom
-    row = next(row for row in reproduction._by_run(runs).rows if row[:2] == ("eos", "grok"))
-    assert row[2 + place] == f"{values.mean():.3f} ± {half:.3f}"
-    (contrast,) = reproduction._by_difference(runs).rows
-    gains = [runs["eos", *pair].figures[place] - runs["bos", *pair].figures[place] for _, *pair in keys if _ == "eos"]
-    assert contrast[0] == "text pooled at its end, not its start"
-    assert any(cell.startswith(f"{np.mean(gains):.3f} ±") for cell in contrast[1:])
+    table = reproduction._by_run(made)
+    row = next(row for row in table.rows if row[:2] == ("eos", "grok"))
+    assert row[table.head.index("cosine_rt")] == f"{values.mean():.3f} ± {half:.3f}"
+    table = reproduction._by_difference(made)
+    (contrast,) = table.rows
+    gains = [made["eos", *pair].figures["cosine_rt"] - made["bos", *pair].figures["cosine_rt"] for _, *pair in keys[6:]]
+    assert contrast[:2] == ("text pooled at its end, not its start", "6")
+    assert contrast[table.head.index("cosine_rt")].startswith(f"{np.mean(gains):.3f} ±")
 
 
 @pytest.mark.full_size  # slow: it compiles training and the toy world's models
@@ -44,20 +47,20 @@ def test_runs_are_trained_once(tmp_path, monkeypatch):
     (line,) = csv.DictReader(section.with_suffix(".csv").open())
     assert float(line["TCEOCS_t - 2 ln M"]) >= -1e-9 and float(line["μ(R²)_t"]) == -np.inf
 
-    monkeypatch.setattr(reproduction, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(runs, "train", lambda *_: pytest.fail("trained again"))
     assert reproduce(tmp_path / "runs", **options, overrides=overrides).read_text() == text
     with pytest.raises(ValueError, match="bos, chatgpt, 0 was run with another config"):
         reproduce(tmp_path / "runs", **options, overrides=[*overrides, "--config.steps=3"])
 
 
 def test_the_file_of_runs_comes_back(tmp_path, rng):
-    figures = (-np.inf, np.nan, *rng.standard_normal(len(COLUMNS) - 2))
-    run = Run("bos", "grok", 1, "0123", 1000, figures)
-    reproduction._write(tmp_path / "runs.csv", {run.key: run})
-    (read,) = reproduction._read(tmp_path / "runs.csv").values()
-    np.testing.assert_array_equal(read.figures, figures)
-    assert (read.key, read.config, read.size) == (run.key, run.config, run.size)
+    names = [column.head for column in COLUMNS]
+    figures = dict(zip(names, (-np.inf, np.nan, *rng.standard_normal(len(names) - 2)), strict=True))
+    runs._write(tmp_path / "runs.csv", names, {("bos", "grok", 1): Run("0123", 1000, figures)})
+    ((key, read),) = runs._read(tmp_path / "runs.csv", names).items()
+    np.testing.assert_equal(read.figures, figures)
+    assert (key, read.asked, read.size) == (("bos", "grok", 1), "0123", 1000)
 
     (tmp_path / "other.csv").write_text("a,b\n")
     with pytest.raises(ValueError, match=r"other\.csv is not the file of runs"):
-        reproduction._read(tmp_path / "other.csv")
+        runs._read(tmp_path / "other.csv", names)

@@ -1,0 +1,119 @@
+"""Many small trainings on the toy world, each evaluated once: what experiments are made of."""
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from scipy import stats
+
+from jaxsd.atomic import replacing
+from jaxsd.settings import load_config
+from jaxsd.subjects import Split, open_split
+from jaxsd.toy import scores
+from jaxsd.toy.recipe import train
+
+Key = tuple[str, str, int]  # recipe, encoder, seed
+KEY = ("recipe", "encoder", "seed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A line of the file of runs: a digest of what was asked for, the size of the test split, figures by name."""
+
+    asked: str
+    size: int
+    figures: dict[str, float]
+
+
+Runs = dict[Key, Run]
+
+
+def configure(recipe: str, changes: Mapping, key: Key, overrides: Sequence[str]) -> ConfigDict:
+    """The config of a run: a recipe of configs/toy.py with `changes`, then `overrides` (--config.KEY=VALUE)."""
+    changes = {"encoder": key[1], "seed": key[2], **changes}
+    config = load_config(
+        f"toy.py:{recipe}", [*(f"--config.{name}={value}" for name, value in changes.items()), *overrides]
+    )
+    config.warmup = min(config.warmup, config.steps // 10)
+    config.eval_every = config.steps
+    return config
+
+
+def run_all(
+    folder: Path,
+    table: Path,
+    configs: Mapping[Key, ConfigDict],
+    names: Sequence[str],
+    measure: Callable[[Path, ConfigDict, Split], Sequence[float]],
+    asked: str,
+) -> Runs:
+    """Train every config into a folder of its own in `folder`, then `measure(run, config, test split)` it.
+
+    The figures, called `names`, become a line of the CSV file `table` at once: what has a line is not run again, be it
+    on another machine, and what was stopped goes on. `asked` is what else the figures depend on. All lines of the
+    file are returned. Raises ValueError where a line was asked for otherwise or is of a split of another size.
+    """
+    runs = _read(table, names)
+    digests = {key: _digest(config, asked) for key, config in configs.items()}
+    for key, digest in digests.items():
+        if key in runs and runs[key].asked != digest:
+            raise ValueError(f"{table}: {', '.join(map(str, key))} was run with another config; choose another file")
+    table.parent.mkdir(parents=True, exist_ok=True)
+    for place, (key, config) in enumerate(configs.items(), 1):
+        if key in runs:
+            continue
+        recipe, encoder, seed = key
+        print(f"{place}/{len(configs)}  {recipe}, {encoder}, seed {seed}", flush=True)
+        run = folder / recipe / f"{encoder}-{seed}"
+        train(config, run)
+        data = Path(config.data.folder) / "test"
+        scores.make_data(data, "test", config.data.held_out)
+        split = open_split(data)
+        figures = dict(zip(names, map(float, measure(run, config, split)), strict=True))
+        runs[key] = Run(digests[key], len(split), figures)
+        _write(table, names, runs)
+        jax.clear_caches()  # the next run has programs of its own
+    if len(sizes := {run.size for run in runs.values()}) > 1:
+        raise ValueError(f"{table} has runs on splits of {' and '.join(map(str, sorted(sizes)))} rows; it must be one")
+    return runs
+
+
+def _digest(config: ConfigDict, asked: str) -> str:
+    return hashlib.sha256(f"{config.to_json(sort_keys=True)} {asked}".encode()).hexdigest()[:12]
+
+
+def _read(table: Path, names: Sequence[str]) -> Runs:
+    """The lines of the file of runs. Raises ValueError where it is another file."""
+    if not table.is_file():
+        return {}
+    with table.open(newline="") as file:
+        head, *lines = list(csv.reader(file)) or [()]
+    if tuple(head) != (*KEY, "asked", "size", *names):
+        raise ValueError(f"{table} is not the file of runs that this writes; choose another file")
+    return {
+        (recipe, encoder, int(seed)): Run(asked, int(size), dict(zip(names, map(float, figures), strict=True)))
+        for recipe, encoder, seed, asked, size, *figures in lines
+    }
+
+
+def _write(table: Path, names: Sequence[str], runs: Runs):
+    with replacing(table) as part, part.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow((*KEY, "asked", "size", *names))
+        writer.writerows((*key, run.asked, run.size, *run.figures.values()) for key, run in runs.items())
+
+
+def mean(values: Iterable[float], form: str) -> str:
+    """The mean with the half width of its 95 % interval by Student's t."""
+    values = np.array([value for value in values if not np.isnan(value)])
+    if not len(values):
+        return ""
+    if len(values) == 1 or not np.isfinite(values).all():
+        return form.format(values.mean())
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return f"{form.format(values.mean())} ± {form.format(half)}"

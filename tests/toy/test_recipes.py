@@ -1,0 +1,43 @@
+"""The comparison of recipes on the toy world: its tables, and the whole of it tiny."""
+
+import numpy as np
+import pytest
+
+from jaxsd import metrics
+from jaxsd.toy import recipes
+from jaxsd.toy.recipes import NAMES, RECIPES, compare
+from jaxsd.toy.runs import Run
+
+
+def test_shares_are_pooled_over_seeds():
+    runs = {
+        (recipe, "gemini", seed): Run("", 100, dict.fromkeys(NAMES, 0.0) | {"all@3": share})
+        for recipe, shares in {"paper": (0.1, 0.2), "denoise": (0.8, 1.0)}.items()
+        for seed, share in enumerate(shares)
+    }
+    table, _ = recipes._tables(runs, pictures=50)
+    cells = {row[0]: row[table.head.index("guidance 3, %")] for row in table.rows}
+    low, high = metrics.wilson(0.9, 100)
+    assert cells["denoise"] == f"90 [{100 * low:.0f}, {100 * high:.0f}]"
+    assert cells["paper"].startswith("15 [")
+
+
+@pytest.mark.full_size  # slow: it compiles training and the toy world's models
+def test_the_whole_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "GUIDANCES", recipes.GUIDANCES[:1])
+    monkeypatch.setattr(recipes, "RECIPES", RECIPES[:1])
+    monkeypatch.setattr(recipes, "NAMES", NAMES[:15])
+    sizes = {"encoder_config.depth": 1, "batch_size": 8, "data.train_size": 16, "data.held_out": 12, "steps": 2}
+    overrides = [f"--config.{key}={value}" for key, value in sizes.items()]
+    section = compare(
+        tmp_path / "runs",
+        encoder="chatgpt",
+        seeds=1,
+        pictures=10,
+        overrides=[*overrides, f"--config.data.folder={tmp_path / 'data'}"],
+        section=None,
+    )
+    assert "| paper |" in section.read_text()
+    assert section.with_suffix(".png").stat().st_size > 0
+    _, line = section.with_suffix(".csv").read_text().splitlines()
+    assert np.isfinite(list(map(float, line.split(",")[5:]))).all()
