@@ -28,6 +28,7 @@ PAPER = {
     "weight_decay": 0.0,
     "clip_norm": 0.0,  # 0: no clipping
     "branch_init": 1.0,  # scales what starts a Transformer's residual branches
+    "position_init": 1.0,  # scales what starts its position embeddings
     "average_decay": 0.0,  # of the moving average of the parameters, which is what a run leaves; 0: the last ones
     # How it is computed: this changes the result by rounding, and accumulate by what dropout draws, but no further.
     "accumulate": 1,  # parts in which a batch goes through the encoder
@@ -47,6 +48,7 @@ ALIGNED = {
     "warmup": 2000,
     "weight_decay": 0.05,
     "clip_norm": 1.0,
+    "position_init": 0.02,  # at 1, a waveform's projection is a twentieth of them and is lost in the first norm
     "average_decay": 0.999,
 }
 DENOISE = ALIGNED | {

@@ -25,7 +25,7 @@ CHANGES = {
         "batch_size": 32,
     },
     "paper": SHORT,
-    "aligned": SHORT | {"warmup": 100},
+    "aligned": SHORT | {"learning_rate": 5e-4, "warmup": 100},
     "denoise": QUICK | {"batch_size": 32},
     "aligned+denoise": QUICK | {"denoise_batch": 32},
 }

@@ -189,19 +189,21 @@ def make_encoder(config: ConfigDict, dtype: jnp.dtype) -> nnx.Module:
         encoder = encoders.create(config.encoder, rngs=nnx.Rngs(config.seed), dtype=dtype, **sizes)
     except TypeError as error:
         raise ValueError(f"encoder_config {sizes} does not fit encoder {config.encoder!r}: {error}") from None
-    return scale_branches(encoder, config.branch_init)
+    return scale_start(encoder, branches=config.branch_init, positions=config.position_init)
 
 
-def scale_branches(encoder: nnx.Module, scale: float) -> nnx.Module:
-    """Scale the last kernel of every residual branch of a Transformer, as GPT-2's initialisation does.
+def scale_start(encoder: nnx.Module, *, branches: float, positions: float) -> nnx.Module:
+    """Scale the last kernel of every residual branch of a Transformer, and its position embeddings.
 
-    Branches that start small leave post-norm layers near the identity, and so their gradients even.
+    Branches that start small leave post-norm layers near the identity, and so their gradients even, as in GPT-2.
+    Positions that start small leave the sound to be seen.
     """
     graph, params = nnx.split(encoder)
+    scales = {"self_attn.out_proj.kernel": branches, "linear2.kernel": branches, "pos_embed": positions}
 
     def scaled(path, value):
-        last = jax.tree_util.keystr(path, simple=True, separator=".")
-        return value * scale if last.endswith(("self_attn.out_proj.kernel", "linear2.kernel")) else value
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        return value * math.prod(scale for ending, scale in scales.items() if name.endswith(ending))
 
     return nnx.merge(graph, jax.tree_util.tree_map_with_path(scaled, nnx.as_pure(params)))
 

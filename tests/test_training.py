@@ -157,11 +157,15 @@ def test_only_kernels_decay(name):
     assert not any("norm" in path or "bias" in path or "embed" in path for path, value in flat.items() if value)
 
 
-def test_post_norm_layers_start_with_small_branches():
-    assert load_config("deepseek:aligned").branch_init == pytest.approx(24**-0.5)
+def test_branches_and_positions_start_small():
+    config = load_config("deepseek:aligned")
+    assert config.branch_init == pytest.approx(24**-0.5) and config.position_init == 0.02
+    assert load_config("deepseek").branch_init == load_config("deepseek").position_init == 1
     encoder = encoders.create("deepseek", rngs=nnx.Rngs(0), **SIZES)
-    before = nnx.as_pure(nnx.state(encoder))["transformer"]["layers"][0]
-    after = nnx.as_pure(nnx.state(training.scale_branches(encoder, 0.25)))["transformer"]["layers"][0]
+    before = nnx.as_pure(nnx.state(encoder))
+    after = nnx.as_pure(nnx.state(training.scale_start(encoder, branches=0.25, positions=0.5)))
+    np.testing.assert_array_equal(after["pos_embed"], 0.5 * before["pos_embed"])
+    before, after = (state["transformer"]["layers"][0] for state in (before, after))
     for name, ratio in (("linear1", 1), ("linear2", 0.25)):
         np.testing.assert_allclose(after[name]["kernel"], ratio * before[name]["kernel"])
     np.testing.assert_allclose(
