@@ -160,7 +160,8 @@ def test_only_kernels_decay(name):
 def test_branches_and_positions_start_small():
     config = load_config("deepseek:aligned")
     assert config.branch_init == pytest.approx(24**-0.5) and config.position_init == 0.02
-    assert load_config("deepseek").branch_init == load_config("deepseek").position_init == 1
+    for name in ("deepseek", "gemini:aligned"):
+        assert load_config(name).branch_init == load_config(name).position_init == 1
     encoder = encoders.create("deepseek", rngs=nnx.Rngs(0), **SIZES)
     before = nnx.as_pure(nnx.state(encoder))
     after = nnx.as_pure(nnx.state(training.scale_start(encoder, branches=0.25, positions=0.5)))
