@@ -1,6 +1,6 @@
 """The encoders as NNX modules: sizes, initialisation, dropout, dtypes and transformations."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,19 @@ def test_the_papers_sizes_have_the_papers_parameters(name):
     assert sum(p.size for p in jax.tree.leaves(nnx.state(encoder))) == PARAMETERS[name]
     pcm = jax.ShapeDtypeStruct((3, 16_000), jnp.int16)
     assert nnx.eval_shape(lambda encoder, pcm: encoder(pcm), encoder, pcm).shape == (3, 77, 768)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_an_abstract_encoder_is_one_without_values(name):
+    sizes = {"width": 64} if name == "human" else SIZES
+    made = encoders.create(name, **sizes, rngs=nnx.Rngs(0))
+    abstract = layers.abstract(partial(encoders.create, name, **sizes))
+    assert abstract.config == made.config
+
+    def shapes(model):
+        return jax.tree.map(lambda p: (p.shape, p.dtype), nnx.as_pure(nnx.state(model)))
+
+    assert shapes(abstract) == shapes(made)
 
 
 def test_an_unknown_name_lists_the_choices():
