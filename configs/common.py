@@ -80,6 +80,6 @@ def make_config(encoder: str, sizes: dict[str, int], recipe: str, **changes) -> 
     recipe = choose("recipe", recipe or "paper", RECIPES)
     if recipe != "paper" and encoder in POST_NORM:
         # Behind twelve post-norm layers, gradients at the start are too uneven for the rate of the others. Beside
-        # standard normal positions a waveform's projection is a twentieth, and the first norm leaves nothing of it.
+        # standard normal positions a projected waveform is a fortieth, and the first norm leaves little of it.
         changes = {"learning_rate": 2e-4, "branch_init": (2 * sizes["depth"]) ** -0.5, "position_init": 0.02} | changes
     return ConfigDict({"encoder": encoder, "encoder_config": sizes, **PAPER, **RECIPES[recipe], **changes})
