@@ -34,5 +34,8 @@ CHANGES = {
 def get_config(recipe: str = "", encoder: str = "gemini") -> ConfigDict:
     recipe = choose("recipe", recipe or "toy", CHANGES)
     sizes = SIZES[choose("encoder", encoder, SIZES)]
+    changes = CHANGES[recipe]
+    if encoder == "human":  # a hundred megabytes of activations a clip
+        changes = changes | {"accumulate": changes["batch_size"] // 32}
     data = {"folder": "data/toy", "train_size": 20_000, "held_out": 1_000}
-    return make_config(encoder, sizes, recipe if recipe != "toy" else "denoise", **CHANGES[recipe], data=data)
+    return make_config(encoder, sizes, recipe if recipe != "toy" else "denoise", **changes, data=data)

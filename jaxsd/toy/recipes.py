@@ -35,17 +35,22 @@ def compare(
     """Train `encoder` by every recipe `seeds` times and draw `pictures` of each run under every guidance; the section.
 
     Writes the section in Markdown, by default `folder`/recipes.md, with a PNG and the CSV file of runs beside it
-    (`jaxsd.toy.runs.run_all`). `overrides` (--config.KEY=VALUE) are of every run.
+    (`jaxsd.toy.runs.run_all`). `overrides` (--config.KEY=VALUE) are of every run. Raises ValueError where there are
+    not as many held-out sounds as `pictures`, or not a picture of each thing.
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; allowed: 1 or more")
     section = section or folder / "recipes.md"
     figure = section.with_suffix(".png")
     keys = [(recipe, encoder, seed) for seed in range(seeds) for recipe in RECIPES]
+    configs = {key: configure(key[0], {}, key, overrides) for key in keys}
+    held_out = configs[keys[0]].data.held_out
+    if not len(world.THINGS) <= pictures <= held_out:
+        raise ValueError(f"pictures is {pictures}; allowed: {len(world.THINGS)} to {held_out}")
     runs = run_all(
         folder,
         section.with_suffix(".csv"),
-        {key: configure(key[0], {}, key, overrides) for key in keys},
+        configs,
         NAMES,
         partial(_measure, pictures=pictures),
         asked=f"{pictures} pictures",
@@ -58,9 +63,7 @@ def compare(
 
 
 def _measure(run: Path, config: ConfigDict, split: Split, *, pictures: int) -> list[float]:
-    """The figures of NAMES. Raises ValueError where there are fewer rows than `pictures`."""
-    if not 1 <= pictures <= len(split):
-        raise ValueError(f"pictures is {pictures}; allowed: 1 to {len(split)}")
+    """The figures of NAMES."""
     encoder = encoders.load(run)
     found = evaluation.evaluate([Subject("run", str(run), encoder)], split, references=())
     figures = found["encoders"]["run"]["figures"]

@@ -41,3 +41,10 @@ def test_the_whole_of_it(tmp_path, monkeypatch):
     assert section.with_suffix(".png").stat().st_size > 0
     _, line = section.with_suffix(".csv").read_text().splitlines()
     assert np.isfinite(list(map(float, line.split(",")[5:]))).all()
+
+
+@pytest.mark.parametrize("pictures", [9, 1001])
+def test_too_few_and_too_many_pictures_are_refused_before_the_work(tmp_path, pictures):
+    with pytest.raises(ValueError, match=f"pictures is {pictures}; allowed: 10 to 1000"):
+        compare(tmp_path / "a", encoder="gemini", seeds=1, pictures=pictures, overrides=[], section=None)
+    assert not list(tmp_path.iterdir())
