@@ -10,4 +10,4 @@ from configs.common import make_config
 
 
 def get_config(recipe: str = "") -> ConfigDict:
-    return make_config("human", dict(width=768), recipe)
+    return make_config("human", dict(width=768, stride=1), recipe)

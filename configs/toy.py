@@ -10,7 +10,9 @@ from configs.common import make_config
 from jaxsd.settings import choose
 
 TRANSFORMER = dict(width=128, depth=3, heads=4, mlp=512)
-SIZES = {"gemini": TRANSFORMER, "human": dict(width=128)} | dict.fromkeys(("chatgpt", "deepseek", "grok"), TRANSFORMER)
+SIZES = {"gemini": TRANSFORMER, "human": dict(width=128, stride=8)} | dict.fromkeys(
+    ("chatgpt", "deepseek", "grok"), TRANSFORMER
+)
 
 # What differs from the recipes at full size: less of everything.
 SHORT = {"epochs": 0, "steps": 1_200, "batch_size": 128, "remat": False, "save_every": 200, "eval_every": 200}
@@ -35,7 +37,5 @@ def get_config(recipe: str = "", encoder: str = "gemini") -> ConfigDict:
     recipe = choose("recipe", recipe or "toy", CHANGES)
     sizes = SIZES[choose("encoder", encoder, SIZES)]
     changes = CHANGES[recipe]
-    if encoder == "human":  # a hundred megabytes of activations a clip
-        changes = changes | {"accumulate": changes["batch_size"] // 32}
     data = {"folder": "data/toy", "train_size": 20_000, "held_out": 1_000}
     return make_config(encoder, sizes, recipe if recipe != "toy" else "denoise", **changes, data=data)

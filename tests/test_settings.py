@@ -136,7 +136,6 @@ def test_the_toy_config_has_every_recipe_for_every_encoder(recipe, name):
     config = load_config(f"toy:{recipe}", [f"--config.encoder={name}"])
     assert (config.encoder, config.encoder_config.width, config.data.folder) == (name, 128, "data/toy")
     assert "depth" in config.encoder_config or name == "human"
-    assert name != "human" or config.batch_size // config.accumulate == 32  # what 24 GB of memory can hold
     assert set(config) - {"data"} == set(load_config(f"{name}:{recipe if recipe != 'toy' else ''}")) - {"data"}
 
 

@@ -111,12 +111,14 @@ def encoder_from_torch(
 def encoder_to_torch(encoder: nnx.Module) -> dict[str, np.ndarray]:
     """The state dict of the paper's PyTorch module, buffers included, as float32 arrays of their own.
 
-    Raises ValueError for a module that is none of the five encoders.
+    Raises ValueError for a module that is none of the five encoders, or of a stride that theirs has not.
     """
     names = {cls: name for name, cls in encoders.ENCODERS.items()}
     if type(encoder) not in names:
         raise ValueError(f"no PyTorch names for {type(encoder).__name__}: not one of {', '.join(encoders.ENCODERS)}")
     name = names[type(encoder)]
+    if encoder.config.get("stride", 1) != 1:
+        raise ValueError(f"the paper's {name} has stride 1, so one of stride {encoder.stride} has no PyTorch names")
     arrays = export_parameters(encoder, RULES[name]) | BUFFERS.get(name, {})
     return {key: value.copy() for key, value in arrays.items()}
 

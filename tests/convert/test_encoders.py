@@ -48,7 +48,7 @@ def test_there_and_back_changes_no_bit_and_torch_computes_the_same(name):
     theirs = state_dict(name)
     encoder = encoder_from_torch(theirs, heads=None if name == "human" else 3)
     assert type(encoder) is encoders.ENCODERS[name]
-    assert encoder.config == ({"width": 24} if name == "human" else asdict(SMALL))
+    assert encoder.config == ({"width": 24, "stride": 1} if name == "human" else asdict(SMALL))
 
     back = encoder_to_torch(encoder)
     assert back.keys() == theirs.keys()
@@ -207,6 +207,11 @@ def test_what_is_no_encoder_is_refused(tensors, message):
 def test_other_modules_have_no_torch_names():
     with pytest.raises(ValueError, match="no PyTorch names for Linear: not one of human"):
         encoder_to_torch(nnx.Linear(1, 1, rngs=nnx.Rngs(0)))
+
+
+def test_a_stride_has_no_torch_names():
+    with pytest.raises(ValueError, match="the paper's human has stride 1, so one of stride 4 has no PyTorch names"):
+        encoder_to_torch(encoders.create("human", width=24, stride=4, rngs=nnx.Rngs(0)))
 
 
 def test_torch_is_imported_only_for_its_files():

@@ -60,6 +60,14 @@ def test_an_abstract_encoder_is_one_without_values(name):
     assert shapes(abstract) == shapes(made)
 
 
+def test_a_strided_human_has_shorter_norms_and_the_same_output():
+    encoder = layers.abstract(partial(encoders.create, "human", width=64, stride=4))
+    assert encoder.config == {"width": 64, "stride": 4}
+    assert {norm.scale.shape for block in encoder.blocks for norm in block.norms} == {(4_000,)}
+    pcm = jax.ShapeDtypeStruct((3, 16_000), jnp.int16)
+    assert nnx.eval_shape(lambda encoder, pcm: encoder(pcm), encoder, pcm).shape == (3, 77, 64)
+
+
 def test_an_unknown_name_lists_the_choices():
     with pytest.raises(ValueError, match="unknown encoder 'bard'; choose from human, chatgpt, deepseek, gemini, grok"):
         encoders.create("bard", rngs=nnx.Rngs(0))

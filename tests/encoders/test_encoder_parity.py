@@ -58,7 +58,7 @@ def case(request):
 
     heads = sizes and sizes.heads
     encoder = encoder_from_torch(module.state_dict(), heads=heads)
-    assert encoder.config == (asdict(sizes) if sizes else {"width": 768})
+    assert encoder.config == (asdict(sizes) if sizes else {"width": 768, "stride": 1})
     expected_gradients = encoder_from_torch({key: p.grad for key, p in module.named_parameters()}, heads=heads)
     graphdef, params = nnx.split(encoder)
 
