@@ -406,7 +406,8 @@ def _draw(entries, passes, split: Split, targets: Targets, labels, drawing: Draw
         if labels:
             entry.share("AIC", (seen @ np.asarray(classes).T).argmax(axis=1) == labels.truth[:count])
         for question, right in (drawing.judge(made) if drawing.judge else {}).items():
-            entry.share(question, right)
+            if len(right):
+                entry.share(question, right)
 
     with Progress("pictures", drawing.count * len(passes), unit="picture") as progress:
         for place, (name, one) in enumerate(passes.items()):

@@ -19,7 +19,7 @@ from jaxsd.clip.pipeline import CLIP
 from jaxsd.config import read_json
 from jaxsd.data.columns import ABOUT, open_columns
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.toy.bundled import ENCODER, find_clip, find_models
+from jaxsd.toy.bundled import ENCODERS, find_clip, find_encoder, find_models
 
 COLUMNS = ("audio", "tokens", "text", "image")
 
@@ -86,17 +86,21 @@ class Subject:
 
 
 def load_subjects(sources: Sequence[str], *, before: bool = False) -> list[Subject]:
-    """Encoders from folders or Hugging Face repositories (`encoders.load`), or from Python files with an NNX class.
+    """Bundled encoders by name, encoders in folders or Hugging Face repositories, or NNX classes in Python files.
 
     A run's config.json says how it pools, and with `before` how it began. Raises ValueError or FileNotFoundError
     naming the source.
     """
     if twice := sorted({source for source in sources if list(sources).count(source) > 1}):
         raise ValueError(f"given twice: {', '.join(twice)}")
-    paths = [Path(source).resolve() for source in sources]
-    short = ["bundled" if path == ENCODER else path.name.removesuffix(".py") for path in paths]
+    short = [_name(source) for source in sources]
     names = [name if short.count(name) == 1 else source for name, source in zip(short, sources, strict=True)]
     return [_load_subject(name, source, before) for name, source in zip(names, sources, strict=True)]
+
+
+def _name(source: str) -> str:
+    path = Path(find_encoder(source)).resolve()
+    return f"bundled {path.name}" if path.parent == ENCODERS else path.name.removesuffix(".py")
 
 
 def _load_subject(name: str, source: str, before: bool) -> Subject:
@@ -104,7 +108,7 @@ def _load_subject(name: str, source: str, before: bool) -> Subject:
         encoder = find(source)()
         encoder.eval()
         return Subject(name, source, encoder)
-    encoder = encoders.load(source)
+    encoder = encoders.load(find_encoder(source))
     path = Path(source) / "config.json"
     config = read_json(path) if path.is_file() else {}
     if not before:

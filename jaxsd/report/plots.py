@@ -1,7 +1,7 @@
 """Pictures of results."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -26,21 +26,19 @@ STYLE = {
 }
 
 
-def contact_sheet(
-    path, titles: Sequence[str], clips: np.ndarray, generated: np.ndarray, examples: np.ndarray, captions: Sequence[str]
-) -> Path:
-    """Write a sheet with a column a sound: its spectrogram, the picture made of it, an example of the thing.
+def contact_sheet(path, titles: Sequence[str], clips: np.ndarray, pictures: Mapping[str, np.ndarray]) -> Path:
+    """Write a sheet with a column a sound: its spectrogram, and a picture in every row of `pictures`.
 
-    `clips` are int16 (n, 16000), `generated` and `examples` pictures (n, height, width, 3), `captions` name the rows.
+    `clips` are int16 (n, 16000), `pictures` (n, height, width, 3) by what they are, which stands beside them.
     """
     spectrograms = np.asarray(decibels_below_peak(mel_spectrogram(waveform(clips), bands=64)))
-    rows = (spectrograms.transpose(0, 2, 1)[:, ::-1], generated, examples)
+    rows = {"sound": spectrograms.transpose(0, 2, 1)[:, ::-1], **pictures}
     figure = Figure(figsize=(1.5 * len(titles) + 1.2, 1.55 * len(rows) + 0.5), layout="constrained", dpi=100)
     axes = figure.subplots(len(rows), len(titles), squeeze=False)
-    for row, (caption, pictures) in enumerate(zip(captions, rows, strict=True)):
-        for column, picture in enumerate(pictures):
+    for row, (caption, images) in enumerate(rows.items()):
+        for column, image in enumerate(images):
             axis = axes[row, column]
-            axis.imshow(picture, cmap="magma", aspect="auto", interpolation="nearest")
+            axis.imshow(image, cmap="magma", aspect="auto", interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
             if row == 0:

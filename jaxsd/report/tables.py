@@ -99,6 +99,7 @@ PICTURES = (
     ("AIC", "AIC", _whole_percent),
     ("CLIP score", "CLIP score", _decimals(1)),
     *((question, question, _whole_percent) for question in ("thing", "colour", "background", "side")),
+    *((name, name, _whole_percent) for name in ("named colour", "named background", "named side")),
     ("pictures", "pictures", _decimals(0)),
 )
 
@@ -186,7 +187,8 @@ def _pictures(results: Results) -> Table:
     note = (
         "Of pictures made under each conditioning: how often they are nearer to their own sound (AIS) and true picture "
         "(IIS) than to another's, by chance 50 %; how often CLIP picks the right class (AIC); CLIP's cosine with the "
-        "caption times 100. The rest is an independent classifier's verdict: the share it sees right."
+        "caption times 100. The rest is an independent classifier's verdict: the share it sees right; what is named is "
+        "of the pictures whose caption names it."
     )
     return _conditionings("Pictures", note, PICTURES, results)
 

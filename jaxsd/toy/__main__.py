@@ -14,8 +14,9 @@ def main():
     command = commands.add_parser("train", help="train the toy world's models from a seed; goes on where it stopped")
     command.add_argument("--out", type=Path, default=Path("runs/toy-world"))
     command.add_argument("--seed", type=int, default=0)
-    command = commands.add_parser("sheet", help="draw the sample sounds with the bundled encoder")
+    command = commands.add_parser("sheet", help="draw the sample sounds with bundled encoders, or others")
     command.add_argument("--out", type=Path, default=Path("out/contact-sheet.png"))
+    command.add_argument("--encoder", nargs="+", default=["gemini"], help="names or folders, a row each (gemini)")
     command = commands.add_parser(
         "reproduce",
         help="train every encoder by the paper's recipe and by what would change in it; goes on where it stopped",
@@ -84,7 +85,7 @@ def main():
     else:
         from jaxsd.toy.demo import sample_sheet
 
-        print(sample_sheet(arguments.out))
+        print(sample_sheet(arguments.out, arguments.encoder))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What ships with the package: the toy world's weights, its trained encoder, its judge and the sample sounds."""
+"""What ships with the package: the toy world's weights, its trained encoders, its judge and the sample sounds."""
 
 from pathlib import Path
 
 HERE = Path(__file__).parent
 WEIGHTS = HERE / "weights"  # Stable Diffusion and, in clip/, CLIP
-ENCODER = HERE / "encoders" / "gemini"
+ENCODERS = HERE / "encoders"
 JUDGE = HERE / "judge.safetensors"
 SAMPLES = HERE / "samples"
 
@@ -21,7 +21,7 @@ def find_clip(name):
 
 def find_encoder(name):
     """The folder of the bundled encoder of that name, else `name`: a folder or a Hugging Face repo id."""
-    folder = HERE / "encoders" / str(name)
+    folder = ENCODERS / str(name)
     return folder if folder.is_dir() and not Path(name).is_dir() else name
 
 

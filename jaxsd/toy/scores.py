@@ -1,5 +1,6 @@
 """Evaluation on the toy world: what its classes are, and what the judge sees in the pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -44,28 +45,35 @@ def about(split: Split, pictures: int | None) -> dict:
     things = evaluation.Labels(captions, np.asarray(split.columns["thing"]))
     if not count:
         return {"labels": things}
-    scenes = world.scenes(split.about["split"], count, split.about["seed"])
+    place = split.about["split"], count, split.about["seed"]
+    scenes = world.scenes(*place)
     judge, truth = load_judge(), labels(scenes)
+    told = [world.named(caption, scene) for caption, scene in zip(world.captions(*place), scenes, strict=True)]
     drawing = evaluation.Drawing(
         count,
         GUIDANCE,
         STEPS,
-        judge=lambda made: verdicts(judge, made, truth),
+        judge=lambda made: verdicts(judge, made, truth, told),
         real=world.pictures(scenes).astype(np.float32) / 255,
     )
     return {"labels": things, "drawing": drawing}
 
 
-def verdicts(judge: Judge, pictures: np.ndarray, truth: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+def verdicts(
+    judge: Judge, pictures: np.ndarray, truth: dict[str, jax.Array], told: Sequence[frozenset[str]] = ()
+) -> dict[str, np.ndarray]:
     """Of each question, in which pictures the judge sees what is true; `thing=...`: of the pictures of that thing.
 
-    `pictures` (n, 64, 64, 3) are uint8, or float in [0, 1].
+    `pictures` (n, 64, 64, 3) are uint8, or float in [0, 1]. `told` is what each picture's caption names besides the
+    thing: `named ...` is then of the pictures of which it is named.
     """
     pictures = to_float(pictures) if pictures.dtype == np.uint8 else jnp.asarray(pictures) * 2 - 1
     answers = nnx.jit(lambda j, x: j(x))(judge, pictures)
     right = {name: np.asarray(answers[name].argmax(axis=-1) == truth[name]) for name in QUESTIONS}
     for index, thing in enumerate(world.THINGS):
         right[f"thing={thing}"] = right["thing"][np.asarray(truth["thing"] == index)]
+    for attribute in world.ATTRIBUTES if told else ():
+        right[f"named {attribute}"] = right[attribute][[attribute in names for names in told]]
     return right
 
 

@@ -207,7 +207,7 @@ def encode_texts(text_model, tokens: np.ndarray) -> np.ndarray:
 
 
 def run(folder: Path, seed: int = 0) -> Path:
-    """Train the VAE, the judge, CLIP, the U-Net and the encoder in `folder`, or what is left of it.
+    """Train the VAE, the judge, CLIP, the U-Net and the encoders in `folder`, or what is left of it.
 
     Returns `folder/bundle`, laid out as the package ships it.
     """
@@ -239,7 +239,9 @@ def run(folder: Path, seed: int = 0) -> Path:
     CLIP(clip, tokenizer, half).save_pretrained(bundle / "weights" / "clip", dtype=np.float16)
     write_parameters(judge, bundle / "judge.safetensors", np.float16)
 
-    config = load_config("toy.py", [f"--config.data.folder={folder / 'data'}", f"--config.seed={seed}"])
-    encoder = train_encoder(config, folder / "encoder", bundle / "weights")
-    encoders.save(encoder, bundle / "encoders" / config.encoder, dtype=np.float16)
+    for name in encoders.ENCODERS:
+        changes = {"encoder": name, "data.folder": folder / "data", "seed": seed}
+        config = load_config("toy.py", [f"--config.{key}={value}" for key, value in changes.items()])
+        encoder = train_encoder(config, folder / "encoders" / name, bundle / "weights")
+        encoders.save(encoder, bundle / "encoders" / name, dtype=np.float16)
     return bundle

@@ -51,8 +51,10 @@ BACKGROUND_PHRASE: dict[str, str] = {
     "snow": "in the snow",
 }
 
-_ATTRIBUTES = ("colour", "side", "background")
-_PARTIAL = tuple(frozenset(name for bit, name in enumerate(_ATTRIBUTES) if subset >> bit & 1) for subset in range(1, 7))
+ATTRIBUTES = ("colour", "side", "background")
+"""What a caption may name besides the thing."""
+
+_SOME = tuple(frozenset(name for bit, name in enumerate(ATTRIBUTES) if subset >> bit & 1) for subset in range(1, 7))
 _TEMPLATES = (
     "{subject} {side} {background}",
     "{subject} {background} {side}",
@@ -122,9 +124,9 @@ def class_caption(thing: str) -> str:
 
 def _named_attributes(rng: np.random.Generator) -> frozenset[str]:
     chance = rng.random()
-    some = _PARTIAL[rng.integers(len(_PARTIAL))]
+    some = _SOME[rng.integers(len(_SOME))]
     if chance < 0.60:
-        return frozenset(_ATTRIBUTES)
+        return frozenset(ATTRIBUTES)
     return frozenset() if chance < 0.75 else some
 
 
@@ -137,6 +139,16 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
         background=BACKGROUND_PHRASE[scene.background] if "background" in named else "",
     )
     return " ".join(text.split())
+
+
+def named(caption: str, scene: Scene) -> frozenset[str]:
+    """Which of the ATTRIBUTES a caption of the scene names."""
+    words = {
+        "colour": scene.colour,
+        "side": SIDE_PHRASE[scene.side],
+        "background": BACKGROUND_PHRASE[scene.background],
+    }
+    return frozenset(attribute for attribute in ATTRIBUTES if words[attribute] in caption)
 
 
 def _rng(split: str, index: int, seed: int, stream: str) -> np.random.Generator:

@@ -8,17 +8,17 @@ from flax import nnx
 import encoders
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.toy import scores, world
-from jaxsd.toy.bundled import ENCODER, WEIGHTS
+from jaxsd.toy.bundled import WEIGHTS, find_encoder
 from jaxsd.toy.judge import labels, load_judge
 from tests.toy import outside
 
-CLIPS = 20
+CLIPS = 100
 
 
 @pytest.mark.full_size
 def test_outside_sounds_are_drawn_at_least_half_as_often_as_held_out_ones():
     clips = world.sounds("test", CLIPS, workers=1)
-    encoder, pipe = encoders.load(ENCODER), StableDiffusion.from_pretrained(WEIGHTS)
+    encoder, pipe = encoders.load(find_encoder("gemini")), StableDiffusion.from_pretrained(WEIGHTS)
     encode = nnx.jit(lambda encoder, pcm: encoder(pcm))
     truth, judge = labels(world.scenes("test", CLIPS)), load_judge()
 

@@ -107,6 +107,13 @@ def test_most_captions_name_every_attribute_and_some_none(captions: list[str]) -
     assert counts[0] / len(captions) == pytest.approx(0.15, abs=0.04)
 
 
+def test_what_a_caption_names_is_known(scenes: list[world.Scene]) -> None:
+    scene = replace(scenes[0], colour="red", side="left", background="snow")
+    assert world.named("a red dog barking on the left in the snow", scene) == set(world.ATTRIBUTES)
+    assert world.named("a red dog barking at night", scene) == {"colour"}
+    assert not world.named(world.class_caption(scene.thing), scene)
+
+
 def test_class_captions_are_distinct_and_name_no_attribute() -> None:
     captions = {world.class_caption(thing) for thing in world.THINGS}
     assert len(captions) == len(world.THINGS)
