@@ -24,11 +24,12 @@ from jaxsd.devices import replicate, split_rows
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.loop import init_state, make_step
+from jaxsd.optimisers import make_optimiser
 from jaxsd.precision import choose_dtype
 from jaxsd.settings import load_config
 from jaxsd.speed import count_flops, peak_flops
 from jaxsd.targets import Targets
-from jaxsd.training import make_encoder, make_gradient, make_optimiser
+from jaxsd.training import make_encoder, make_gradient
 from tests.encoders.references import Sizes, torch_encoder
 from tests.manifests import make as published
 

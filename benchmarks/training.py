@@ -18,11 +18,12 @@ import encoders
 from benchmarks.timing import in_turns
 from jaxsd.devices import replicate, split_rows
 from jaxsd.loop import init_state, make_step
+from jaxsd.optimisers import make_optimiser
 from jaxsd.precision import choose_dtype
 from jaxsd.settings import load_config
 from jaxsd.speed import count_flops, peak_flops
 from jaxsd.targets import Targets
-from jaxsd.training import make_encoder, make_gradient, make_optimiser
+from jaxsd.training import make_encoder, make_gradient
 
 WIDTH, BATCH = 768, 1151
 CLIPS = 2_212_933 // BATCH * BATCH * 32

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -22,6 +21,7 @@ from jaxsd.data.loader import Loader
 from jaxsd.devices import replicate, replicated, split_rows
 from jaxsd.loop import fit, init_state, make_step
 from jaxsd.objectives import POOLINGS, cross_entropies, draw_noise, errors_at, pooled, value_and_gradient
+from jaxsd.optimisers import OPTIMIZERS, SCHEDULES, make_optimiser
 from jaxsd.precision import choose_dtype
 from jaxsd.settings import choose
 from jaxsd.targets import load_targets
@@ -33,11 +33,6 @@ LARGEST_SCALE = 100.0
 
 TEXT_POOLINGS = ("eos", "bos")
 DTYPES = ("auto", "float32", "bfloat16")
-OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw}
-SCHEDULES = {
-    "constant": lambda peak, warmup, steps: optax.warmup_constant_schedule(0.0, peak, warmup) if warmup else peak,
-    "cosine": lambda peak, warmup, steps: optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps),
-}
 
 
 def train(config: ConfigDict, folder, *, wandb: bool = False) -> nnx.Module:
@@ -209,18 +204,6 @@ def scale_start(encoder: nnx.Module, *, branches: float, positions: float) -> nn
 
 
 # --- the step -------------------------------------------------------------------------------------------------------
-
-
-def make_optimiser(config: ConfigDict, steps: int) -> optax.GradientTransformation:
-    schedule = SCHEDULES[config.schedule](config.learning_rate, config.warmup, steps)
-    options = {"weight_decay": config.weight_decay, "mask": is_kernel} if config.optimizer == "adamw" else {}
-    optimiser = OPTIMIZERS[config.optimizer](schedule, **options)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimiser) if config.clip_norm else optimiser
-
-
-def is_kernel(params: PyTree) -> PyTree:
-    """Which parameters decay: matrices and convolutions, not biases, norms, position embeddings or the temperature."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def replicated_rows(x: jax.Array) -> jax.Array:

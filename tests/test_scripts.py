@@ -68,7 +68,7 @@ def test_train_resumes_refuses_another_config_and_evaluates(tmp_path):
     ("arguments", "message"),
     [
         (["gemini.py"], "data/avt/train holds no data; python -m jaxsd.data prepare MANIFEST --out data/avt makes it"),
-        (["toy.py:aligned", "--config.optimizer=sgd"], "unknown optimizer 'sgd'; choose from adam, adamw"),
+        (["toy.py:aligned", "--config.optimizer=sgd"], "unknown optimizer 'sgd'; choose from adam, adamw, muon"),
         (["toy.py", "--config.encoder=whisper"], "unknown encoder 'whisper'; choose from gemini, human, chatgpt"),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 import encoders
-from jaxsd import metrics, training
+from jaxsd import metrics, optimisers, training
 from jaxsd.data.columns import open_columns, write_columns
 from jaxsd.data.loader import Loader
 from jaxsd.devices import replicate
@@ -149,7 +149,7 @@ def test_validation_is_over_the_whole_split_at_once(data):
 @pytest.mark.parametrize("name", ["gemini", "human"])
 def test_only_kernels_decay(name):
     encoder = nnx.eval_shape(lambda: encoders.create(name, rngs=nnx.Rngs(0)))
-    decays = training.is_kernel({"encoder": nnx.as_pure(nnx.state(encoder)), "log_scale": 0})
+    decays = optimisers.is_kernel({"encoder": nnx.as_pure(nnx.state(encoder)), "log_scale": 0})
     flat = {jax.tree_util.keystr(path): value for path, value in jax.tree_util.tree_leaves_with_path(decays)}
     assert any(flat.values())
     for path, value in flat.items():
@@ -181,7 +181,7 @@ def test_branches_and_positions_start_small():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optimizer=sgd", "unknown optimizer 'sgd'; choose from adam, adamw"),
+        ("optimizer=sgd", "unknown optimizer 'sgd'; choose from adam, adamw, muon"),
         ("schedule=linear", "unknown schedule 'linear'; choose from constant, cosine"),
         ("text_pooling=mean", "unknown text_pooling 'mean'; choose from eos, bos"),
         ("audio_pooling=max", "unknown audio_pooling 'max'; choose from mean, first, last"),

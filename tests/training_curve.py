@@ -15,9 +15,10 @@ from jaxsd import cli
 from jaxsd.data.loader import Loader
 from jaxsd.devices import replicate
 from jaxsd.loop import init_state, make_step
+from jaxsd.optimisers import make_optimiser
 from jaxsd.settings import load_config
 from jaxsd.targets import Targets
-from jaxsd.training import make_gradient, make_optimiser, wanted_columns
+from jaxsd.training import make_gradient, wanted_columns
 
 STEPS, WIDTH = 20, 16
 

@@ -14,8 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from optax.contrib import MuonDimensionNumbers
-from optax.contrib import muon as muon_or_adam
 
 import encoders
 from jaxsd.atomic import replacing
@@ -30,6 +28,7 @@ from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
 from jaxsd.loop import fit, init_state, make_step
 from jaxsd.objectives import denoising_errors
+from jaxsd.optimisers import SCHEDULES, muon
 from jaxsd.settings import load_config
 from jaxsd.toy import world
 from jaxsd.toy.dataset import encode_pictures, in_batches, to_float
@@ -63,37 +62,14 @@ VISION_CONFIG = VisionConfig(
 PROJECTION = 128
 
 
-def muon(peak: float, steps: int) -> optax.GradientTransformation:
-    """Muon for the kernels of linear and convolutional layers and Adam for the rest, at one learning rate.
-
-    Gradients are clipped at norm 1; a short warm-up, then a cosine down to zero. Updates are scaled to the size of
-    Adam's (arXiv 2502.16982).
-    """
-    schedule = optax.warmup_cosine_decay_schedule(0.0, peak, min(200, steps // 10), steps)
-    return optax.chain(
-        optax.clip_by_global_norm(1.0),
-        muon_or_adam(schedule, consistent_rms=0.2, adam_b2=0.99, muon_weight_dimension_numbers=matrices),
-    )
-
-
-def matrices(params):
-    """How every kernel is a matrix, (all that goes in, features out), and None for other parameters."""
-
-    def spec(path, x):
-        if path[-1].key != "kernel":
-            return None
-        return MuonDimensionNumbers(reduction_axis=tuple(range(x.ndim - 1)), output_axis=x.ndim - 1)
-
-    return jax.tree_util.tree_map_with_path(spec, params)
-
-
 def stage(folder: Path, name: str, model: nnx.Module, loss, batch, steps: int, peak: float, seed: int, **options):
     """Train `model` with `loss(model, batch, key)` unless it is done; the moving average, as `model`'s type."""
     graph, params = nnx.split(model)
     params = nnx.as_pure(params)
     path = folder / f"{name}.safetensors"
     if not path.exists():
-        optimiser = muon(peak, steps)
+        schedule = SCHEDULES["cosine"](peak, min(200, steps // 10), steps)
+        optimiser = optax.chain(optax.clip_by_global_norm(1.0), muon(schedule))
         step = make_step(lambda p, _, b, k: loss(nnx.merge(graph, p), b, k), optimiser, seed)
         state = init_state(params, optimiser)
         state = fit(folder / name, name, state, step, lambda first: map(batch, count(first)), steps, **options)
