@@ -1,6 +1,6 @@
 """The paper's training and what would change in it, on the toy world: every encoder, every recipe, several seeds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ CONTRASTS = {
     "warm-up": ("aligned", "aligned-no-warmup"),
     "denoising in place of alignment": ("denoise", "aligned"),
 }
+REFERENCE = "gemini"  # the encoder that the others are compared with
 
 
 @dataclass(frozen=True)
@@ -130,19 +131,35 @@ def _by_run(runs: Runs) -> Table:
     return Table("Every recipe and encoder", note, head, rows)
 
 
-def _by_difference(runs: Runs) -> Table:
+def _by_change(runs: Runs) -> Table:
+    contrasts = {
+        name: {key: (without, *key[1:]) for key in runs if key[0] == with_it}
+        for name, (with_it, without) in CONTRASTS.items()
+    }
+    note = "What each change alone does, over all pairs of the same encoder and seed."
+    return _differences("What matters", note, contrasts, runs)
+
+
+def _by_encoder(runs: Runs) -> Table:
+    contrasts = {
+        f"{encoder}, not {REFERENCE}": {key: (key[0], REFERENCE, key[2]) for key in runs if key[1] == encoder}
+        for encoder in dict.fromkeys(key[1] for key in runs)
+        if encoder != REFERENCE
+    }
+    note = "What another encoder does, over all pairs of the same recipe and seed."
+    return _differences("Which encoder", note, contrasts, runs)
+
+
+def _differences(title: str, note: str, contrasts: Mapping[str, Mapping[Key, Key]], runs: Runs) -> Table:
+    """Mean differences between runs and those that each is paired with, where both are there."""
     chosen = [column for column in COLUMNS if column.comparable]
     rows = []
-    for name, (with_it, without) in CONTRASTS.items():
-        pairs = [(run, runs.get((without, *key[1:]))) for key, run in runs.items() if key[0] == with_it]
-        if pairs := [(a.figures, b.figures) for a, b in pairs if b]:
+    for name, partners in contrasts.items():
+        if pairs := [(runs[key].figures, runs[other].figures) for key, other in partners.items() if other in runs]:
             means = [mean([a[column.head] - b[column.head] for a, b in pairs], column.form) for column in chosen]
             rows.append((name, str(len(pairs)), *means))
-    note = (
-        "What each change alone does: mean difference over all pairs of the same encoder and seed ± half of its 95 % "
-        "interval (Student's t over the pairs)."
-    )
-    return Table("What matters", note, ("", "pairs", *(column.head for column in chosen)), rows)
+    note += " Mean differences ± half of their 95 % interval (Student's t over the pairs)."
+    return Table(title, note, ("", "pairs", *(column.head for column in chosen)), rows)
 
 
 def _section(runs: Runs, figure: str) -> str:
@@ -153,7 +170,7 @@ def _section(runs: Runs, figure: str) -> str:
         f"{1_000 / size:.1f} %.\n",
         f"![Every run: a row a recipe, a colour an encoder, a dot a seed]({figure})\n",
     ]
-    tables = (_by_run(runs), _by_difference(runs))
+    tables = (_by_run(runs), _by_change(runs), _by_encoder(runs))
     parts += [f"### {table.title}\n\n{table.note}\n\n{table.to_markdown()}" for table in tables if table.rows]
     return "\n".join(parts)
 

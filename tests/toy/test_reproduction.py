@@ -19,18 +19,28 @@ def test_every_recipe_is_a_config(recipe):
 
 
 def test_tables_are_of_the_runs(rng):
-    keys = [(recipe, encoder, seed) for recipe in ("bos", "eos") for encoder in ("human", "grok") for seed in range(3)]
+    keys = [
+        (recipe, encoder, seed) for recipe in ("bos", "eos") for encoder in ("human", "gemini") for seed in range(3)
+    ]
     heads = [column.head for column in COLUMNS]
     made = {key: Run("", 1000, dict(zip(heads, rng.standard_normal(len(heads)), strict=True))) for key in keys}
-    values = np.array([made["eos", "grok", seed].figures["cosine_rt"] for seed in range(3)])
+    values = np.array([made["eos", "gemini", seed].figures["cosine_rt"] for seed in range(3)])
     half = 4.302652729749464 * values.std(ddof=1) / 3**0.5  # Student's t with 2 degrees of freedom
     table = reproduction._by_run(made)
-    row = next(row for row in table.rows if row[:2] == ("eos", "grok"))
+    row = next(row for row in table.rows if row[:2] == ("eos", "gemini"))
     assert row[table.head.index("cosine_rt")] == f"{values.mean():.3f} ± {half:.3f}"
-    table = reproduction._by_difference(made)
+    table = reproduction._by_change(made)
     (contrast,) = table.rows
     gains = [made["eos", *pair].figures["cosine_rt"] - made["bos", *pair].figures["cosine_rt"] for _, *pair in keys[6:]]
     assert contrast[:2] == ("text pooled at its end, not its start", "6")
+    assert contrast[table.head.index("cosine_rt")].startswith(f"{np.mean(gains):.3f} ±")
+    (contrast,) = reproduction._by_encoder(made).rows
+    gains = [
+        made[recipe, "human", seed].figures["cosine_rt"] - made[recipe, "gemini", seed].figures["cosine_rt"]
+        for recipe in ("bos", "eos")
+        for seed in range(3)
+    ]
+    assert contrast[:2] == ("human, not gemini", "6")
     assert contrast[table.head.index("cosine_rt")].startswith(f"{np.mean(gains):.3f} ±")
 
 
