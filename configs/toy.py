@@ -22,6 +22,8 @@ CHANGES = {
     | {
         "weights": {"contrastive": 0.03, "sequence": 0.0, "denoise": 1.0},
         "learned_temperature": True,
+        "steps": 500,
+        "eval_every": 250,
         "optimizer": "muon",
         "learning_rate": 2e-3,
         "weight_decay": 0.0,
