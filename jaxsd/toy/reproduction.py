@@ -47,23 +47,25 @@ class Column:
     """A figure of a run in the tables: its head, where it is in the results of an evaluation, and how it is written.
 
     `comparable`: whether it means the same under every recipe; what is against the text target does not.
+    `linear_to`: how far its axis in the figure is linear before it is logarithmic; None: all of it is linear.
     """
 
     head: str
     read: Callable[[evaluation.Results, dict[str, float]], float]
     form: str
     comparable: bool = True
+    linear_to: float | None = None
 
 
 COLUMNS = (
     Column("TCEOCS_t - 2 ln M", lambda found, one: one["TCEOCS_t"] - found["bounds"]["chance"], "{:.4f}", False),
     Column("TCEOCS_i - 2 ln M", lambda found, one: one["TCEOCS_i"] - found["bounds"]["chance"], "{:.4f}"),
     Column("μ(R²)_t", lambda _, one: one["mu(R2)_t"], "{:.3g}", False),
-    Column("μ(R²)_rt, varying", lambda _, one: one["mu(R2 varying)_rt"], "{:.3g}"),
+    Column("μ(R²)_rt, varying", lambda _, one: one["mu(R2 varying)_rt"], "{:.3g}", linear_to=1.0),
     Column("cosine_rt", lambda _, one: one["cosine_rt"], "{:.3f}"),
     Column("recall@10 a→t, %", lambda _, one: 100 * one["R@10_a2t"], "{:.1f}"),
     Column("recall@10 a→i, %", lambda _, one: 100 * one["R@10_a2i"], "{:.1f}"),
-    Column("denoising gain", lambda _, one: one["denoising gain"], "{:.4f}"),
+    Column("denoising gain", lambda _, one: one["denoising gain"], "{:.4f}", linear_to=0.01),
     Column("right thing, %", lambda _, one: 100 * one.get("thing", np.nan), "{:.0f}"),
 )
 
@@ -178,16 +180,18 @@ def _section(runs: Runs, figure: str) -> str:
 def _figure(runs: Runs) -> Figure:
     """A panel a column that is comparable: a row a recipe, a colour an encoder, a dot a seed."""
     recipes, encoders = (list(dict.fromkeys(key[place] for key in runs)) for place in (0, 1))
-    heads = [column.head for column in COLUMNS if column.comparable]
-    heads = [head for head in heads if np.isfinite([run.figures[head] for run in runs.values()]).all()]
-    figure = Figure(figsize=(2.2 * len(heads) + 1.5, 0.45 * len(recipes) + 1.2), layout="constrained", dpi=120)
-    axes = figure.subplots(1, len(heads), sharey=True, squeeze=False)[0]
-    for axis, head in zip(axes, heads, strict=True):
+    columns = [column for column in COLUMNS if column.comparable]
+    columns = [column for column in columns if all(np.isfinite(run.figures[column.head]) for run in runs.values())]
+    figure = Figure(figsize=(2.2 * len(columns) + 1.5, 0.45 * len(recipes) + 1.2), layout="constrained", dpi=120)
+    axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for axis, column in zip(axes, columns, strict=True):
         for which, (encoder, colour) in enumerate(zip(encoders, COLOURS, strict=False)):
-            dots = [(run.figures[head], recipes.index(key[0])) for key, run in runs.items() if key[1] == encoder]
+            dots = [(run.figures[column.head], recipes.index(key[0])) for key, run in runs.items() if key[1] == encoder]
             x, y = np.array(dots).T
             axis.plot(x, y + (which - (len(encoders) - 1) / 2) * 0.12, ".", color=colour, label=encoder)
-        axis.set_title(head, loc="left")
+        axis.set_title(column.head, loc="left")
+        if column.linear_to:
+            axis.set_xscale("symlog", linthresh=column.linear_to)
         axis.grid(axis="y", color="0.92")
     axes[0].set_yticks(range(len(recipes)), recipes)
     axes[0].invert_yaxis()
