@@ -13,7 +13,7 @@ def main():
     parser.add_argument(
         "runs",
         nargs="+",
-        help="folders of trained encoders (or Hugging Face repositories), Python files with an encoder, "
+        help="bundled encoders, folders of trained ones (or Hugging Face repositories), Python files with an encoder, "
         "or the results.json of earlier evaluations",
     )
     parser.add_argument("--data", type=Path, default=TOY, help=f"folder of the data set (the toy world, {TOY})")
