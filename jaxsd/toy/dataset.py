@@ -1,5 +1,6 @@
 """The toy world as a data set on disk, with the features of its own CLIP and VAE."""
 
+import hashlib
 from functools import partial
 from pathlib import Path
 
@@ -44,8 +45,16 @@ def _split(folder: Path, name: str, size: int, weights: Path, seed: int) -> Spli
     models = {"clip": "toy", "diffusion": "toy"}
     if weights.resolve() != WEIGHTS.resolve():
         models = {"clip": str((weights / "clip").resolve()), "diffusion": str(weights.resolve())}
-    about = {"source": "toy world", "split": name, "rows": size, "seed": seed, **models}
+    about = {"source": "toy world", "split": name, "rows": size, "seed": seed, **models, "weights": _digest(weights)}
     return Split(folder, size, lambda first, last: [(name, index) for index in range(first, last)], about)
+
+
+def _digest(weights: Path) -> str:
+    """Of the parameters of all models: features of others are another data set."""
+    digest = hashlib.sha256()
+    for path in sorted(weights.rglob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _write(splits: list[Split], weights: Path) -> bool:

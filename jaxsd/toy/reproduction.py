@@ -19,16 +19,18 @@ from jaxsd.subjects import Split, load_subjects
 from jaxsd.toy import scores
 from jaxsd.toy.runs import Key, Runs, configure, mean, run_all
 
+# As the recipes have it at full size.
+ADAMW = {"optimizer": "adamw", "learning_rate": 5e-4, "weight_decay": 0.05}
 # By name: the recipe of configs/toy.py, and what is changed in it.
 RECIPES: dict[str, tuple[str, dict[str, object]]] = {
     "bos": ("paper", {"text_pooling": "bos"}),
     "eos": ("paper", {"text_pooling": "eos"}),
     "bos+temperature": ("paper", {"text_pooling": "bos", "learned_temperature": True}),
     "eos+temperature": ("paper", {"text_pooling": "eos", "learned_temperature": True}),
-    "aligned": ("aligned", {}),
-    "aligned-no-sequence": ("aligned", {"weights.sequence": 0.0}),
-    "aligned-no-warmup": ("aligned", {"warmup": 0}),
-    "denoise": ("denoise", {}),
+    "aligned": ("aligned", ADAMW),
+    "aligned-no-sequence": ("aligned", ADAMW | {"weights.sequence": 0.0}),
+    "aligned-no-warmup": ("aligned", ADAMW | {"warmup": 0}),
+    "denoise": ("denoise", ADAMW),
 }
 # What two recipes differ in: the one with it, and the one without.
 CONTRASTS = {

@@ -9,10 +9,12 @@ import numpy as np
 from flax import nnx
 
 from jaxsd import evaluation
+from jaxsd.config import read_json
 from jaxsd.data.columns import ABOUT
 from jaxsd.data.features import to_float
 from jaxsd.subjects import Split, load_subjects, open_split
 from jaxsd.toy import world
+from jaxsd.toy.bundled import find_models
 from jaxsd.toy.dataset import write_dataset
 from jaxsd.toy.judge import QUESTIONS, Judge, labels, load_judge
 
@@ -20,9 +22,13 @@ GUIDANCE, STEPS = 3.0, 25
 
 
 def make_data(folder: Path, split: str, size: int = 1_000):
-    """Make a split of the toy world where there is none."""
+    """Make a split of the toy world where there is no data. Raises ValueError for one of models that are no more."""
     if not (folder / ABOUT).is_file():
         write_dataset(folder, split, size)
+        return
+    about = read_json(folder / ABOUT)
+    if about.get("source") == "toy world":
+        write_dataset(folder, about["split"], about["rows"], Path(find_models(about["diffusion"])), about["seed"])
 
 
 def score(runs: list[str], data_folder: Path, pictures: int, data_size: int) -> evaluation.Results:

@@ -6,11 +6,12 @@ from flax import nnx
 
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import tokenize
+from jaxsd.config import read_json, write_json
 from jaxsd.data.columns import open_columns
 from jaxsd.data.features import to_float
 from jaxsd.data.info import info
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.toy import world
+from jaxsd.toy import scores, world
 from jaxsd.toy.bundled import WEIGHTS
 from jaxsd.toy.dataset import write_dataset, write_toy
 
@@ -41,3 +42,12 @@ def test_the_toy_world_is_a_data_set_of_any_size(tmp_path):
         write_toy(tmp_path, 41, 11, seed=3)
     with pytest.raises(ValueError, match="0 rows; allowed: 1 or more"):
         write_toy(tmp_path / "none", 40, 0)
+
+
+def test_features_of_other_weights_are_refused(tmp_path):
+    write_dataset(tmp_path, "test", 11)
+    scores.make_data(tmp_path, "test")
+    about = read_json(tmp_path / "dataset.json")
+    write_json(tmp_path / "dataset.json", about | {"weights": "0123456789ab"})
+    with pytest.raises(ValueError, match="made otherwise .weights was '0123456789ab', is "):
+        scores.make_data(tmp_path, "test")
