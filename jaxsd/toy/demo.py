@@ -19,7 +19,7 @@ from jaxsd.toy.bundled import SAMPLES, WEIGHTS, find_encoder
 from jaxsd.toy.recipe import train
 
 BEST = "gemini"
-TRAIN_SIZE, HELD_OUT, STEPS, PICTURES = 2_000, 250, 300, 50
+TRAIN_SIZE, HELD_OUT, STEPS, PICTURES = 2_000, 250, 800, 50
 
 
 def demo(folder: Path) -> Path:
