@@ -156,6 +156,7 @@ def _figure(runs: Runs) -> Figure:
         right.plot([f["distance"] for f in chosen], [f["denoising gain"] for f in chosen], ".", color=colour)
     left.set(xlabel="guidance", ylabel="right things, %", xticks=GUIDANCES, ylim=(0, 101))
     right.set(xlabel="distance to the nearest caption's rows", ylabel="denoising gain over no caption")
+    right.set_yscale("symlog", linthresh=0.001)  # the gains of recipes lie two orders of magnitude apart
     right.axhline(0, color="0.8", zorder=0)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(RECIPES))
     return figure
