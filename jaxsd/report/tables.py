@@ -98,16 +98,18 @@ PICTURES = (
     ("IIS", "IIS", _whole_percent),
     ("AIC", "AIC", _whole_percent),
     ("CLIP score", "CLIP score", _decimals(1)),
-    *((question, question, _whole_percent) for question in ("thing", "colour", "background", "side")),
-    *((name, name, _whole_percent) for name in ("named colour", "named background", "named side")),
     ("pictures", "pictures", _decimals(0)),
+)
+VERDICTS = tuple(
+    (name, name, _whole_percent)
+    for name in ("thing", "colour", "background", "side", "named colour", "named background", "named side")
 )
 
 
 def tables(results: Results) -> list[Table]:
     """Those there are figures for, in the order to read them."""
-    made = [_paper(results), _beside(results), _denoising(results), _pictures(results), _inventory(results)]
-    return [table for table in made if table.rows]
+    makers = (_paper, _beside, _denoising, _pictures, _verdicts, _inventory)
+    return [table for make in makers if (table := make(results)).rows]
 
 
 def _paper(results: Results) -> Table:
@@ -187,10 +189,17 @@ def _pictures(results: Results) -> Table:
     note = (
         "Of pictures made under each conditioning: how often they are nearer to their own sound (AIS) and true picture "
         "(IIS) than to another's, by chance 50 %; how often CLIP picks the right class (AIC); CLIP's cosine with the "
-        "caption times 100. The rest is an independent classifier's verdict: the share it sees right; what is named is "
-        "of the pictures whose caption names it."
+        "caption times 100."
     )
     return _conditionings("Pictures", note, PICTURES, results)
+
+
+def _verdicts(results: Results) -> Table:
+    note = (
+        "The share of the same pictures in which an independent classifier sees the right thing, colour, background "
+        "and side; what is named is of the pictures whose caption names it."
+    )
+    return _conditionings("What a classifier sees", note, VERDICTS, results)
 
 
 def _inventory(results: Results) -> Table:
