@@ -13,7 +13,7 @@ from jaxsd.toy import bundled, scores, world
 from jaxsd.toy import judge as judge_module
 
 # The share of right things that a bundled encoder's pictures must reach; docs/toy-world.md has how good they are.
-RIGHT = {"gemini": 0.9, "grok": 0.9, "chatgpt": 0.6, "deepseek": 0.6}
+RIGHT = {"gemini": 0.95, "grok": 0.95, "chatgpt": 0.8, "deepseek": 0.8, "human": 0.6}
 
 
 @pytest.fixture(scope="module")
