@@ -221,7 +221,7 @@ def test_pictures_are_measured_by_clip_and_by_the_judge(split, results, monkeypa
     made = rng.uniform(size=(count, size, size, 3)).astype(np.float32)
     monkeypatch.setattr(evaluation, "pictures", lambda *_, **__: made)
     labels = Labels(WORDS, np.arange(SIZE) % 3)
-    judge = lambda pictures: {"bright": pictures.mean(axis=(1, 2, 3)) > 0.5}  # noqa: E731
+    judge = lambda pictures: {"thing": pictures.mean(axis=(1, 2, 3)) > 0.5}  # noqa: E731
     drawing = Drawing(count, guidance=3.0, steps=2, judge=judge, real=made)
     found = evaluate([Subject("gemini", "g", make_encoder(0), "first")], split, labels=labels, drawing=drawing)
     figures = found["encoders"]["gemini"]["figures"]
@@ -236,7 +236,10 @@ def test_pictures_are_measured_by_clip_and_by_the_judge(split, results, monkeypa
     nearest = (seen @ np.asarray(split.clip.embed_text(list(WORDS)), np.float64).T).argmax(axis=1)
     assert figures["AIC"] == np.mean(nearest == np.arange(count) % 3)
     assert 0 <= figures["AIS"] <= 1 and figures["pictures"] == count
-    assert figures["bright"] == judge(made)["bright"].mean()
+    assert figures["thing"] == judge(made)["thing"].mean()
+    shown = {table.title: table for table in tables(found)}
+    assert shown["Pictures"].head == ("conditioning", "AIS", "IIS", "AIC", "CLIP score", "pictures")
+    assert shown["What a classifier sees"].rows[0][1].startswith(f"{100 * figures['thing']:.0f} % [")
     assert found["references"]["real pictures"]["figures"]["IIS"] == figures["IIS"]
     assert "AIS" not in found["references"]["own caption"]["figures"]  # it has no sound
 
