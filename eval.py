@@ -34,8 +34,9 @@ def main():
 
     import jax  # after the arguments are known to be right, as all that imports it
 
-    from jaxsd import evaluation, report
-    from jaxsd.subjects import load_subjects, open_split
+    from jaxsd.evaluation import evaluate as evaluation
+    from jaxsd.evaluation import report
+    from jaxsd.evaluation.inputs import load_subjects, open_split
     from jaxsd.toy import scores
 
     earlier = [report.read(run) for run in arguments.runs if run.endswith(".json")]

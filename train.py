@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from jaxsd import cli
-from jaxsd.settings import add_config_argument, load_config
+from jaxsd.config import add_config_argument, load_config
 
 
 def main():
@@ -22,8 +22,8 @@ def main():
     out = arguments.out or Path("runs") / "-".join([Path(name).stem, recipe]).rstrip("-")
     cli.start_distributed(arguments)
 
-    from jaxsd.toy.recipe import make_data  # imports jax: after the arguments are known to be right
-    from jaxsd.training import train
+    from jaxsd.toy.training import make_data
+    from jaxsd.training.train import train
 
     make_data(config)
     train(config, out, wandb=arguments.wandb)

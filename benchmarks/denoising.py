@@ -20,18 +20,18 @@ from flax import nnx
 from benchmarks.diffusion import random
 from benchmarks.timing import in_turns
 from encoders.layers import rematerialise
-from jaxsd.devices import replicate, split_rows
+from jaxsd.config import load_config
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet, UNetConfig
-from jaxsd.loop import init_state, make_step
-from jaxsd.optimisers import make_optimiser
-from jaxsd.precision import choose_dtype
-from jaxsd.settings import load_config
-from jaxsd.speed import count_flops, peak_flops
-from jaxsd.targets import Targets
-from jaxsd.training import make_encoder, make_gradient
-from tests.encoders.references import Sizes, torch_encoder
-from tests.manifests import make as published
+from jaxsd.pretrained.precision import choose_dtype
+from jaxsd.sharding import replicate, split_rows
+from jaxsd.training.frozen_models import Targets
+from jaxsd.training.loop import init_state, make_step
+from jaxsd.training.optimizers import make_optimiser
+from jaxsd.training.throughput import count_flops, peak_flops
+from jaxsd.training.train import make_encoder, make_gradient
+from tests.references.encoders import Sizes, torch_encoder
+from tests.references.manifests import make as published
 
 
 def ours(name: str, size: int):

@@ -30,7 +30,7 @@ from jaxsd.diffusion.pipeline import SD15_TEXT, StableDiffusion
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
-from tests.manifests import make as published
+from tests.references.manifests import make as published
 
 STEPS, GUIDANCE, BATCHES = 50, 7.5, (1, 4, 16)
 CONTENDERS = ("jaxsd", "PyTorch eager", "PyTorch compiled")

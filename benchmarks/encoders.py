@@ -14,7 +14,7 @@ from flax import nnx
 
 import encoders
 from benchmarks.timing import in_turns
-from tests.encoders.references import Sizes, torch_encoder
+from tests.references.encoders import Sizes, torch_encoder
 
 
 def ours(name: str, pcm: np.ndarray):

@@ -16,13 +16,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxsd.config import to_json, write_json
-from jaxsd.convert.rules import write_safetensors
 from jaxsd.diffusion.pipeline import DIFFUSION_WEIGHTS, SD15_TEXT, TEXT_WEIGHTS, StableDiffusion, scheduler_json
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNetConfig
 from jaxsd.diffusion.vae import VAEConfig
-from tests import manifests
+from jaxsd.files import write_json
+from jaxsd.pretrained.mapping import write_safetensors
+from jaxsd.pretrained.model_config import to_json
+from tests.references import manifests
 
 PARTS = {
     "unet": (UNetConfig(), DIFFUSION_WEIGHTS),

@@ -16,14 +16,14 @@ from flax import nnx
 
 import encoders
 from benchmarks.timing import in_turns
-from jaxsd.devices import replicate, split_rows
-from jaxsd.loop import init_state, make_step
-from jaxsd.optimisers import make_optimiser
-from jaxsd.precision import choose_dtype
-from jaxsd.settings import load_config
-from jaxsd.speed import count_flops, peak_flops
-from jaxsd.targets import Targets
-from jaxsd.training import make_encoder, make_gradient
+from jaxsd.config import load_config
+from jaxsd.pretrained.precision import choose_dtype
+from jaxsd.sharding import replicate, split_rows
+from jaxsd.training.frozen_models import Targets
+from jaxsd.training.loop import init_state, make_step
+from jaxsd.training.optimizers import make_optimiser
+from jaxsd.training.throughput import count_flops, peak_flops
+from jaxsd.training.train import make_encoder, make_gradient
 
 WIDTH, BATCH = 768, 1151
 CLIPS = 2_212_933 // BATCH * BATCH * 32
@@ -68,7 +68,7 @@ def theirs(name: str, batch: dict[str, np.ndarray], compiled: bool) -> Callable[
     """The same step as one writes it in PyTorch."""
     import torch
 
-    from tests.encoders.references import Sizes, torch_encoder
+    from tests.references.encoders import Sizes, torch_encoder
 
     sizes = nnx.eval_shape(lambda: encoders.create(name, rngs=nnx.Rngs(0))).config
     module = torch_encoder(name, Sizes(**sizes) if "depth" in sizes else None).eval()

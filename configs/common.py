@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from jaxsd.settings import choose
+from jaxsd.config import choose
 
 POST_NORM = ("chatgpt", "deepseek", "grok")
 

@@ -7,7 +7,7 @@ python train.py --config toy.py:aligned --config.encoder=deepseek
 from ml_collections import ConfigDict
 
 from configs.common import make_config
-from jaxsd.settings import choose
+from jaxsd.config import choose
 
 TRANSFORMER = dict(width=128, depth=3, heads=4, mlp=512)
 SIZES = {"gemini": TRANSFORMER, "human": dict(width=128, stride=8)} | dict.fromkeys(

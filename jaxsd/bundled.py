@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "toy"
 WEIGHTS = HERE / "weights"  # Stable Diffusion and, in clip/, CLIP
 ENCODERS = HERE / "encoders"
 JUDGE = HERE / "judge.safetensors"

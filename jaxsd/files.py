@@ -1,5 +1,6 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and JSON in them."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,3 +22,23 @@ def replacing(path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def read_json(path) -> dict:
+    """The object in a JSON file. Raises FileNotFoundError or ValueError naming the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        value = json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: holds a JSON {type(value).__name__}, not an object")
+    return value
+
+
+def write_json(path, value: dict):
+    """Write `value` as indented JSON, whole or not at all."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(value, indent=2) + "\n")

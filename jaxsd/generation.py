@@ -12,12 +12,12 @@ from jaxtyping import Array, Float
 
 import encoders
 from jaxsd.audio import RATE, load_clip
+from jaxsd.bundled import find_encoder, find_models, find_sound
 from jaxsd.diffusion.images import load_image
 from jaxsd.diffusion.pipeline import StableDiffusion, to_pil
 from jaxsd.diffusion.samplers import make_sampler
-from jaxsd.precision import choose_dtype
+from jaxsd.pretrained.precision import choose_dtype
 from jaxsd.progress import Progress
-from jaxsd.toy.bundled import find_encoder, find_models, find_sound
 
 MOST_PICTURES, MOST_LATENTS = 16, 4 * 64 * 64  # at a time on one device
 

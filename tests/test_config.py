@@ -11,8 +11,9 @@ import pytest
 from ml_collections import ConfigDict
 
 import encoders
-from jaxsd import cli, settings
-from jaxsd.settings import ROOT, load_config
+from jaxsd import cli
+from jaxsd import config as settings
+from jaxsd.config import ROOT, load_config
 
 CONFIG = """
 from ml_collections import ConfigDict

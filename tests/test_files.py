@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxsd.atomic import replacing
+from jaxsd.files import replacing
 
 
 def test_a_file_is_replaced(tmp_path):

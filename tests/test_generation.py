@@ -9,10 +9,10 @@ from PIL import Image
 import encoders
 from jaxsd import generation
 from jaxsd.audio import load_clip
+from jaxsd.bundled import SAMPLES
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.generation import generate
-from jaxsd.toy.bundled import SAMPLES
-from tests import models
+from tests.helpers import models
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """transformers' CLIPModel and CLIPTextModel <-> `jaxsd.clip.towers`."""
 
-from jaxsd.convert.rules import Rule, module
+from jaxsd.pretrained.mapping import Rule, module
 
 LAYER = r"\d+"
 IGNORE = (r".*position_ids",)  # a buffer: 0, 1, 2...

@@ -11,16 +11,17 @@ from flax import nnx
 from jax.typing import DTypeLike
 from PIL import Image
 
+from jaxsd.clip import params as table
 from jaxsd.clip.images import resize_and_crop
 from jaxsd.clip.tokens import FILES as TOKENIZER_FILES
 from jaxsd.clip.tokens import load_tokenizer, tokenize
 from jaxsd.clip.towers import CLIPModel, TextConfig, VisionConfig
-from jaxsd.config import fill, read_json, to_json, write_json
-from jaxsd.convert import clip as table
-from jaxsd.convert.checkpoint import MODEL, download_weights, find_weights, load_weights
-from jaxsd.convert.rules import export_parameters, write_safetensors
-from jaxsd.hub import fetch
-from jaxsd.precision import choose_dtype
+from jaxsd.files import read_json, write_json
+from jaxsd.pretrained.hub import fetch
+from jaxsd.pretrained.mapping import export_parameters, write_safetensors
+from jaxsd.pretrained.model_config import fill, to_json
+from jaxsd.pretrained.precision import choose_dtype
+from jaxsd.pretrained.weights import MODEL, download_weights, find_weights, load_weights
 
 WEIGHTS = "model.safetensors"
 CONFIGS = ("config.json", "preprocessor_config.json")

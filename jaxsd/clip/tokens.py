@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from jaxsd.hub import fetch
+from jaxsd.pretrained.hub import fetch
 
 FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 

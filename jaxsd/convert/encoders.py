@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 import encoders
 from encoders.layers import abstract
 from encoders.spectrogram import hann, mel_filterbank
-from jaxsd.convert.rules import Rule, export_parameters, import_parameters, module, translate
+from jaxsd.pretrained.mapping import Rule, export_parameters, import_parameters, module, translate
 
 STEPS = ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1), (3, 0))  # human's convolutions: (block, step in it)
 POOLS = {"prom": "avg", "max": "max", "min": "min"}

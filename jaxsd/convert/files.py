@@ -1,33 +1,19 @@
 """Encoders from PyTorch checkpoint files to folders and back, each written in one move or not at all."""
 
-import io
-import pickle
-import re
-import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
-from typing import Any, BinaryIO
 
 import numpy as np
 from flax import nnx
-from jax.typing import ArrayLike
 from safetensors import SafetensorError
 
 import encoders
 from encoders.store import CONFIG, WEIGHTS
 from jaxsd.convert.encoders import encoder_from_torch, encoder_to_torch
-from jaxsd.convert.rules import read_safetensors, write_safetensors
-
-TORCH, SAFETENSORS = (".pth", ".pt", ".bin"), ".safetensors"
-SUFFIXES = (*TORCH, SAFETENSORS)
-PIECE = re.compile(r"(?P<whole>.+\.(?:pth|pt|bin))\.part[._-]?(?P<ending>.*)")
-
-# Reading with weights_only could corrupt memory in older ones: CVE-2026-24747.
-OLDEST_TORCH = (2, 10)
+from jaxsd.pretrained.mapping import write_safetensors
+from jaxsd.pretrained.torch_files import SAFETENSORS, SUFFIXES, import_torch, read_tensors
 
 CANNOT_WRITE = (OSError, SafetensorError, RuntimeError)  # what Python, safetensors and torch raise on a full disk
 
@@ -55,45 +41,6 @@ def convert(source: Path, out: Path, heads: int | None = None) -> Path:
     return out
 
 
-def read_tensors(source: Path) -> tuple[str, Mapping[str, ArrayLike]]:
-    """A name for errors and the tensors of a checkpoint: a file, one whose pieces lie there, or a folder of pieces.
-
-    Raises FileNotFoundError where there is none and ValueError where it is damaged or holds more than tensors.
-    """
-    if source.is_file() and source.suffix == SAFETENSORS:
-        return str(source), read_safetensors(source)
-    if source.is_file() and source.suffix in TORCH:
-        with source.open("rb") as file:
-            return str(source), _read_torch(file, str(source))
-    if source.is_file():
-        raise ValueError(f"{source}: a checkpoint's name must end in {', '.join(SUFFIXES)}")
-    whole, pieces = find_pieces(source)
-    name = f"{whole} (joined from {len(pieces)} pieces)"
-    return name, _read_torch(io.BytesIO(b"".join(piece.read_bytes() for piece in pieces)), name)
-
-
-def find_pieces(source: Path) -> tuple[Path, list[Path]]:
-    """The path that a file cut into pieces would have whole, and its pieces in order.
-
-    `source` is that path or the folder of the pieces, named FILE.part00, FILE.part01... or FILE.partaa, FILE.partab...
-    Raises FileNotFoundError where there are none, and ValueError where one is missing or those of several files mix.
-    """
-    folder = source if source.is_dir() else source.parent
-    found = [(match, path) for path in sorted(folder.glob("*.part*")) if (match := PIECE.fullmatch(path.name))]
-    if source.is_dir():
-        absent = f"a folder without {CONFIG} or pieces named like FILE.pth.part00"
-    else:
-        absent = f"no such file, nor pieces named like {source.name}.part00"
-        found = [(match, path) for match, path in found if match["whole"] == source.name]
-    files = sorted({match["whole"] for match, _ in found})
-    if not files:
-        raise FileNotFoundError(f"{source}: {absent}")
-    if len(files) > 1:
-        choices = " or ".join(str(folder / file) for file in files)
-        raise ValueError(f"{folder} holds pieces of several files: choose {choices}")
-    return folder / files[0], _in_order([(match["ending"], path) for match, path in found])
-
-
 def _write_folder(encoder: nnx.Module, folder: Path) -> None:
     with _scratch(folder) as scratch:
         encoders.save(encoder, scratch)
@@ -110,76 +57,6 @@ def _write_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:
         else:
             torch.save({key: torch.from_numpy(value) for key, value in tensors.items()}, part)
         part.replace(path)
-
-
-def import_torch(name: str = "") -> ModuleType:
-    """torch, which only its own files need; ValueError where it is missing or too old to read files safely.
-
-    `name` is what the error calls the file.
-    """
-    needed = f"{name and name + ': '}PyTorch files need torch {'.'.join(map(str, OLDEST_TORCH))} or newer"
-    try:
-        import torch
-    except ImportError:
-        raise ValueError(f"{needed}, which is not installed; safetensors files need no torch") from None
-    version = re.match(r"(\d+)\.(\d+)", str(torch.__version__))
-    if tuple(map(int, version.groups())) < OLDEST_TORCH:
-        raise ValueError(f"{needed}; {torch.__version__} is installed")
-    return torch
-
-
-def _read_torch(file: BinaryIO, name: str) -> Mapping[str, Any]:
-    """The state dict in a file of torch.save, of which no code is ever run."""
-    torch = import_torch(name)
-    start = file.read(4)
-    file.seek(0)
-    archive = start == b"PK\x03\x04"
-    if not archive and start[:1] != b"\x80":  # the first byte of a pickle, as torch.save wrote until 1.6
-        raise ValueError(f"{name} is not a PyTorch file, or its beginning is missing")
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            loaded = torch.load(file, weights_only=True, map_location="cpu")
-        damaged = zipfile.ZipFile(file).testzip() if archive else None  # torch ignores the checksums
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f" ({found[1]})" if found else ""
-        raise ValueError(
-            f"{name} holds more than tensors{what}, which could run code when read, and is refused; "
-            "save the module's state_dict() alone"
-        ) from None
-    except Exception as error:  # there is no telling what damaged bytes lead torch to
-        reason = str(error).split(". ")[0].strip() or type(error).__name__
-        raise ValueError(f"{name} is truncated or damaged, or no state dict: {reason}") from None
-    if damaged:
-        raise ValueError(f"{name} is damaged: {damaged} in it does not fit its checksum")
-    if not isinstance(loaded, Mapping) or not all(isinstance(key, str) for key in loaded):
-        raise ValueError(f"{name} holds no state dict, which maps names to tensors, but a {type(loaded).__name__}")
-    return loaded
-
-
-def _in_order(pieces: list[tuple[str, Path]]) -> list[Path]:
-    """The pieces, each given after the end of its name, in order; numbers begin at 0 or 1, letters at a."""
-    listed = ", ".join(path.name for _, path in pieces)
-    numbers = all(re.fullmatch("[0-9]+", ending) for ending, _ in pieces)
-    if not numbers and not all(re.fullmatch("[a-z]+", ending) for ending, _ in pieces):
-        raise ValueError(f"the order of these pieces cannot be told: {listed}")
-    placed = {int(ending) if numbers else _letters(ending): path for ending, path in pieces}
-    if len(placed) < len(pieces):
-        raise ValueError(f"some of these pieces have the same number: {listed}")
-    first = 1 if numbers and 0 not in placed else 0
-    ordered = [placed[place] for place in sorted(placed)]
-    for place, path in enumerate(ordered, first):
-        if placed.get(place) != path:
-            raise ValueError(f"a piece is missing before {path}")
-    return ordered
-
-
-def _letters(ending: str) -> int:
-    """The number of aa, ab... az, ba..."""
-    number = 0
-    for letter in ending:
-        number = 26 * number + ord(letter) - ord("a")
-    return number
 
 
 def _check_folder(folder: Path) -> None:

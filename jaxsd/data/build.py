@@ -18,10 +18,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxsd.atomic import replacing
-from jaxsd.config import read_json, write_json
 from jaxsd.data.columns import ABOUT, Kind, create_columns, finish_columns, write_rows
 from jaxsd.data.workers import Make, Rows, Workers, join
+from jaxsd.files import read_json, replacing, write_json
 from jaxsd.progress import Progress
 
 CHUNK = 256  # rows that the towers take at once, and that have one record

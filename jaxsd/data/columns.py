@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxsd.config import read_json, write_json
+from jaxsd.files import read_json, write_json
 
 SPLITS = ("train", "validation", "test")
 ABOUT = "dataset.json"

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxsd.audio import RATE
-from jaxsd.config import read_json
 from jaxsd.data.build import PLAN
 from jaxsd.data.columns import ABOUT, SPLITS, open_columns
+from jaxsd.files import read_json
 from jaxsd.progress import Progress
 
 BLOCK = 1024  # rows looked at together

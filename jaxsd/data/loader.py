@@ -8,7 +8,7 @@ import grain
 import jax
 import numpy as np
 
-from jaxsd.devices import gather, split_rows
+from jaxsd.sharding import gather, split_rows
 
 # A batch is gathered by one thread; several are in the making so that a slow disk has several requests to serve.
 READING = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxsd.audio import RATE
+from jaxsd.bundled import find_clip, find_models
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.data.build import Split, all_there, build
 from jaxsd.data.columns import SPLITS, Kind
@@ -16,8 +17,7 @@ from jaxsd.data.manifest import Manifest, read_manifest, split_rows
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.unet import UNetConfig
 from jaxsd.diffusion.vae import VAEConfig
-from jaxsd.hub import fetch
-from jaxsd.toy.bundled import find_clip, find_models
+from jaxsd.pretrained.hub import fetch
 
 SKIPPED = "skipped.csv"
 DECODED: dict[str, Kind] = {"audio": (np.int16, (RATE,)), "row": (np.int64, ())}

@@ -14,25 +14,26 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 from PIL import Image
 
+from jaxsd.clip import params as clip_table
 from jaxsd.clip.pipeline import text_json
 from jaxsd.clip.tokens import FILES as TOKENIZER_FILES
 from jaxsd.clip.tokens import load_tokenizer, tokenize
 from jaxsd.clip.towers import TextConfig, TextModel
-from jaxsd.config import fill, read_json, to_json, write_json
-from jaxsd.convert import clip as clip_table
-from jaxsd.convert import single_file
-from jaxsd.convert import unet as unet_table
-from jaxsd.convert import vae as vae_table
-from jaxsd.convert.checkpoint import DIFFUSION, MODEL, download_weights, find_weights, load_weights
-from jaxsd.convert.foreign import KEYS, PIECES, recognise_transformer, recognise_unet
-from jaxsd.convert.rules import export_parameters, write_safetensors
+from jaxsd.diffusion import single_file
+from jaxsd.diffusion import unet_params as unet_table
+from jaxsd.diffusion import vae_params as vae_table
 from jaxsd.diffusion.images import prepare
 from jaxsd.diffusion.samplers import SCHEDULERS, NoiseSchedule, begin, make_sampler, normal, step
 from jaxsd.diffusion.tiles import decode
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, Gaussian, VAEConfig
-from jaxsd.hub import fetch
-from jaxsd.precision import choose_dtype
+from jaxsd.files import read_json, write_json
+from jaxsd.pretrained.hub import fetch
+from jaxsd.pretrained.mapping import export_parameters, write_safetensors
+from jaxsd.pretrained.model_config import fill, to_json
+from jaxsd.pretrained.precision import choose_dtype
+from jaxsd.pretrained.recognize import KEYS, PIECES, recognise_transformer, recognise_unet
+from jaxsd.pretrained.weights import DIFFUSION, MODEL, download_weights, find_weights, load_weights
 
 DIFFUSION_WEIGHTS = "diffusion_pytorch_model.safetensors"
 TEXT_WEIGHTS = "model.safetensors"

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsd.config import fill, read_json
+from jaxsd.files import read_json
+from jaxsd.pretrained.model_config import fill
 
 # Our samplers and the `_class_name` of `scheduler_config.json` each stands for.
 SCHEDULERS = {

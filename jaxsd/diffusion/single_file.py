@@ -4,9 +4,9 @@ That code (github.com/CompVis/latent-diffusion) numbers the U-Net's blocks in on
 config. Our names begin with `unet.`, `vae.` and `text_encoder.`.
 """
 
-from jaxsd.convert.clip import tower
-from jaxsd.convert.rules import Rule, module
+from jaxsd.clip.params import tower
 from jaxsd.diffusion.unet import UNetConfig
+from jaxsd.pretrained.mapping import Rule, module
 
 NUMBER = r"\d+"
 

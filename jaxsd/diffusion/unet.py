@@ -9,8 +9,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from encoders.layers import remat_block
-from jaxsd.config import fill, read_json
 from jaxsd.diffusion.layers import Attention, Downsample, ResnetBlock, Upsample, conv, group_norm
+from jaxsd.files import read_json
+from jaxsd.pretrained.model_config import fill
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """diffusers' UNet2DConditionModel <-> `jaxsd.diffusion.unet.UNet`."""
 
-from jaxsd.convert.rules import module
+from jaxsd.pretrained.mapping import module
 
 PATH = ".*"
 

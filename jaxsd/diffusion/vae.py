@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxsd.config import fill, read_json
 from jaxsd.diffusion.layers import Attention, Downsample, ResnetBlock, Upsample, conv, group_norm
+from jaxsd.files import read_json
+from jaxsd.pretrained.model_config import fill
 
 EPS = 1e-6  # of every normalisation in AutoencoderKL
 

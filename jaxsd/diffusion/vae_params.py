@@ -1,6 +1,6 @@
 """diffusers' AutoencoderKL <-> `jaxsd.diffusion.vae.VAE`."""
 
-from jaxsd.convert.rules import module
+from jaxsd.pretrained.mapping import module
 
 PATH = ".*"
 ATTENTION = r".*\.mid_block\.attentions\.0"

@@ -16,12 +16,13 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from encoders import contract
-from jaxsd import metrics
+from jaxsd.clip.pooling import pooled
 from jaxsd.clip.tokens import tokenize
+from jaxsd.diffusion.denoising import errors_at
 from jaxsd.diffusion.pipeline import StableDiffusion, to_pil
-from jaxsd.objectives import errors_at, pooled
+from jaxsd.evaluation import metrics
+from jaxsd.evaluation.inputs import Split, Subject, check_fit
 from jaxsd.progress import Progress
-from jaxsd.subjects import Split, Subject, check_fit
 
 BATCH = 50  # rows at a time
 TIMED_BATCH = 1_000  # clips at a time where encoding is timed, as in the paper

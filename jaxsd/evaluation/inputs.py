@@ -15,11 +15,11 @@ from ml_collections import ConfigDict
 
 import encoders
 from encoders.__main__ import find
+from jaxsd.bundled import ENCODERS, find_clip, find_encoder, find_models
 from jaxsd.clip.pipeline import CLIP
-from jaxsd.config import read_json
 from jaxsd.data.columns import ABOUT, open_columns
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.toy.bundled import ENCODERS, find_clip, find_encoder, find_models
+from jaxsd.files import read_json
 
 COLUMNS = ("audio", "tokens", "text", "image")
 
@@ -115,7 +115,7 @@ def _load_subject(name: str, source: str, before: bool) -> Subject:
         return Subject(name, source, encoder, config.get("audio_pooling", "mean"))
     if not config:
         raise ValueError(f"{path}: missing, so how this encoder began is not known; leave --before out")
-    from jaxsd.training import make_encoder  # imports what trains, for seconds
+    from jaxsd.training.train import make_encoder
 
     return Subject(name, source, encoder, config["audio_pooling"], make_encoder(ConfigDict(config), jnp.float32))
 

@@ -1,6 +1,7 @@
 """Measures of embeddings over a whole split: float64 on the host, block by block, in memory linear in the split.
 
-docs/evaluation.md defines each of them. Nothing here is differentiable: losses to train on are in jaxsd.objectives.
+docs/evaluation.md defines each of them. Nothing here is differentiable: losses to train on are in
+jaxsd.training.losses.
 """
 
 import math

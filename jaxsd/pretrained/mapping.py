@@ -19,7 +19,7 @@ from jax.typing import ArrayLike, DTypeLike
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from jaxsd.atomic import replacing
+from jaxsd.files import replacing
 
 # name -> (source to target, target to source): the order of axes, and axes of length 1, are all that ever differ.
 TRANSFORMS = {

@@ -1,24 +1,6 @@
 """Reading the `config.json` of a Hugging Face model into a dataclass."""
 
 import dataclasses
-import json
-from pathlib import Path
-
-from jaxsd.atomic import replacing
-
-
-def read_json(path) -> dict:
-    """The object in a JSON file. Raises FileNotFoundError or ValueError naming the file."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        value = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: holds a JSON {type(value).__name__}, not an object")
-    return value
 
 
 def fill(cls, values: dict, name):
@@ -41,9 +23,3 @@ def fill(cls, values: dict, name):
 def to_json(config) -> dict:
     """What a `config.json` says of a dataclass: its fields and, where it has some, its FIXED values."""
     return {**getattr(config, "FIXED", {}), **dataclasses.asdict(config)}
-
-
-def write_json(path, value: dict):
-    """Write `value` as indented JSON, whole or not at all."""
-    with replacing(path) as part:
-        part.write_text(json.dumps(value, indent=2) + "\n")

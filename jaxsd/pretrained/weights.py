@@ -16,11 +16,11 @@ from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
 from encoders.layers import abstract
-from jaxsd.config import read_json
-from jaxsd.convert import foreign as kinds
-from jaxsd.convert.files import read_tensors
-from jaxsd.convert.rules import Rule, import_parameters
-from jaxsd.hub import fetch
+from jaxsd.files import read_json
+from jaxsd.pretrained import recognize as kinds
+from jaxsd.pretrained.hub import fetch
+from jaxsd.pretrained.mapping import Rule, import_parameters
+from jaxsd.pretrained.torch_files import read_tensors
 
 SUFFIXES = (".safetensors", ".bin")  # the preferred first, in the order of WeightsName
 TORCH_MAGIC = (b"PK\x03\x04", b"\x80\x02\x8a\n")  # torch.save's files since 1.6 and before

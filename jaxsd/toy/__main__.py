@@ -54,8 +54,8 @@ def main():
         print(run(arguments.out, arguments.seed))
     elif arguments.command == "reproduce":
         import encoders
-        from jaxsd.settings import choose
-        from jaxsd.toy.reproduction import RECIPES, reproduce
+        from jaxsd.config import choose
+        from jaxsd.toy.experiments.reproduction import RECIPES, reproduce
 
         if arguments.steps is not None:
             overrides.append(f"--config.steps={arguments.steps}")
@@ -70,7 +70,7 @@ def main():
         )
         print(section)
     elif arguments.command == "recipes":
-        from jaxsd.toy.recipes import compare
+        from jaxsd.toy.experiments.recipes import compare
 
         print(
             compare(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
+from jaxsd.bundled import WEIGHTS
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.data.build import Split, all_there, build
 from jaxsd.data.columns import Kind
@@ -14,8 +15,7 @@ from jaxsd.data.features import Towers, to_float
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.vae import VAE
 from jaxsd.toy import world
-from jaxsd.toy.bundled import WEIGHTS
-from jaxsd.toy.rows import make
+from jaxsd.toy.world.examples import make
 
 BATCH = 250
 SMALL = 512  # below this many rows, starting processes costs more than it saves

@@ -9,14 +9,14 @@ import numpy as np
 from flax import nnx
 
 import encoders
-from jaxsd import report
 from jaxsd.audio import load_clip
+from jaxsd.bundled import SAMPLES, WEIGHTS, find_encoder
+from jaxsd.config import load_config
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.report import contact_sheet
-from jaxsd.settings import load_config
+from jaxsd.evaluation import report
+from jaxsd.evaluation.report import contact_sheet
 from jaxsd.toy import scores, world
-from jaxsd.toy.bundled import SAMPLES, WEIGHTS, find_encoder
-from jaxsd.toy.recipe import train
+from jaxsd.toy.training import train
 
 BEST = "gemini"
 TRAIN_SIZE, HELD_OUT, STEPS, PICTURES = 2_000, 250, 800, 50

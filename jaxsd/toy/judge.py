@@ -12,8 +12,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from encoders.layers import abstract
-from jaxsd.convert.rules import read_parameters
-from jaxsd.toy import bundled, world
+from jaxsd import bundled
+from jaxsd.pretrained.mapping import read_parameters
+from jaxsd.toy import world
 
 QUESTIONS = {
     "thing": world.THINGS,

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxsd import evaluation
-from jaxsd.config import read_json
+from jaxsd.bundled import find_models
 from jaxsd.data.columns import ABOUT
 from jaxsd.data.features import to_float
-from jaxsd.subjects import Split, load_subjects, open_split
+from jaxsd.evaluation import evaluate as evaluation
+from jaxsd.evaluation.inputs import Split, load_subjects, open_split
+from jaxsd.files import read_json
 from jaxsd.toy import world
-from jaxsd.toy.bundled import find_models
 from jaxsd.toy.dataset import write_dataset
 from jaxsd.toy.judge import QUESTIONS, Judge, labels, load_judge
 

@@ -16,26 +16,26 @@ import optax
 from flax import nnx
 
 import encoders
-from jaxsd.atomic import replacing
 from jaxsd.clip.pipeline import CLIP, Preprocessing
 from jaxsd.clip.tokens import tokenize
 from jaxsd.clip.towers import CLIPModel, TextConfig, VisionConfig
-from jaxsd.convert.rules import read_parameters, write_parameters
+from jaxsd.config import load_config
 from jaxsd.data.loader import shuffled
+from jaxsd.diffusion.denoising import denoising_errors
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
-from jaxsd.loop import fit, init_state, make_step
-from jaxsd.objectives import denoising_errors
-from jaxsd.optimisers import SCHEDULES, muon
-from jaxsd.settings import load_config
+from jaxsd.files import replacing
+from jaxsd.pretrained.mapping import read_parameters, write_parameters
 from jaxsd.toy import world
 from jaxsd.toy.dataset import encode_pictures, in_batches, to_float
 from jaxsd.toy.judge import Judge
 from jaxsd.toy.judge import labels as judge_labels
-from jaxsd.toy.recipe import train as train_encoder
-from jaxsd.toy.tokens import make_tokenizer
+from jaxsd.toy.tokenizer import make_tokenizer
+from jaxsd.toy.training import train as train_encoder
+from jaxsd.training.loop import fit, init_state, make_step
+from jaxsd.training.optimizers import SCHEDULES, muon
 
 TRAIN_SIZE = 30_000
 VAE_STEPS, CLIP_STEPS, UNET_STEPS = 12_000, 1_500, 6_000

@@ -5,9 +5,9 @@ from pathlib import Path
 from flax import nnx
 from ml_collections import ConfigDict
 
-from jaxsd import training
-from jaxsd.toy.bundled import WEIGHTS
+from jaxsd.bundled import WEIGHTS
 from jaxsd.toy.dataset import write_dataset
+from jaxsd.training import train as training
 
 
 def train(config: ConfigDict, folder: Path, weights: Path = WEIGHTS) -> nnx.Module:

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from jaxsd.bundled import find_clip, find_models
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.towers import TextModel, normalise
-from jaxsd.config import read_json
 from jaxsd.data.columns import ABOUT
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.toy.bundled import find_clip, find_models
+from jaxsd.files import read_json
 
 
 class Targets(nnx.Module):

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import optax
 from jax.experimental import multihost_utils
 
-from jaxsd.checkpoints import Checkpoints
-from jaxsd.devices import replicate, replicated
-from jaxsd.speed import count_flops, peak_flops
-from jaxsd.watching import Watch
+from jaxsd.sharding import replicate, replicated
+from jaxsd.training.checkpoints import Checkpoints
+from jaxsd.training.metric_writers import Watch
+from jaxsd.training.throughput import count_flops, peak_flops
 
 PyTree = Any
 Metrics = dict[str, jax.Array]

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import jax
 
-from jaxsd.atomic import replacing
-from jaxsd.config import read_json
+from jaxsd.files import read_json, replacing
 from jaxsd.progress import Progress
-from jaxsd.speed import Speedometer
+from jaxsd.training.throughput import Speedometer
 
 METRICS = "metrics.jsonl"
 VALIDATION = "validation_"

@@ -15,17 +15,20 @@ from ml_collections import ConfigDict
 
 import encoders
 from encoders.layers import rematerialise
-from jaxsd.config import read_json, write_json
+from jaxsd.clip.pooling import POOLINGS, pooled
+from jaxsd.config import choose
 from jaxsd.data.columns import ABOUT, open_columns
 from jaxsd.data.loader import Loader
-from jaxsd.devices import replicate, replicated, split_rows
-from jaxsd.loop import fit, init_state, make_step
-from jaxsd.objectives import POOLINGS, cross_entropies, draw_noise, errors_at, pooled, value_and_gradient
-from jaxsd.optimisers import OPTIMIZERS, SCHEDULES, make_optimiser
-from jaxsd.precision import choose_dtype
-from jaxsd.settings import choose
-from jaxsd.targets import load_targets
-from jaxsd.validation import make_validation
+from jaxsd.diffusion.denoising import draw_noise, errors_at
+from jaxsd.files import read_json, write_json
+from jaxsd.pretrained.precision import choose_dtype
+from jaxsd.sharding import replicate, replicated, split_rows
+from jaxsd.training.frozen_models import load_targets
+from jaxsd.training.grad_cache import value_and_gradient
+from jaxsd.training.loop import fit, init_state, make_step
+from jaxsd.training.losses import cross_entropies
+from jaxsd.training.optimizers import OPTIMIZERS, SCHEDULES, make_optimiser
+from jaxsd.training.validation import make_validation
 
 PyTree = Any
 FIRST_SCALE = 1 / 0.07  # CLIP's initial inverse temperature
@@ -38,8 +41,8 @@ DTYPES = ("auto", "float32", "bfloat16")
 def train(config: ConfigDict, folder, *, wandb: bool = False) -> nnx.Module:
     """Train as `config` says on the data set in `config.data.folder`, into `folder`; the encoder that it leaves.
 
-    `folder` gets config.json, what `jaxsd.loop.fit` leaves, encoder.json and model.safetensors; `wandb` logs to Weights
-    & Biases too. Raises ValueError or FileNotFoundError where the config, the data and the models do not fit each
+    `folder` gets config.json, what `jaxsd.training.loop.fit` leaves, encoder.json and model.safetensors; `wandb` logs
+    to Weights & Biases too. Raises ValueError or FileNotFoundError where the config, the data and the models do not fit each
     other, or where `folder` holds a run of another config; then nothing is written.
     """
     folder = Path(folder)

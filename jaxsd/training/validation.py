@@ -9,10 +9,11 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from jaxsd import metrics
-from jaxsd.devices import gather, replicated, split_rows
-from jaxsd.loop import PyTree, TrainState
-from jaxsd.objectives import draw_noise, errors_at, pooled
+from jaxsd.clip.pooling import pooled
+from jaxsd.diffusion.denoising import draw_noise, errors_at
+from jaxsd.evaluation import metrics
+from jaxsd.sharding import gather, replicated, split_rows
+from jaxsd.training.loop import PyTree, TrainState
 
 TOGETHER = 256  # rows at a time, at most
 
@@ -20,10 +21,10 @@ TOGETHER = 256  # rows at a time, at most
 def make_validation(config: ConfigDict, graph, targets_graph, frozen, data: Mapping[str, np.ndarray]) -> Callable:
     """`evaluate(state) -> figures` of the encoder that a run would leave, over all rows of `data` at once.
 
-    The paper's loss and metrics with retrieval (see jaxsd.metrics) and, where there are latents, the frozen U-Net's
-    denoising loss under the audio beside the unconditional one: above that, the U-Net does not understand the encoder.
-    `graph` is the encoder's; `targets_graph` and `frozen` are jaxsd.targets.Targets. Figures that are not finite, such
-    as the R2 of constant targets, are left out.
+    The paper's loss and metrics with retrieval (see jaxsd.evaluation.metrics) and, where there are latents, the frozen
+    U-Net's denoising loss under the audio beside the unconditional one: above that, the U-Net does not understand the encoder.
+    `graph` is the encoder's; `targets_graph` and `frozen` are jaxsd.training.frozen_models.Targets. Figures that
+    are not finite, such as the R2 of constant targets, are left out.
     """
     count = len(data["audio"])
     denoise = "latents" in data

@@ -9,13 +9,13 @@ import transformers
 from flax import nnx
 from PIL import Image
 
+from jaxsd.bundled import WEIGHTS
 from jaxsd.clip.images import resize_and_crop
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import tokenize
 from jaxsd.clip.towers import TextModel
 from jaxsd.toy import world
-from jaxsd.toy.bundled import WEIGHTS
-from tests import models
+from tests.helpers import models
 
 TEXTS = ["a red dog barking on the left at night", "", "zebra", "word " * 100]
 
@@ -58,8 +58,8 @@ def test_text_files_of_either_transformers_generation_load(tmp_path):
     """transformers 5 writes the text tower without the prefix `text_model.` that older files have."""
     from safetensors.numpy import load_file
 
-    from jaxsd.convert import clip as table
-    from jaxsd.convert.rules import export_parameters, import_parameters, parameters
+    from jaxsd.clip import params as table
+    from jaxsd.pretrained.mapping import export_parameters, import_parameters, parameters
 
     ours = models.stable_diffusion().text_encoder
     old = export_parameters(ours, table.TEXT_RULES)

@@ -19,8 +19,8 @@ from safetensors.numpy import save_file
 import encoders
 from jaxsd.convert import encoder_from_torch, encoder_to_torch
 from jaxsd.convert.files import convert
-from jaxsd.convert.rules import parameters
-from tests.encoders.references import Sizes, clips, randomise, torch, torch_encoder
+from jaxsd.pretrained.mapping import parameters
+from tests.references.encoders import Sizes, clips, randomise, torch, torch_encoder
 
 SMALL = Sizes(width=24, depth=2, heads=3, mlp=40)
 BUFFERS = {"mel_spectrogram.spectrogram.window", "mel_spectrogram.mel_scale.fb", "window"}

@@ -6,7 +6,7 @@ from PIL import Image
 
 from jaxsd.data.decode import Entry, decode, rgb_image
 from jaxsd.diffusion.images import rgb
-from tests.data.files import picture, sound, write_sound
+from tests.helpers.data_files import picture, sound, write_sound
 
 PICTURE = Image.fromarray(picture(0))
 

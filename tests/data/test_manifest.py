@@ -7,7 +7,7 @@ from pyarrow import parquet
 
 from jaxsd.data.decode import Entry
 from jaxsd.data.manifest import read_manifest, split_rows
-from tests.data.files import write_manifest
+from tests.helpers.data_files import write_manifest
 
 ROWS = [
     {"audio": "a.wav", "image": "a.png", "text": 'a dog, "loud"\nand near', "start": 1.5, "group": "7"},

@@ -8,8 +8,8 @@ import pytest
 from jaxsd.data import prepare as prepare_module
 from jaxsd.data.columns import open_columns
 from jaxsd.data.info import info
-from tests.data.acceptance import SPLIT, kill_after, records, start, verify
-from tests.data.files import BROKEN, write_files, write_manifest
+from tests.helpers.data_acceptance import SPLIT, kill_after, records, start, verify
+from tests.helpers.data_files import BROKEN, write_files, write_manifest
 
 ROWS = 400
 prepare = prepare_module.prepare

@@ -18,10 +18,11 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from jaxsd.clip import pipeline as clip_pipeline
 from jaxsd.clip.pipeline import CLIP, Preprocessing
-from jaxsd.config import to_json, write_json
 from jaxsd.diffusion.pipeline import StableDiffusion, scheduler_json
 from jaxsd.diffusion.samplers import NoiseSchedule
-from tests.manifests import make as published
+from jaxsd.files import write_json
+from jaxsd.pretrained.model_config import to_json
+from tests.references.manifests import make as published
 
 pytestmark = pytest.mark.full_size
 

@@ -16,11 +16,11 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
 from jaxsd.clip.pipeline import CLIP
-from jaxsd.convert.foreign import KEYS, recognise_keys
-from jaxsd.convert.rules import parameters
 from jaxsd.diffusion import pipeline
 from jaxsd.diffusion.pipeline import StableDiffusion, load_single_file
-from tests import models
+from jaxsd.pretrained.mapping import parameters
+from jaxsd.pretrained.recognize import KEYS, recognise_keys
+from tests.helpers import models
 
 NETWORKS = {
     "unet": "diffusion_pytorch_model.safetensors",

@@ -11,7 +11,7 @@ from flax import nnx
 
 from jaxsd.diffusion import layers, tiles
 from jaxsd.diffusion.vae import VAE
-from tests import models
+from tests.helpers import models
 
 
 @pytest.mark.parametrize("queries, keys", [(150, 150), (256, 77)])

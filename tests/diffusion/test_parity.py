@@ -8,13 +8,13 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2img as img2img
 from flax import nnx
 
+from jaxsd.bundled import WEIGHTS
 from jaxsd.clip.tokens import tokenize
 from jaxsd.diffusion.pipeline import StableDiffusion, _encode
 from jaxsd.diffusion.samplers import SCHEDULERS
 from jaxsd.diffusion.vae import Gaussian
 from jaxsd.toy import world
-from jaxsd.toy.bundled import WEIGHTS
-from tests import models
+from tests.helpers import models
 
 # euler_a draws its own noise: see test_samplers.
 DETERMINISTIC = [name for name in SCHEDULERS if name != "euler_a"]

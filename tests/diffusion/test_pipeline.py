@@ -13,11 +13,11 @@ from flax import nnx
 from jax.extend.core import jaxprs_in_params
 from PIL import Image
 
-from jaxsd.config import read_json, write_json
-from jaxsd.convert.rules import parameters
 from jaxsd.diffusion.pipeline import StableDiffusion, _decode, _encode, _keys_values, _step, scheduler_json, to_pil
 from jaxsd.diffusion.samplers import SCHEDULERS, NoiseSchedule
-from tests import models
+from jaxsd.files import read_json, write_json
+from jaxsd.pretrained.mapping import parameters
+from tests.helpers import models
 
 
 @pytest.fixture(scope="module")

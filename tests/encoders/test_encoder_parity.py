@@ -17,8 +17,8 @@ from encoders.spectrogram import decibels_below_peak, mel_spectrogram, power_spe
 from encoders.transformer import Transformer
 from jaxsd.convert import encoder_from_torch
 from jaxsd.convert.encoders import transformer
-from jaxsd.convert.rules import import_parameters, parameters
-from tests.encoders.references import (
+from jaxsd.pretrained.mapping import import_parameters, parameters
+from tests.references.encoders import (
     Sizes,
     clips,
     randomise,

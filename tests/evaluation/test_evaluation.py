@@ -15,13 +15,14 @@ from scipy.special import log_softmax
 from sklearn.metrics import mean_squared_error, r2_score
 
 import encoders
-from jaxsd import evaluation, report
 from jaxsd.clip.tokens import tokenize
 from jaxsd.data.columns import write_columns
-from jaxsd.evaluation import Drawing, Labels, evaluate
-from jaxsd.report.tables import tables
-from jaxsd.subjects import Split, Subject, load_subjects, open_split
-from tests import models
+from jaxsd.evaluation import evaluate as evaluation
+from jaxsd.evaluation import report
+from jaxsd.evaluation.evaluate import Drawing, Labels, evaluate
+from jaxsd.evaluation.inputs import Split, Subject, load_subjects, open_split
+from jaxsd.evaluation.report.tables import tables
+from tests.helpers import models
 
 SIZE = 53  # more than one batch, and not a multiple of it
 WORDS = ("dog", "bell", "waves")

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import log_softmax
 from sklearn.metrics import mean_squared_error, r2_score
 
-from jaxsd import metrics
+from jaxsd.evaluation import metrics
 
 
 def unit(x):

@@ -1,4 +1,7 @@
-"""A contrastive run of 20 steps, the same on any devices: python -m tests.curve FOLDER [HOST:PORT COUNT INDEX]"""
+"""A contrastive run of 20 steps, the same on any devices.
+
+python -m tests.helpers.curve FOLDER [HOST:PORT COUNT INDEX]
+"""
 
 import os
 import signal
@@ -12,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxsd.data.loader import Loader
-from jaxsd.loop import Interrupted, fit, init_state, make_step
+from jaxsd.training.loop import Interrupted, fit, init_state, make_step
 
 STEPS, BATCH = 20, 1151  # the paper's batch, a prime
 FROZEN = {"turn": np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))[0].astype(np.float32)}

@@ -1,6 +1,6 @@
 """Prepares many small files, some broken in every known way, killing the command on its way, and checks what it leaves.
 
-python -m tests.data.acceptance --rows 10000 --kills 2
+python -m tests.helpers.data_acceptance --rows 10000 --kills 2
 """
 
 import argparse
@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from jaxsd.bundled import find_clip
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import tokenize
 from jaxsd.data.columns import open_columns
-from jaxsd.toy.bundled import find_clip
-from tests.data.files import caption, picture, sound, write_files
+from tests.helpers.data_files import caption, picture, sound, write_files
 
 BATCH = 100
 SPLIT = ("--validation", "0.1", "--test", "0.1")
@@ -84,7 +84,7 @@ def verify(out: Path, rows: int, expected: dict[int, tuple[str, str]]) -> dict[s
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m tests.data.acceptance", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.helpers.data_acceptance", description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--broken", type=float, default=0.03, help="share of rows that is broken")
     parser.add_argument("--kills", type=int, default=2)

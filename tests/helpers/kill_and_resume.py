@@ -1,6 +1,6 @@
 """Kills a small training run at random moments, resumes it each time, and compares the end with a run left alone.
 
-python -m tests.kill_and_resume [--kills 20] [--seed 0]
+python -m tests.helpers.kill_and_resume [--kills 20] [--seed 0]
 """
 
 import argparse
@@ -19,8 +19,8 @@ import optax
 import orbax.checkpoint as ocp
 
 from jaxsd.data.loader import Loader
-from jaxsd.loop import fit, init_state, make_step
-from jaxsd.watching import read_metrics
+from jaxsd.training.loop import fit, init_state, make_step
+from jaxsd.training.metric_writers import read_metrics
 
 STEPS, SAVE_EVERY = 150, 5
 WIDTH = 192  # wide enough that a good part of the time goes into saving

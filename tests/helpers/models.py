@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from encoders.layers import abstract
+from jaxsd.bundled import WEIGHTS
 from jaxsd.clip.pipeline import CLIP, Preprocessing
 from jaxsd.clip.tokens import load_tokenizer
 from jaxsd.clip.towers import CLIPModel, TextConfig, TextModel, VisionConfig
@@ -15,7 +16,6 @@ from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
-from jaxsd.toy.bundled import WEIGHTS
 
 TOKENIZER = WEIGHTS / "tokenizer"
 TOKENS = load_tokenizer(TOKENIZER)

@@ -1,4 +1,4 @@
-"""The losses of 20 steps of the paper's training of a tiny encoder: python -m tests.training_curve [ACCUMULATE]
+"""The losses of 20 steps of the paper's training of a tiny encoder: python -m tests.helpers.training_curve [ACCUMULATE]
 
 With --coordinator, --num-processes and --process-id it is one of several processes; the losses are the same.
 """
@@ -12,13 +12,13 @@ from flax import nnx
 
 import encoders
 from jaxsd import cli
+from jaxsd.config import load_config
 from jaxsd.data.loader import Loader
-from jaxsd.devices import replicate
-from jaxsd.loop import init_state, make_step
-from jaxsd.optimisers import make_optimiser
-from jaxsd.settings import load_config
-from jaxsd.targets import Targets
-from jaxsd.training import make_gradient, wanted_columns
+from jaxsd.sharding import replicate
+from jaxsd.training.frozen_models import Targets
+from jaxsd.training.loop import init_state, make_step
+from jaxsd.training.optimizers import make_optimiser
+from jaxsd.training.train import make_gradient, wanted_columns
 
 STEPS, WIDTH = 20, 16
 

@@ -8,13 +8,17 @@ import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from flax import nnx
 
+from jaxsd.clip import params as clip
 from jaxsd.clip.towers import CLIPModel, TextModel, VisionConfig
-from jaxsd.convert import clip, foreign, single_file, unet, vae
-from jaxsd.convert.rules import TRANSFORMS, match, parameters, translate
+from jaxsd.diffusion import single_file
+from jaxsd.diffusion import unet_params as unet
+from jaxsd.diffusion import vae_params as vae
 from jaxsd.diffusion.pipeline import SD15_TEXT
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
-from tests import manifests
+from jaxsd.pretrained import recognize as foreign
+from jaxsd.pretrained.mapping import TRANSFORMS, match, parameters, translate
+from tests.references import manifests
 
 VISION = VisionConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16)
 SINGLE_FILE = single_file.rules(UNetConfig(), len(VAEConfig().block_out_channels))

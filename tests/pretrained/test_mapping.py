@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsd.convert.rules import (
+from jaxsd.pretrained.mapping import (
     Rule,
     export_parameters,
     import_parameters,

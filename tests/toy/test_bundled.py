@@ -6,11 +6,12 @@ import pytest
 from flax import nnx
 
 import encoders
-from jaxsd import evaluation
+from jaxsd import bundled
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.subjects import load_subjects
-from jaxsd.toy import bundled, scores, world
+from jaxsd.evaluation import evaluate as evaluation
+from jaxsd.evaluation.inputs import load_subjects
 from jaxsd.toy import judge as judge_module
+from jaxsd.toy import scores, world
 
 # The share of right things that a bundled encoder's pictures must reach; docs/toy-world.md has how good they are.
 RIGHT = {"gemini": 0.95, "grok": 0.95, "chatgpt": 0.8, "deepseek": 0.8, "human": 0.6}

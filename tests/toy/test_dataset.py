@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxsd.bundled import WEIGHTS
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import tokenize
-from jaxsd.config import read_json, write_json
 from jaxsd.data.columns import open_columns
 from jaxsd.data.features import to_float
 from jaxsd.data.info import info
 from jaxsd.diffusion.pipeline import StableDiffusion
+from jaxsd.files import read_json, write_json
 from jaxsd.toy import scores, world
-from jaxsd.toy.bundled import WEIGHTS
 from jaxsd.toy.dataset import write_dataset, write_toy
 
 

@@ -6,11 +6,11 @@ import pytest
 from flax import nnx
 
 import encoders
+from jaxsd.bundled import WEIGHTS, find_encoder
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.toy import scores, world
-from jaxsd.toy.bundled import WEIGHTS, find_encoder
 from jaxsd.toy.judge import labels, load_judge
-from tests.toy import outside
+from tests.helpers import outside_sounds as outside
 
 CLIPS = 100
 

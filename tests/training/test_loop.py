@@ -20,12 +20,13 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from jaxsd import speed, watching
 from jaxsd.data.loader import shuffled
-from jaxsd.loop import Interrupted, fit, init_state, make_step
-from jaxsd.watching import MetricsFile, read_metrics
-from tests import curve
-from tests.kill_and_resume import kill_and_resume
+from jaxsd.training import metric_writers as watching
+from jaxsd.training import throughput as speed
+from jaxsd.training.loop import Interrupted, fit, init_state, make_step
+from jaxsd.training.metric_writers import MetricsFile, read_metrics
+from tests.helpers import curve
+from tests.helpers.kill_and_resume import kill_and_resume
 
 OPTIMISER = optax.adam(0.1)
 DATA = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
@@ -257,7 +258,7 @@ def test_one_device_eight_and_two_processes_give_the_same_curve(tmp_path):
     processes = {}
     try:
         for name, (environment, arguments) in runs.items():
-            command = [sys.executable, "-m", "tests.curve", tmp_path / name.split(",")[0], *arguments]
+            command = [sys.executable, "-m", "tests.helpers.curve", tmp_path / name.split(",")[0], *arguments]
             environment = os.environ | {"JAX_PLATFORMS": "cpu"} | environment
             with (tmp_path / f"{name}.txt").open("w") as printed:
                 processes[name] = subprocess.Popen(command, env=environment, stderr=printed)

@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsd.clip.pooling import pooled
+from jaxsd.diffusion.denoising import add_noise, denoising_errors
 from jaxsd.diffusion.samplers import NoiseSchedule
-from jaxsd.objectives import add_noise, cross_entropies, denoising_errors, pooled, value_and_gradient
+from jaxsd.training.grad_cache import value_and_gradient
+from jaxsd.training.losses import cross_entropies
 
 
 def unit(x):

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxsd.optimisers import muon
+from jaxsd.training.optimizers import muon
 
 RATE = 0.01
 

@@ -14,17 +14,19 @@ import pytest
 from flax import nnx
 
 import encoders
-from jaxsd import metrics, optimisers, training
+from jaxsd.clip.pooling import pooled
+from jaxsd.config import ROOT, load_config
 from jaxsd.data.columns import open_columns, write_columns
 from jaxsd.data.loader import Loader
-from jaxsd.devices import replicate
-from jaxsd.loop import init_state, make_step
-from jaxsd.objectives import pooled
-from jaxsd.settings import ROOT, load_config
-from jaxsd.targets import load_targets
-from jaxsd.validation import make_validation
-from tests import models
-from tests.training_curve import losses
+from jaxsd.evaluation import metrics
+from jaxsd.sharding import replicate
+from jaxsd.training import optimizers as optimisers
+from jaxsd.training import train as training
+from jaxsd.training.frozen_models import load_targets
+from jaxsd.training.loop import init_state, make_step
+from jaxsd.training.validation import make_validation
+from tests.helpers import models
+from tests.helpers.training_curve import losses
 
 SIZES = {"width": 24, "depth": 1, "heads": 2, "mlp": 32}
 TINY = [f"--config.encoder_config.{key}={value}" for key, value in SIZES.items()]
@@ -105,7 +107,7 @@ def test_accumulated_and_rematerialised_a_step_is_the_same(data, whole):
 def test_on_any_number_of_devices_and_in_parts_the_losses_are_the_same():
     """20 steps of the paper's batch, 1,151, which is a prime."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    command = [sys.executable, "-m", "tests.training_curve"]
+    command = [sys.executable, "-m", "tests.helpers.training_curve"]
     others = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert others.returncode == 0, others.stderr
     one = losses()

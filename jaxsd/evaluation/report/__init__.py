@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsd.atomic import replacing
-from jaxsd.config import read_json, write_json
-from jaxsd.evaluation import Results
-from jaxsd.report.page import to_page
-from jaxsd.report.plots import contact_sheet
-from jaxsd.report.tables import show, to_csv, to_markdown
+from jaxsd.evaluation.evaluate import Results
+from jaxsd.evaluation.report.page import to_page
+from jaxsd.evaluation.report.plots import contact_sheet
+from jaxsd.evaluation.report.tables import show, to_csv, to_markdown
+from jaxsd.files import read_json, replacing, write_json
 
 __all__ = ["contact_sheet", "merge", "read", "show", "write"]
 

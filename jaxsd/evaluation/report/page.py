@@ -2,9 +2,9 @@
 
 from html import escape
 
-from jaxsd.evaluation import Results
-from jaxsd.report.plots import plots
-from jaxsd.report.tables import tables, to_html
+from jaxsd.evaluation.evaluate import Results
+from jaxsd.evaluation.report.plots import plots
+from jaxsd.evaluation.report.tables import tables, to_html
 
 PAGE = """<!doctype html>
 <html lang="en">

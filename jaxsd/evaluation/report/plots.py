@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from encoders.spectrogram import decibels_below_peak, mel_spectrogram, waveform
-from jaxsd.evaluation import BINS, WRONG, Results
-from jaxsd.metrics import recall_points
-from jaxsd.report.tables import WAYS
+from jaxsd.evaluation.evaluate import BINS, WRONG, Results
+from jaxsd.evaluation.metrics import recall_points
+from jaxsd.evaluation.report.tables import WAYS
 
 COLOURS = ("#2f5d8a", "#c05a2b", "#3f7d4e", "#8a4f7d", "#a88422", "#2a9d9d", "#b03a4a", "#4d4d4d")
 STYLE = {

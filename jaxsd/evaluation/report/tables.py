@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from jaxsd.evaluation import CAPTION, Results
+from jaxsd.evaluation.evaluate import CAPTION, Results
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,17 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 import encoders
-from jaxsd import evaluation, metrics
-from jaxsd.atomic import replacing
 from jaxsd.data.columns import open_columns
-from jaxsd.report.plots import COLOURS, STYLE
-from jaxsd.report.tables import Table
-from jaxsd.subjects import Split, Subject
+from jaxsd.evaluation import evaluate as evaluation
+from jaxsd.evaluation import metrics
+from jaxsd.evaluation.inputs import Split, Subject
+from jaxsd.evaluation.report.plots import COLOURS, STYLE
+from jaxsd.evaluation.report.tables import Table
+from jaxsd.files import replacing
 from jaxsd.toy import scores, world
+from jaxsd.toy.experiments.runs import Runs, configure, mean, run_all
 from jaxsd.toy.judge import labels, load_judge
-from jaxsd.toy.runs import Runs, configure, mean, run_all
-from jaxsd.watching import read_metrics
+from jaxsd.training.metric_writers import read_metrics
 
 RECIPES = ("paper", "aligned", "denoise", "aligned+denoise")
 GUIDANCES = (1.5, 3.0, 5.0, 7.5)
@@ -35,8 +36,8 @@ def compare(
     """Train `encoder` by every recipe `seeds` times and draw `pictures` of each run under every guidance; the section.
 
     Writes the section in Markdown, by default `folder`/recipes.md, with a PNG and the CSV file of runs beside it
-    (`jaxsd.toy.runs.run_all`). `overrides` (--config.KEY=VALUE) are of every run. Raises ValueError where there are
-    not as many held-out sounds as `pictures`, or not a picture of each thing.
+    (`jaxsd.toy.experiments.runs.run_all`). `overrides` (--config.KEY=VALUE) are of every run. Raises ValueError where
+    there are not as many held-out sounds as `pictures`, or not a picture of each thing.
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; allowed: 1 or more")

@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from encoders import ENCODERS
-from jaxsd import evaluation, metrics
-from jaxsd.atomic import replacing
-from jaxsd.report.plots import COLOURS, STYLE
-from jaxsd.report.tables import Table
-from jaxsd.subjects import Split, load_subjects
+from jaxsd.evaluation import evaluate as evaluation
+from jaxsd.evaluation import metrics
+from jaxsd.evaluation.inputs import Split, load_subjects
+from jaxsd.evaluation.report.plots import COLOURS, STYLE
+from jaxsd.evaluation.report.tables import Table
+from jaxsd.files import replacing
 from jaxsd.toy import scores
-from jaxsd.toy.runs import Key, Runs, configure, mean, run_all
+from jaxsd.toy.experiments.runs import Key, Runs, configure, mean, run_all
 
 # As the recipes have it at full size.
 ADAMW = {"optimizer": "adamw", "learning_rate": 5e-4, "weight_decay": 0.05}
@@ -85,7 +86,8 @@ def reproduce(
     """Train and evaluate every encoder by every recipe `seeds` times, each into a folder of its own; the section.
 
     Writes the section in Markdown, by default `folder`/reproduction.md, with a PNG and the CSV file of runs beside it
-    (`jaxsd.toy.runs.run_all`), whose lines are all in it. `overrides` (--config.KEY=VALUE) are of every run.
+    (`jaxsd.toy.experiments.runs.run_all`), whose lines are all in it. `overrides` (--config.KEY=VALUE) are of every
+    run.
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; allowed: 1 or more")

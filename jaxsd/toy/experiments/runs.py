@@ -11,11 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy import stats
 
-from jaxsd.atomic import replacing
-from jaxsd.settings import load_config
-from jaxsd.subjects import Split, open_split
+from jaxsd.config import load_config
+from jaxsd.evaluation.inputs import Split, open_split
+from jaxsd.files import replacing
 from jaxsd.toy import scores
-from jaxsd.toy.recipe import train
+from jaxsd.toy.training import train
 
 Key = tuple[str, str, int]  # recipe, encoder, seed
 KEY = ("recipe", "encoder", "seed")

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxsd.toy import pictures as _pictures
-from jaxsd.toy import sounds as _sounds
+from jaxsd.toy.world import drawing as _pictures
+from jaxsd.toy.world import sounds as _sounds
 
 THINGS = ("bell", "bird", "bonfire", "cafe", "car", "dog", "guitar", "lion", "organ", "waves")
 COLOURS = tuple(_pictures.COLOUR_RGB)

@@ -1,4 +1,4 @@
-"""The keys and shapes of published checkpoints, as `python -m tests.manifests.make` writes them."""
+"""The keys and shapes of published checkpoints, as `python -m tests.references.manifests.make` writes them."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Write the manifests: the keys and shapes of Stable Diffusion 1.5's and CLIP ViT-L/14's published checkpoints.
 
-    python -m tests.manifests.make
+    python -m tests.references.manifests.make
 
 The Hugging Face folders' come from PyTorch diffusers and transformers at the published configs, on the meta device.
 The single file's are listed below after the modules of the first code (github.com/CompVis/latent-diffusion,
@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
 
-from tests.manifests import HERE
+from tests.references.manifests import HERE
 
 Shapes = dict[str, tuple[int, ...]]
 

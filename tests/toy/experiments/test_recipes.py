@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from jaxsd import metrics
-from jaxsd.toy import recipes
-from jaxsd.toy.recipes import NAMES, RECIPES, compare
-from jaxsd.toy.runs import Run
+from jaxsd.evaluation import metrics
+from jaxsd.toy.experiments import recipes
+from jaxsd.toy.experiments.recipes import NAMES, RECIPES, compare
+from jaxsd.toy.experiments.runs import Run
 
 
 def test_shares_are_pooled_over_seeds():

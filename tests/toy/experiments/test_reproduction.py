@@ -5,10 +5,10 @@ import csv
 import numpy as np
 import pytest
 
-from jaxsd.settings import load_config
-from jaxsd.toy import reproduction, runs
-from jaxsd.toy.reproduction import COLUMNS, RECIPES, reproduce
-from jaxsd.toy.runs import Run
+from jaxsd.config import load_config
+from jaxsd.toy.experiments import reproduction, runs
+from jaxsd.toy.experiments.reproduction import COLUMNS, RECIPES, reproduce
+from jaxsd.toy.experiments.runs import Run
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -1,0 +1,1 @@
+"""Stable Diffusion 1.x: U-Net, VAE, samplers and the pipeline."""

@@ -1,0 +1,1 @@
+"""Comparisons of many small trainings on the toy world."""
