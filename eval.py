@@ -36,18 +36,20 @@ def main():
 
     from jaxsd.evaluation import evaluate as evaluation
     from jaxsd.evaluation import report
-    from jaxsd.evaluation.inputs import load_subjects, open_split
+    from jaxsd.evaluation.inputs import load_evaluated_encoders, open_evaluation_split
     from jaxsd.toy import scores
 
     earlier = [report.read(run) for run in arguments.runs if run.endswith(".json")]
     runs = [run for run in arguments.runs if not run.endswith(".json")]
     if runs:
-        subjects = load_subjects(runs, before=arguments.before)
+        subjects = load_evaluated_encoders(runs, before=arguments.before)
         folder = arguments.data / arguments.split
         if arguments.data == TOY:
             scores.make_data(folder, arguments.split)
-        split = open_split(folder)
-        report.merge([*earlier, evaluation.blank(split, arguments.text_pooling)])  # refuses before the work, not after
+        split = open_evaluation_split(folder)
+        report.merge(
+            [*earlier, evaluation.empty_results(split, arguments.text_pooling)]
+        )  # refuses before the work, not after
         on_cpu = jax.default_backend() == "cpu"
         earlier.append(
             evaluation.evaluate(
@@ -55,7 +57,7 @@ def main():
                 split,
                 text_pooling=arguments.text_pooling,
                 repeats=arguments.repeats if arguments.repeats is not None else 1 if on_cpu else 100,
-                **scores.about(split, arguments.pictures),
+                **scores.toy_eval_options(split, arguments.pictures),
             )
         )
     results = report.merge(earlier)

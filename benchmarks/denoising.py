@@ -24,8 +24,8 @@ from jaxsd.config import load_config
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.pretrained.precision import choose_dtype
-from jaxsd.sharding import replicate, split_rows
-from jaxsd.training.frozen_models import Targets
+from jaxsd.sharding import batch_sharding, replicate
+from jaxsd.training.frozen_models import FrozenModels
 from jaxsd.training.loop import init_state, make_step
 from jaxsd.training.optimizers import make_optimiser
 from jaxsd.training.throughput import count_flops, peak_flops
@@ -41,7 +41,7 @@ def ours(name: str, size: int):
     encoder = make_encoder(config, dtype)
     unet = random(lambda: UNet(UNetConfig(), dtype=dtype, rngs=nnx.Rngs(0)), dtype)
     pipe = SimpleNamespace(unet=unet, schedule=NoiseSchedule(), encode_text=lambda _: jnp.zeros((1, 77, 768)))
-    targets = Targets(jnp.zeros((768, 768)), pipe=pipe)
+    targets = FrozenModels(jnp.zeros((768, 768)), pipe=pipe)
     rematerialise(encoder)
     rematerialise(targets)
     (graph, params), (targets_graph, frozen) = nnx.split(encoder), nnx.split(targets)
@@ -50,7 +50,7 @@ def ours(name: str, size: int):
     state = replicate(init_state({"encoder": nnx.as_pure(params)}, optimiser))
     audio, latents = examples(size)
     batch = {"audio": audio, "latents": latents.transpose(0, 2, 3, 1), "valid": np.ones(size, bool)}
-    batch, frozen = jax.device_put(batch, split_rows()), replicate(nnx.as_pure(frozen))
+    batch, frozen = jax.device_put(batch, batch_sharding()), replicate(nnx.as_pure(frozen))
     traced = step.trace(state, frozen, batch)
     flops, compiled = count_flops(traced.jaxpr), traced.lower().compile()
 

@@ -18,8 +18,8 @@ import encoders
 from benchmarks.timing import in_turns
 from jaxsd.config import load_config
 from jaxsd.pretrained.precision import choose_dtype
-from jaxsd.sharding import replicate, split_rows
-from jaxsd.training.frozen_models import Targets
+from jaxsd.sharding import batch_sharding, replicate
+from jaxsd.training.frozen_models import FrozenModels
 from jaxsd.training.loop import init_state, make_step
 from jaxsd.training.optimizers import make_optimiser
 from jaxsd.training.throughput import count_flops, peak_flops
@@ -48,12 +48,12 @@ def ours(name: str, batch: dict[str, np.ndarray], accumulate: int) -> tuple[Call
     """A function that makes a step, and the step's FLOPs."""
     config = load_config(name, [f"--config.accumulate={accumulate}", "--config.dropout=false"])
     graph, params = nnx.split(make_encoder(config, choose_dtype(None)))
-    targets_graph, frozen = nnx.split(Targets(projection()))
+    targets_graph, frozen = nnx.split(FrozenModels(projection()))
     optimiser = make_optimiser(config, 1)
     gradient = make_gradient(config, graph, targets_graph)
     step = make_step(None, optimiser, 0, average_decay=0.0, gradient_fn=gradient)
     state = replicate(init_state({"encoder": nnx.as_pure(params)}, optimiser))
-    batch, frozen = jax.device_put(batch, split_rows()), replicate(nnx.as_pure(frozen))
+    batch, frozen = jax.device_put(batch, batch_sharding()), replicate(nnx.as_pure(frozen))
     flops = count_flops(step.trace(state, frozen, batch).jaxpr)
 
     def run():

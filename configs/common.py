@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from jaxsd.config import choose
+from jaxsd.config import one_of
 
 POST_NORM = ("chatgpt", "deepseek", "grok")
 
@@ -77,7 +77,7 @@ def make_config(encoder: str, sizes: dict[str, int], recipe: str, **changes) -> 
 
     Raises ValueError for an unknown recipe.
     """
-    recipe = choose("recipe", recipe or "paper", RECIPES)
+    recipe = one_of("recipe", recipe or "paper", RECIPES)
     if recipe != "paper" and encoder in POST_NORM:
         # Behind twelve post-norm layers, gradients at the start are too uneven for the rate of the others. Beside
         # standard normal positions a projected waveform is a fortieth, and the first norm leaves little of it.

@@ -7,7 +7,7 @@ python train.py --config toy.py:aligned --config.encoder=deepseek
 from ml_collections import ConfigDict
 
 from configs.common import make_config
-from jaxsd.config import choose
+from jaxsd.config import one_of
 
 TRANSFORMER = dict(width=128, depth=3, heads=4, mlp=512)
 SIZES = {"gemini": TRANSFORMER, "human": dict(width=128, stride=8)} | dict.fromkeys(
@@ -30,8 +30,8 @@ CHANGES = {
 
 
 def get_config(recipe: str = "", encoder: str = "gemini") -> ConfigDict:
-    recipe = choose("recipe", recipe or "toy", CHANGES)
-    sizes = SIZES[choose("encoder", encoder, SIZES)]
+    recipe = one_of("recipe", recipe or "toy", CHANGES)
+    sizes = SIZES[one_of("encoder", encoder, SIZES)]
     changes = CHANGES[recipe]
     if recipe != "paper" and encoder == "human":
         # Nothing normalises its rows, which start many times too large.

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("encoder", metavar="NAME|FILE.py", help=f"{', '.join(encoders.ENCODERS)}, or a Python file")
     name = parser.parse_args(argv).encoder
     try:
-        build = find(name)
+        build = resolve_encoder(name)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     return int(failed)
 
 
-def find(name: str) -> Callable[[], nnx.Module]:
+def resolve_encoder(name: str) -> Callable[[], nnx.Module]:
     """What constructs the bundled encoder of that name, or the one in a Python file.
 
     Raises ValueError if there is none.

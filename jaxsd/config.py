@@ -91,7 +91,7 @@ def override(config: ConfigDict, key: str, text: str) -> None:
         raise ValueError(f"{key} must be {error}, not {text!r}") from None
 
 
-def choose(what: str, name: str, choices: Iterable[str]) -> str:
+def one_of(what: str, name: str, choices: Iterable[str]) -> str:
     """`name`, which must be one of `choices`. Raises ValueError that lists them."""
     choices = list(choices)
     if name not in choices:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 import encoders
 from jaxsd.audio import RATE, load_clip
-from jaxsd.bundled import find_encoder, find_models, find_sound
+from jaxsd.bundled import encoder_source, model_source, sound_source
 from jaxsd.diffusion.images import load_image
 from jaxsd.diffusion.pipeline import StableDiffusion, to_pil
 from jaxsd.diffusion.samplers import make_sampler
@@ -67,10 +67,12 @@ def generate(
         raise ValueError("there is neither a sound nor a text to make a picture of; give --audio, --text or both")
     if texts and len(texts) not in (1, number):
         raise ValueError(f"texts are {len(texts)} and sounds are {number}; allowed: as many, or one for all")
-    clips = [load_clip(find_sound(sound)) for sound in sounds]
+    clips = [load_clip(sound_source(sound)) for sound in sounds]
     start = None if image is None else load_image(image)
-    listeners = {name: encoders.load(find_encoder(name), dtype=choose_dtype(dtype)) for name in encoder_names if sounds}
-    pipe = StableDiffusion.from_pretrained(find_models(model), dtype=dtype)
+    listeners = {
+        name: encoders.load(encoder_source(name), dtype=choose_dtype(dtype)) for name in encoder_names if sounds
+    }
+    pipe = StableDiffusion.from_pretrained(model_source(model), dtype=dtype)
 
     default_guidance, default_steps = (3.0, 25) if model == "toy" else (7.5, 50)
     guidance, steps = default_guidance if guidance is None else guidance, default_steps if steps is None else steps

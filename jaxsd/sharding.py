@@ -10,32 +10,32 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 PyTree = Any
 
 
-def mesh() -> Mesh:
+def data_mesh() -> Mesh:
     """All devices in one row, named "data", those of one process side by side."""
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def split_rows() -> NamedSharding:
+def batch_sharding() -> NamedSharding:
     """How a batch lies: its rows spread evenly over the devices."""
-    return NamedSharding(mesh(), PartitionSpec("data"))
+    return NamedSharding(data_mesh(), PartitionSpec("data"))
 
 
-def replicated() -> NamedSharding:
+def replicated_sharding() -> NamedSharding:
     """How parameters lie: whole on every device."""
-    return NamedSharding(mesh(), PartitionSpec())
+    return NamedSharding(data_mesh(), PartitionSpec())
 
 
 def replicate(tree: PyTree) -> PyTree:
     """The arrays of `tree`, which are equal on every process, on every device."""
-    place = replicated()
+    place = replicated_sharding()
     if jax.process_count() == 1:
         return jax.device_put(tree, place)
     # Not device_put, which compares every array across the processes first.
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, place, lambda _: np.asarray(x)), tree)
 
 
-def gather(column: np.ndarray, rows: np.ndarray, place: NamedSharding) -> jax.Array:
+def gather_examples(column: np.ndarray, rows: np.ndarray, place: NamedSharding) -> jax.Array:
     """`column[rows]` laid out as `place` says, each process reading the rows of its own devices only."""
 
     def read(index):

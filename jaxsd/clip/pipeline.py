@@ -19,7 +19,7 @@ from jaxsd.clip.towers import CLIPModel, TextConfig, VisionConfig
 from jaxsd.files import read_json, write_json
 from jaxsd.pretrained.hub import fetch
 from jaxsd.pretrained.mapping import export_parameters, write_safetensors
-from jaxsd.pretrained.model_config import fill, to_json
+from jaxsd.pretrained.model_config import from_dict, to_json
 from jaxsd.pretrained.precision import choose_dtype
 from jaxsd.pretrained.weights import MODEL, download_weights, find_weights, load_weights
 
@@ -59,10 +59,10 @@ class CLIP:
         config = read_json(path)
         if config.get("model_type", "clip") != "clip":
             raise ValueError(f"{path}: model_type is {config['model_type']!r}; allowed: 'clip'")
-        text = fill(TextConfig, config.get("text_config", {}), path)
-        vision = fill(VisionConfig, config.get("vision_config", {}), path)
+        text = from_dict(TextConfig, config.get("text_config", {}), path)
+        vision = from_dict(VisionConfig, config.get("vision_config", {}), path)
         projection = config.get("projection_dim", 512)
-        preprocessing = fill(Preprocessing, read_json(folder / "preprocessor_config.json"), folder)
+        preprocessing = from_dict(Preprocessing, read_json(folder / "preprocessor_config.json"), folder)
         download_weights(source, folder, {"": MODEL}, variant)
         weights = find_weights(folder, MODEL, variant)
 

@@ -8,7 +8,7 @@ from jaxsd.clip.towers import normalise
 POOLINGS = {"mean": lambda rows: rows.mean(axis=1), "first": lambda rows: rows[:, 0], "last": lambda rows: rows[:, -1]}
 
 
-def pooled(
+def pool_embeddings(
     rows: Float[Array, "batch tokens features"], projection: Float[Array, "features projection"], pooling: str = "mean"
 ) -> Float[Array, "batch projection"]:
     """An encoder's output as one unit-norm vector: its pooled row (mean, first or last) through CLIP's text projection.

@@ -62,9 +62,9 @@ def _add_prepare(command: argparse.ArgumentParser):
 
 def _prepare(arguments: argparse.Namespace):
     cli.start_distributed(arguments)
-    from jaxsd.data.prepare import prepare
+    from jaxsd.data.prepare import prepare_dataset
 
-    made = prepare(
+    made = prepare_dataset(
         arguments.manifest,
         arguments.out,
         clip=arguments.clip,

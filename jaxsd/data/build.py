@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxsd.data.columns import ABOUT, Kind, create_columns, finish_columns, write_rows
-from jaxsd.data.workers import Make, Rows, Workers, join
+from jaxsd.data.workers import Examples, Make, Workers, join
 from jaxsd.files import read_json, replacing, write_json
 from jaxsd.progress import Progress
 
@@ -37,11 +37,11 @@ class Towers(Protocol):
     kinds: Mapping[str, Kind]
     about: Mapping[str, Any]  # what `dataset.json` says of them
 
-    def __call__(self, rows: Rows) -> Mapping[str, Any]: ...
+    def __call__(self, rows: Examples) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
-class Split:
+class SplitBuild:
     """A data set to be built in `folder`: `items(first, last)` names its rows, and `about` says what they are."""
 
     folder: Path
@@ -104,7 +104,7 @@ class Split:
         return {key: value for key, value in self.about.items() if value is not None}
 
 
-def all_there(splits: Sequence[Split]) -> bool:
+def all_there(splits: Sequence[SplitBuild]) -> bool:
     """Whether there is nothing left to build. Raises ValueError where a folder holds another data set."""
     for split in splits:
         split.check()
@@ -112,7 +112,7 @@ def all_there(splits: Sequence[Split]) -> bool:
 
 
 def build(
-    splits: Sequence[Split],
+    splits: Sequence[SplitBuild],
     make: Make,
     kinds: Mapping[str, Kind],
     towers: Towers,
@@ -164,7 +164,7 @@ def build(
     _wait_for(lambda: all(split.is_finished() for split in splits))
 
 
-def _fill(splits: Sequence[Split], workers: Workers, towers: Towers, share: tuple[int, int], most_bad: float):
+def _fill(splits: Sequence[SplitBuild], workers: Workers, towers: Towers, share: tuple[int, int], most_bad: float):
     """Make the chunks that have no record, as far as they are this process's share: its index and the number of all.
 
     It stops early where more than `most_bad` rows are bad.
@@ -223,16 +223,16 @@ def _list(bad: list[dict], path: Path):
         writer.writerows(sorted(bad, key=lambda row: row["row"]))
 
 
-def _places(split: Split, chunk: int) -> range:
+def _places(split: SplitBuild, chunk: int) -> range:
     return range(chunk * CHUNK, min((chunk + 1) * CHUNK, split.size))
 
 
-def _blocks(split: Split, chunk: int) -> list[range]:
+def _blocks(split: SplitBuild, chunk: int) -> list[range]:
     places = _places(split, chunk)
     return [places[first : first + BLOCK] for first in range(0, len(places), BLOCK)]
 
 
-def _save(split: Split, chunk: int, bad: dict, made: Mapping[str, np.ndarray], features: Mapping[str, Any]) -> int:
+def _save(split: SplitBuild, chunk: int, bad: dict, made: Mapping[str, np.ndarray], features: Mapping[str, Any]) -> int:
     """Write a chunk, then its record; the number of rows."""
     places = _places(split, chunk)
     features = {name: np.asarray(column)[: len(places)] for name, column in features.items()}

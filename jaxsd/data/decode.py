@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from jaxsd.audio import RATE, load_clip
 from jaxsd.clip.images import resize_and_crop
-from jaxsd.data.workers import Rows
+from jaxsd.data.workers import Examples
 from jaxsd.diffusion.images import load_image, rgb
 
 # Modes that Pillow turns into RGB as they should be; the others go through `rgb`.
@@ -25,16 +25,16 @@ class Entry(NamedTuple):
     start: float | None
 
 
-def decode(
+def decode_entries(
     entries: list[Entry], folder: Path, clip_size: int, vae_size: int | None, given_up: str | None = None
-) -> Rows:
+) -> Examples:
     """The sounds and pictures of rows, whose paths are relative to `folder`, zeros where a row is bad.
 
     `clip_size` and `vae_size` are the sides in pixels of the pictures that CLIP and the VAE take. `given_up` says why
     none of the rows is to be read.
     """
     count = len(entries)
-    rows = Rows(
+    rows = Examples(
         columns={
             "audio": np.zeros((count, RATE), np.int16),
             "row": np.array([entry.row for entry in entries], np.int64),

@@ -13,13 +13,13 @@ from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import tokenize
 from jaxsd.data.build import CHUNK
 from jaxsd.data.columns import Kind
-from jaxsd.data.workers import Rows
+from jaxsd.data.workers import Examples
 from jaxsd.diffusion.vae import VAE
 
 VAE_PIXELS = 2**21  # that a device encodes at once: 8 pictures of 512 x 512
 
 
-class Towers:
+class FeatureTowers:
     """CLIP's two towers, and the VAE's encoder where there is one, over batches of one size on this host's devices.
 
     `vae_size` is the side in pixels of the pictures that the VAE takes.
@@ -60,7 +60,7 @@ class Towers:
             kinds["latents"] = (np.float16, (side, side, self.vae.config.latent_channels))
         return kinds
 
-    def __call__(self, rows: Rows) -> dict[str, np.ndarray | jax.Array]:
+    def __call__(self, rows: Examples) -> dict[str, np.ndarray | jax.Array]:
         """Columns of CHUNK rows, of which those beyond `rows` mean nothing; on the device they may not be done yet."""
         tokens = _padded(tokenize(self.clip.tokenizer, rows.captions))
         columns = {

@@ -8,7 +8,7 @@ import grain
 import jax
 import numpy as np
 
-from jaxsd.sharding import gather, split_rows
+from jaxsd.sharding import batch_sharding, gather_examples
 
 # A batch is gathered by one thread; several are in the making so that a slow disk has several requests to serve.
 READING = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
@@ -46,7 +46,7 @@ class Loader:
         size = len(next(iter(self.columns.values())))
         self.rows = shuffled(size, batch_size, seed)
         self.batch_size, self.steps_per_epoch = batch_size, size // batch_size
-        self.sharding = split_rows()
+        self.sharding = batch_sharding()
         pieces = self.sharding.num_devices * parts
         self.padded = -(-batch_size // pieces) * pieces
 
@@ -64,5 +64,5 @@ class Loader:
     def batch(self, step: int) -> dict[str, jax.Array]:
         rows = np.resize(self.rows(step), self.padded)
         valid = np.arange(self.padded) < self.batch_size
-        columns = {name: gather(column, rows, self.sharding) for name, column in self.columns.items()}
-        return columns | {"valid": gather(valid, np.arange(self.padded), self.sharding)}
+        columns = {name: gather_examples(column, rows, self.sharding) for name, column in self.columns.items()}
+        return columns | {"valid": gather_examples(valid, np.arange(self.padded), self.sharding)}

@@ -78,7 +78,7 @@ def _read_json(path: Path) -> pa.Table:
     return table.select([name for name in table.column_names if table[name].null_count < len(table)])
 
 
-def split_rows(manifest: Manifest, validation: str | None, test: str | None, seed: int) -> dict[str, np.ndarray]:
+def draw_splits(manifest: Manifest, validation: str | None, test: str | None, seed: int) -> dict[str, np.ndarray]:
     """The row numbers of each split, ascending, by the manifest's `split` column or else drawn by `seed`.
 
     `validation` and `test` are numbers of rows ("500") or shares of them ("0.05"); by default the paper's shares.

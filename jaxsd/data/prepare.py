@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from jaxsd.audio import RATE
-from jaxsd.bundled import find_clip, find_models
+from jaxsd.bundled import clip_source, model_source
 from jaxsd.clip.pipeline import CLIP
-from jaxsd.data.build import Split, all_there, build
+from jaxsd.data.build import SplitBuild, all_there, build
 from jaxsd.data.columns import SPLITS, Kind
-from jaxsd.data.decode import decode
-from jaxsd.data.features import Towers
-from jaxsd.data.manifest import Manifest, read_manifest, split_rows
+from jaxsd.data.decode import decode_entries
+from jaxsd.data.features import FeatureTowers
+from jaxsd.data.manifest import Manifest, draw_splits, read_manifest
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.unet import UNetConfig
 from jaxsd.diffusion.vae import VAEConfig
@@ -23,7 +23,7 @@ SKIPPED = "skipped.csv"
 DECODED: dict[str, Kind] = {"audio": (np.int16, (RATE,)), "row": (np.int64, ())}
 
 
-def prepare(
+def prepare_dataset(
     manifest,
     out,
     *,
@@ -41,7 +41,7 @@ def prepare(
 
     `clip` and `diffusion` are "toy", folders or Hugging Face ids. With `diffusion` the VAE's latents of the pictures,
     cropped to `size` pixels (by default those of the model), are stored too. `validation` and `test` are as in
-    `split_rows`. `workers` processes (by default one a core) read files. Rows that cannot be read are left out and
+    `draw_splits`. `workers` processes (by default one a core) read files. Rows that cannot be read are left out and
     listed in `out`/skipped.csv. Every process of `jax.distributed` does its share of one `out` on a shared file system.
 
     Returns whether there was anything to make. Raises ValueError or FileNotFoundError where an argument or the manifest
@@ -51,7 +51,7 @@ def prepare(
         raise ValueError(f"--max-bad is {max_bad}; allowed: a share from 0 to 1")
     source = read_manifest(manifest)
     about = _about(source, clip, revision, diffusion, size, seed)
-    rows = split_rows(source, validation, test, seed)
+    rows = draw_splits(source, validation, test, seed)
     splits = _splits(source, Path(out), about, rows)
     for name in SPLITS:
         if name not in rows and (Path(out) / name).exists():
@@ -59,7 +59,7 @@ def prepare(
     if all_there(splits):
         return False
     towers = _load_towers(about)
-    make = partial(decode, folder=source.path.parent, clip_size=towers.clip_size, vae_size=towers.vae_size)
+    make = partial(decode_entries, folder=source.path.parent, clip_size=towers.clip_size, vae_size=towers.vae_size)
     build(
         splits,
         make,
@@ -75,13 +75,13 @@ def prepare(
 
 def _about(source: Manifest, clip: str, revision: str | None, diffusion: str | None, size: int | None, seed: int):
     """What `dataset.json` says of how the data set was made."""
-    model = None if diffusion is None else find_models(diffusion)
+    model = None if diffusion is None else model_source(diffusion)
     return {
         "source": source.path.name,
         "source_sha256": source.digest,
         "seed": seed,
         "clip": _named(clip),
-        "clip_revision": _commit(find_clip(clip), revision, "config.json"),
+        "clip_revision": _commit(clip_source(clip), revision, "config.json"),
         "diffusion": model and _named(diffusion),
         "diffusion_revision": model and _commit(model, None, "unet/config.json"),
         "picture_size": model and _picture_size(model, size),
@@ -111,21 +111,21 @@ def _picture_size(model, size: int | None) -> int:
     return size
 
 
-def _splits(source: Manifest, out: Path, about: dict, rows: Mapping[str, np.ndarray]) -> list[Split]:
+def _splits(source: Manifest, out: Path, about: dict, rows: Mapping[str, np.ndarray]) -> list[SplitBuild]:
     def split(name, places):
         def items(first, last):
             return source.entries(places[first:last])
 
-        return Split(out / name, len(places), items, {"split": name, "rows": len(places), **about})
+        return SplitBuild(out / name, len(places), items, {"split": name, "rows": len(places), **about})
 
     return [split(name, places) for name, places in rows.items()]
 
 
-def _load_towers(about: dict) -> Towers:
-    clip = CLIP.from_pretrained(find_clip(about["clip"]), revision=about["clip_revision"], dtype=np.float32)
+def _load_towers(about: dict) -> FeatureTowers:
+    clip = CLIP.from_pretrained(clip_source(about["clip"]), revision=about["clip_revision"], dtype=np.float32)
     if about["diffusion"] is None:
-        return Towers(clip)
+        return FeatureTowers(clip)
     pipe = StableDiffusion.from_pretrained(
-        find_models(about["diffusion"]), revision=about["diffusion_revision"], dtype=np.float32
+        model_source(about["diffusion"]), revision=about["diffusion_revision"], dtype=np.float32
     )
-    return Towers(clip, pipe.vae, about["picture_size"])
+    return FeatureTowers(clip, pipe.vae, about["picture_size"])

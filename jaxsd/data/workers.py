@@ -15,7 +15,7 @@ import numpy as np
 
 
 @dataclass
-class Rows:
+class Examples:
     """What workers make: columns, and what the towers make columns of. A bad row is zeros and has an entry in `bad`.
 
     captions: n strings. pictures, vae_pictures: uint8 (n, side, side, 3) for CLIP and, if it is asked, for the VAE.
@@ -29,9 +29,9 @@ class Rows:
     bad: dict[int, dict]
 
 
-def join(parts: list[Rows]) -> Rows:
+def join(parts: list[Examples]) -> Examples:
     firsts = itertools.accumulate((len(part.captions) for part in parts), initial=0)
-    return Rows(
+    return Examples(
         {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns},
         [caption for part in parts for caption in part.captions],
         np.concatenate([part.pictures for part in parts]),
@@ -40,7 +40,7 @@ def join(parts: list[Rows]) -> Rows:
     )
 
 
-Make = Callable[[Sequence], Rows]
+Make = Callable[[Sequence], Examples]
 
 
 class Workers:
@@ -59,7 +59,7 @@ class Workers:
     def __enter__(self):
         return self
 
-    def map(self, blocks: Iterable[Sequence]) -> Iterator[Rows]:
+    def map(self, blocks: Iterable[Sequence]) -> Iterator[Examples]:
         """The rows of each block of items."""
         if not self.count:
             yield from map(self.make, blocks)
@@ -78,7 +78,7 @@ class Workers:
                     self._end()
                     ahead.clear()
 
-    def _one_by_one(self, block: Sequence) -> Rows:
+    def _one_by_one(self, block: Sequence) -> Examples:
         parts = []
         for place in range(len(block)):
             items = block[place : place + 1]

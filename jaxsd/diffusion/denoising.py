@@ -35,10 +35,10 @@ def denoising_errors(
 
     Ho et al., arXiv 2006.11239, eq. 14.
     """
-    return errors_at(unet, schedule, latents, context, *draw_noise(key, latents, schedule))
+    return denoising_errors_at(unet, schedule, latents, context, *draw_noise(key, latents, schedule))
 
 
-def errors_at(unet, schedule, latents, context, timesteps, noise):
+def denoising_errors_at(unet, schedule, latents, context, timesteps, noise):
     """What `denoising_errors` gives, at these timesteps (batch,) and with this noise, of the latents' shape."""
     noisy, squared = add_noise(latents, noise, timesteps, schedule)
     predicted = unet(noisy, timesteps, context)

@@ -25,7 +25,9 @@ def load_image(path) -> Image.Image:
     return image
 
 
-def prepare(image: Image.Image | np.ndarray, height: int, width: int) -> Float[np.ndarray, "batch height width 3"]:
+def prepare_image(
+    image: Image.Image | np.ndarray, height: int, width: int
+) -> Float[np.ndarray, "batch height width 3"]:
     """RGB of the given size, float32 in [0, 1], of a PIL image (batch 1) or of an array (batch, any, any, 3) in [0, 1].
 
     Lanczos-filtered and stretched to the size. Raises ValueError where the array or the number of pixels does not fit.

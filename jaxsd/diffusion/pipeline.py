@@ -22,15 +22,15 @@ from jaxsd.clip.towers import TextConfig, TextModel
 from jaxsd.diffusion import single_file
 from jaxsd.diffusion import unet_params as unet_table
 from jaxsd.diffusion import vae_params as vae_table
-from jaxsd.diffusion.images import prepare
-from jaxsd.diffusion.samplers import SCHEDULERS, NoiseSchedule, begin, make_sampler, normal, step
-from jaxsd.diffusion.tiles import decode
+from jaxsd.diffusion.images import prepare_image
+from jaxsd.diffusion.samplers import SCHEDULERS, NoiseSchedule, init_history, make_sampler, normal, step
+from jaxsd.diffusion.tiles import decode_latents
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, Gaussian, VAEConfig
 from jaxsd.files import read_json, write_json
 from jaxsd.pretrained.hub import fetch
 from jaxsd.pretrained.mapping import export_parameters, write_safetensors
-from jaxsd.pretrained.model_config import fill, to_json
+from jaxsd.pretrained.model_config import from_dict, to_json
 from jaxsd.pretrained.precision import choose_dtype
 from jaxsd.pretrained.recognize import KEYS, PIECES, recognise_transformer, recognise_unet
 from jaxsd.pretrained.weights import DIFFUSION, MODEL, download_weights, find_weights, load_weights
@@ -100,7 +100,7 @@ class StableDiffusion:
 
         def load(name, config_class, model_class, rules, ignore=()):
             path = folder / name / "config.json"
-            config = fill(config_class, read_json(path), path)
+            config = from_dict(config_class, read_json(path), path)
             files = find_weights(path.parent, PARTS[name], variant)
             return load_weights(files, rules, partial(model_class, config, dtype=dtype), dtype, ignore, wanted=THIS)
 
@@ -173,7 +173,7 @@ class StableDiffusion:
         `key` (default: key 0) draws all that is random, row by row, so that a picture does not depend on its batch;
         an array of keys (batch,) gives each row its own.
         `on_step(done, total, latents)` is called after every step with the latents of the picture as the U-Net sees it
-        so far, which `decode` shows.
+        so far, which `decode_latents` shows.
         The batch is shared out to all devices of this process. What compiles anew is another shape of `cond` or of the
         pictures, a sampler of another order, and guidance 1; prompts, keys, steps and strengths do not. Raises
         ValueError where a shape, a value, the sampler or the number of steps does not fit.
@@ -193,18 +193,18 @@ class StableDiffusion:
                 raise ValueError(f"latents have shape {noise.shape}; allowed: ({', '.join(map(str, shape))})")
         pictures = None
         if image is not None:
-            pictures = prepare(image, *(side * self.vae.config.factor for side in noise.shape[1:3]))
+            pictures = prepare_image(image, *(side * self.vae.config.factor for side in noise.shape[1:3]))
             if len(pictures) not in (1, batch):
                 raise ValueError(f"images are {len(pictures)} and cond are {batch}; allowed: as many, or one for all")
 
         mesh, (noise, context, image_keys, step_keys) = _share_out((noise, context, image_keys, step_keys))
         networks = self._graph, mesh, self._on(mesh)
         if pictures is None:
-            history = begin(table, noise)
+            history = init_history(table, noise)
         elif len(pictures) == 1:  # encoded but once
-            history = begin(table, noise, _encode(*networks, pictures, image_keys))
+            history = init_history(table, noise, _encode(*networks, pictures, image_keys))
         else:
-            history = begin(table, noise, _encode(*networks, None, (_share_out(pictures)[1], image_keys)))
+            history = init_history(table, noise, _encode(*networks, None, (_share_out(pictures)[1], image_keys)))
         keys_values = _keys_values(*networks, None, context)
         weight = np.float32(guidance)
         rows = table.rows()
@@ -326,7 +326,7 @@ def _step(unet, vae, shared, rows):
 
 @_on_each_device
 def _decode(unet, vae, _, latents):
-    return jnp.clip(decode(vae, latents / vae.config.scaling_factor) / 2 + 0.5, 0, 1)
+    return jnp.clip(decode_latents(vae, latents / vae.config.scaling_factor) / 2 + 0.5, 0, 1)
 
 
 def to_pil(images: Float[Array, "batch height width 3"]) -> list[Image.Image]:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsd.files import read_json
-from jaxsd.pretrained.model_config import fill
+from jaxsd.pretrained.model_config import from_dict
 
 # Our samplers and the `_class_name` of `scheduler_config.json` each stands for.
 SCHEDULERS = {
@@ -94,7 +94,7 @@ class NoiseSchedule:
             "timestep_spacing": "leading" if sampler in ("pndm", "ddim") else "linspace",
             "set_alpha_to_one": sampler == "ddim",
         }
-        return fill(cls, {**absent, **values, "sampler": sampler}, path)
+        return from_dict(cls, {**absent, **values, "sampler": sampler}, path)
 
     @cached_property
     def alphas_cumprod(self) -> np.ndarray:
@@ -154,7 +154,7 @@ class Row(NamedTuple):
 
 
 class Sampler(NamedTuple):
-    """The rows of a rule, and what `begin` makes the first latents of."""
+    """The rows of a rule, and what `init_history` makes the first latents of."""
 
     columns: Row
     image_scale: float
@@ -332,7 +332,7 @@ def make_sampler(name: str, schedule: NoiseSchedule, steps: int, strength: float
     return rule(schedule, points)
 
 
-def begin(sampler: Sampler, noise: jax.Array, image: jax.Array | float = 0.0) -> History:
+def init_history(sampler: Sampler, noise: jax.Array, image: jax.Array | float = 0.0) -> History:
     """Before the first step: standard normal `noise` and, for a table made with `strength`, an image's latents."""
     x = sampler.image_scale * image + sampler.noise_scale * noise
     zeros = jnp.zeros_like(x)

@@ -12,7 +12,7 @@ OVERLAP = 32  # latents, over which two tiles are blended
 AT_ONCE = TILE * TILE  # latents, of one picture or of several
 
 
-def decode(
+def decode_latents(
     vae: VAE, latents: Float[Array, "batch latent_height latent_width channels"]
 ) -> Float[Array, "batch height width 3"]:
     """`vae.decode`, in parts where there are many latents.

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from encoders.layers import remat_block
 from jaxsd.diffusion.layers import Attention, Downsample, ResnetBlock, Upsample, conv, group_norm
 from jaxsd.files import read_json
-from jaxsd.pretrained.model_config import fill
+from jaxsd.pretrained.model_config import from_dict
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class UNetConfig:
     @classmethod
     def read(cls, path):
         """From a `config.json`. Raises ValueError naming the file, the key and the allowed value."""
-        return fill(cls, read_json(path), path)
+        return from_dict(cls, read_json(path), path)
 
     def heads(self, level: int) -> int:
         dims = self.attention_head_dim

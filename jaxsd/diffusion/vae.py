@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxsd.diffusion.layers import Attention, Downsample, ResnetBlock, Upsample, conv, group_norm
 from jaxsd.files import read_json
-from jaxsd.pretrained.model_config import fill
+from jaxsd.pretrained.model_config import from_dict
 
 EPS = 1e-6  # of every normalisation in AutoencoderKL
 
@@ -40,7 +40,7 @@ class VAEConfig:
     @classmethod
     def read(cls, path):
         """From a `config.json`. Raises ValueError naming the file, the key and the allowed value."""
-        return fill(cls, read_json(path), path)
+        return from_dict(cls, read_json(path), path)
 
     @property
     def factor(self) -> int:

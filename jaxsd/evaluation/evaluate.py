@@ -16,12 +16,12 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from encoders import contract
-from jaxsd.clip.pooling import pooled
+from jaxsd.clip.pooling import pool_embeddings
 from jaxsd.clip.tokens import tokenize
-from jaxsd.diffusion.denoising import errors_at
+from jaxsd.diffusion.denoising import denoising_errors_at
 from jaxsd.diffusion.pipeline import StableDiffusion, to_pil
 from jaxsd.evaluation import metrics
-from jaxsd.evaluation.inputs import Split, Subject, check_fit
+from jaxsd.evaluation.inputs import EvaluatedEncoder, EvaluationSplit, check_fit
 from jaxsd.progress import Progress
 
 BATCH = 50  # rows at a time
@@ -84,8 +84,8 @@ class Entry:
 
 
 def evaluate(
-    subjects: Sequence[Subject],
-    split: Split,
+    subjects: Sequence[EvaluatedEncoder],
+    split: EvaluationSplit,
     *,
     text_pooling: str = "eos",
     repeats: int = 0,
@@ -141,7 +141,7 @@ def evaluate(
     if repeats:
         for name, (encode, inputs) in _timed(subjects, split, text).items():
             if name in entries:
-                entries[name].figures |= seconds(encode, inputs, repeats)
+                entries[name].figures |= time_encoding(encode, inputs, repeats)
     if drawing:
         drawn = {name: one for name, one in passes.items() if one.pooling or name in references}
         entries |= _draw(entries, drawn, split, targets, labels, drawing)
@@ -149,13 +149,13 @@ def evaluate(
         entries[subject.name].about = {"source": subject.source, "table 2": inventory(subject.encoder)}
         if subject.before:
             entries[subject.name].about["before"] = first[subject.name].entry(targets).figures
-    return blank(split, text_pooling) | {
+    return empty_results(split, text_pooling) | {
         "encoders": {subject.name: entries.pop(subject.name).to_json() for subject in subjects},
         "references": {name: entry.to_json() for name, entry in entries.items()},
     }
 
 
-def blank(split: Split, text_pooling: str) -> Results:
+def empty_results(split: EvaluationSplit, text_pooling: str) -> Results:
     """The results of no encoder: what must agree for results to stand side by side."""
     return {
         "data": {
@@ -202,13 +202,13 @@ def _hidden_states(text_model, tokens):
 
 @partial(nnx.jit, static_argnames="schedule")
 def _denoising_errors(unet, schedule, *batch):
-    return errors_at(unet, schedule, *batch)[0]
+    return denoising_errors_at(unet, schedule, *batch)[0]
 
 
 class _TextTower:
     """CLIP's text tower on the captions of a split, and the conditionings that need no encoder."""
 
-    def __init__(self, split: Split):
+    def __init__(self, split: EvaluationSplit):
         self.split = split
 
     def states(self, tokens: Int[np.ndarray, "batch 77"]) -> Float[Array, "batch 77 width"]:
@@ -217,7 +217,7 @@ class _TextTower:
     def start(self) -> Float[np.ndarray, " projection"]:
         """The text embedding pooled at position 0: as the tower is causal, that of every caption."""
         states = self.states(self.split.columns["tokens"][:1])
-        return np.asarray(pooled(states, self.split.clip.model.text_projection.kernel[...], "first")[0])
+        return np.asarray(pool_embeddings(states, self.split.clip.model.text_projection.kernel[...], "first")[0])
 
     def references(self, labels: Labels | None) -> dict[str, Callable]:
         """By name: `rows(index, states)` (batch, 77, width) of the rows at `index`, whose captions have `states`."""
@@ -235,14 +235,14 @@ class _TextTower:
         return rows
 
 
-def _audio_rows(encoder: nnx.Module, split: Split) -> Callable:
+def _audio_rows(encoder: nnx.Module, split: EvaluationSplit) -> Callable:
     return lambda index, states: _encode(encoder, split.columns["audio"][index])
 
 
 class _FrozenUNet:
     """The denoising error of each clip at a timestep and with a noise of its own, the same for every conditioning."""
 
-    def __init__(self, split: Split):
+    def __init__(self, split: EvaluationSplit):
         self.pipe, self.latents = split.pipe, split.columns["latents"]
         rng = np.random.default_rng(0)
         places = (rng.permutation(len(split)) + rng.random(len(split))) / len(split)  # stratified over the split
@@ -257,7 +257,9 @@ class _FrozenUNet:
 class _Pass:
     """What is kept of one conditioning's rows as they go by. Only of an encoder's, `pooling` makes a vector a clip."""
 
-    def __init__(self, split: Split, rows: Callable, unet: _FrozenUNet | None, source: str, pooling: str | None = None):
+    def __init__(
+        self, split: EvaluationSplit, rows: Callable, unet: _FrozenUNet | None, source: str, pooling: str | None = None
+    ):
         self.rows, self.unet, self.source, self.pooling = rows, unet, source, pooling
         self.projection = split.clip.model.text_projection.kernel[...]
         width = split.clip.model.text_model.config.hidden_size
@@ -270,7 +272,7 @@ class _Pass:
         """Take in the `count` first rows at `index`. Raises ValueError where one is not finite, or its vector zero."""
         rows = self.rows(index, states)
         made, wanted = np.asarray(rows)[:count], np.asarray(states)[:count]
-        vectors = np.asarray(pooled(rows, self.projection, self.pooling or "mean"))[:count]
+        vectors = np.asarray(pool_embeddings(rows, self.projection, self.pooling or "mean"))[:count]
         finite = np.isfinite(made).all(axis=(1, 2)) & np.isfinite(vectors).all(axis=1)
         if not finite.all():
             clip = index[finite.argmin()]
@@ -342,14 +344,16 @@ def inventory(encoder: nnx.Module) -> dict[str, float]:
     }
 
 
-def _timed(subjects: Sequence[Subject], split: Split, text: _TextTower) -> dict[str, tuple[Callable, np.ndarray]]:
+def _timed(
+    subjects: Sequence[EvaluatedEncoder], split: EvaluationSplit, text: _TextTower
+) -> dict[str, tuple[Callable, np.ndarray]]:
     """What is timed, on which column: the encoders, and as in the paper CLIP's text tower."""
     audio, tokens = split.columns["audio"], split.columns["tokens"]
     timed = {subject.name: (partial(_encode, subject.encoder), audio) for subject in subjects}
     return timed | {CAPTION: (text.states, tokens)}
 
 
-def seconds(encode: Callable[[Array], Array], inputs: np.ndarray, repeats: int) -> dict[str, float]:
+def time_encoding(encode: Callable[[Array], Array], inputs: np.ndarray, repeats: int) -> dict[str, float]:
     """Mean seconds to encode 1,000 rows, in batches of 1,000 over all rows, and the deviation over the repeats.
 
     tau: inputs and outputs on the device. "tau with transfer": both on the host. Compilation and a first run of every
@@ -391,7 +395,7 @@ def pictures(
     return np.concatenate(made)
 
 
-def _draw(entries, passes, split: Split, targets: Targets, labels, drawing: Drawing) -> dict[str, Entry]:
+def _draw(entries, passes, split: EvaluationSplit, targets: Targets, labels, drawing: Drawing) -> dict[str, Entry]:
     """Add what the pictures of every conditioning are like; the entry of the real pictures, where they are known."""
     classes = split.clip.embed_text(list(labels.captions)) if labels else None
     text = _TextTower(split)

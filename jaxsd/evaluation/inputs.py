@@ -14,8 +14,8 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 import encoders
-from encoders.__main__ import find
-from jaxsd.bundled import ENCODERS, find_clip, find_encoder, find_models
+from encoders.__main__ import resolve_encoder
+from jaxsd.bundled import TOY_ENCODERS, clip_source, encoder_source, model_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.data.columns import ABOUT, open_columns
 from jaxsd.diffusion.pipeline import StableDiffusion
@@ -25,7 +25,7 @@ COLUMNS = ("audio", "tokens", "text", "image")
 
 
 @dataclass(frozen=True)
-class Split:
+class EvaluationSplit:
     """A split of a data set, and the models that its features are of."""
 
     folder: Path
@@ -51,7 +51,7 @@ class Split:
         return total.hexdigest()
 
 
-def open_split(folder) -> Split:
+def open_evaluation_split(folder) -> EvaluationSplit:
     """A split with its models. Raises FileNotFoundError or ValueError naming what is missing or does not fit."""
     folder = Path(folder)
     if not (folder / ABOUT).is_file():
@@ -63,16 +63,16 @@ def open_split(folder) -> Split:
     columns = open_columns(folder)
     if missing := [name for name in COLUMNS if name not in columns]:
         raise ValueError(f"{folder} has no column {', '.join(missing)}; an evaluation needs {', '.join(COLUMNS)}")
-    clip = CLIP.from_pretrained(find_clip(about["clip"]), revision=about.get("clip_revision"), dtype=np.float32)
+    clip = CLIP.from_pretrained(clip_source(about["clip"]), revision=about.get("clip_revision"), dtype=np.float32)
     pipe = None
     if "latents" in columns:
         revision = about.get("diffusion_revision")
-        pipe = StableDiffusion.from_pretrained(find_models(about["diffusion"]), revision=revision)
-    return Split(folder, about, columns, clip, pipe)
+        pipe = StableDiffusion.from_pretrained(model_source(about["diffusion"]), revision=revision)
+    return EvaluationSplit(folder, about, columns, clip, pipe)
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedEncoder:
     """An encoder to evaluate: its name in the tables, where it is from, how its rows are pooled into one vector.
 
     `before` is the encoder as its training found it, where that is asked for.
@@ -85,7 +85,7 @@ class Subject:
     before: nnx.Module | None = None
 
 
-def load_subjects(sources: Sequence[str], *, before: bool = False) -> list[Subject]:
+def load_evaluated_encoders(sources: Sequence[str], *, before: bool = False) -> list[EvaluatedEncoder]:
     """Bundled encoders by name, encoders in folders or Hugging Face repositories, or NNX classes in Python files.
 
     A run's config.json says how it pools, and with `before` how it began. Raises ValueError or FileNotFoundError
@@ -99,28 +99,30 @@ def load_subjects(sources: Sequence[str], *, before: bool = False) -> list[Subje
 
 
 def _name(source: str) -> str:
-    path = Path(find_encoder(source)).resolve()
-    return f"bundled {path.name}" if path.parent == ENCODERS else path.name.removesuffix(".py")
+    path = Path(encoder_source(source)).resolve()
+    return f"bundled {path.name}" if path.parent == TOY_ENCODERS else path.name.removesuffix(".py")
 
 
-def _load_subject(name: str, source: str, before: bool) -> Subject:
+def _load_subject(name: str, source: str, before: bool) -> EvaluatedEncoder:
     if source.endswith(".py"):
-        encoder = find(source)()
+        encoder = resolve_encoder(source)()
         encoder.eval()
-        return Subject(name, source, encoder)
-    encoder = encoders.load(find_encoder(source))
+        return EvaluatedEncoder(name, source, encoder)
+    encoder = encoders.load(encoder_source(source))
     path = Path(source) / "config.json"
     config = read_json(path) if path.is_file() else {}
     if not before:
-        return Subject(name, source, encoder, config.get("audio_pooling", "mean"))
+        return EvaluatedEncoder(name, source, encoder, config.get("audio_pooling", "mean"))
     if not config:
         raise ValueError(f"{path}: missing, so how this encoder began is not known; leave --before out")
     from jaxsd.training.train import make_encoder
 
-    return Subject(name, source, encoder, config["audio_pooling"], make_encoder(ConfigDict(config), jnp.float32))
+    return EvaluatedEncoder(
+        name, source, encoder, config["audio_pooling"], make_encoder(ConfigDict(config), jnp.float32)
+    )
 
 
-def check_fit(subject: Subject, split: Split):
+def check_fit(subject: EvaluatedEncoder, split: EvaluationSplit):
     """Raises ValueError where the encoder's rows are not of the shape of the text's hidden states."""
     clips = jax.ShapeDtypeStruct((1, *split.columns["audio"].shape[1:]), jnp.int16)
     made = nnx.eval_shape(lambda encoder, pcm: encoder(pcm), subject.encoder, clips).shape

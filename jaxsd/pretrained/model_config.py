@@ -3,7 +3,7 @@
 import dataclasses
 
 
-def fill(cls, values: dict, name):
+def from_dict(cls, values: dict, name):
     """The dataclass `cls` filled from the keys of `values` that it names; other keys are ignored, as Hugging Face does.
 
     Keys in `cls.FIXED` must be absent or have that value. Raises ValueError naming `name` (the file), the key and

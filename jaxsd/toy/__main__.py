@@ -54,15 +54,15 @@ def main():
         print(run(arguments.out, arguments.seed))
     elif arguments.command == "reproduce":
         import encoders
-        from jaxsd.config import choose
+        from jaxsd.config import one_of
         from jaxsd.toy.experiments.reproduction import RECIPES, reproduce
 
         if arguments.steps is not None:
             overrides.append(f"--config.steps={arguments.steps}")
         section = reproduce(
             arguments.out,
-            encoders=[choose("encoder", name, encoders.ENCODERS) for name in arguments.encoders or encoders.ENCODERS],
-            recipes=[choose("recipe", name, RECIPES) for name in arguments.recipes or RECIPES],
+            encoders=[one_of("encoder", name, encoders.ENCODERS) for name in arguments.encoders or encoders.ENCODERS],
+            recipes=[one_of("recipe", name, RECIPES) for name in arguments.recipes or RECIPES],
             seeds=arguments.seeds,
             pictures=arguments.pictures,
             overrides=overrides,

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from jaxsd.bundled import WEIGHTS
+from jaxsd.bundled import TOY_MODEL
 from jaxsd.clip.pipeline import CLIP
-from jaxsd.data.build import Split, all_there, build
+from jaxsd.data.build import SplitBuild, all_there, build
 from jaxsd.data.columns import Kind
-from jaxsd.data.features import Towers, to_float
+from jaxsd.data.features import FeatureTowers, to_float
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.vae import VAE
 from jaxsd.toy import world
@@ -28,10 +28,10 @@ def write_toy(folder, size: int, held_out: int, seed: int = 0) -> bool:
     Returns whether there was anything to write. Raises ValueError for a size below 1 or a folder of another data set.
     """
     sizes = {"train": size, "validation": held_out, "test": held_out}
-    return _write([_split(Path(folder) / name, name, rows, WEIGHTS, seed) for name, rows in sizes.items()], WEIGHTS)
+    return _write([_split(Path(folder) / name, name, rows, TOY_MODEL, seed) for name, rows in sizes.items()], TOY_MODEL)
 
 
-def write_dataset(folder, split: str, size: int, weights: Path = WEIGHTS, seed: int = 0):
+def write_dataset(folder, split: str, size: int, weights: Path = TOY_MODEL, seed: int = 0):
     """Write `size` examples of a split, with features of the models in `weights`, or what is missing of them.
 
     Raises ValueError where `folder` holds another data set.
@@ -39,14 +39,14 @@ def write_dataset(folder, split: str, size: int, weights: Path = WEIGHTS, seed: 
     _write([_split(Path(folder), split, size, Path(weights), seed)], Path(weights))
 
 
-def _split(folder: Path, name: str, size: int, weights: Path, seed: int) -> Split:
+def _split(folder: Path, name: str, size: int, weights: Path, seed: int) -> SplitBuild:
     if size < 1:
         raise ValueError(f"{folder}: {size} rows; allowed: 1 or more")
     models = {"clip": "toy", "diffusion": "toy"}
-    if weights.resolve() != WEIGHTS.resolve():
+    if weights.resolve() != TOY_MODEL.resolve():
         models = {"clip": str((weights / "clip").resolve()), "diffusion": str(weights.resolve())}
     about = {"source": "toy world", "split": name, "rows": size, "seed": seed, **models, "weights": _digest(weights)}
-    return Split(folder, size, lambda first, last: [(name, index) for index in range(first, last)], about)
+    return SplitBuild(folder, size, lambda first, last: [(name, index) for index in range(first, last)], about)
 
 
 def _digest(weights: Path) -> str:
@@ -57,7 +57,7 @@ def _digest(weights: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _write(splits: list[Split], weights: Path) -> bool:
+def _write(splits: list[SplitBuild], weights: Path) -> bool:
     if all_there(splits):
         return False
     clip = CLIP.from_pretrained(weights / "clip", dtype=np.float32)
@@ -65,7 +65,7 @@ def _write(splits: list[Split], weights: Path) -> bool:
     side = pipe.unet.config.sample_size * pipe.vae.config.factor
     small = sum(split.size for split in splits) < SMALL
     seed = splits[0].about["seed"]
-    build(splits, partial(make, seed=seed), MADE, Towers(clip, pipe.vae, side), workers=0 if small else None)
+    build(splits, partial(make, seed=seed), MADE, FeatureTowers(clip, pipe.vae, side), workers=0 if small else None)
     return True
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 
 import encoders
 from jaxsd.audio import load_clip
-from jaxsd.bundled import SAMPLES, WEIGHTS, find_encoder
+from jaxsd.bundled import TOY_MODEL, TOY_SAMPLES, encoder_source
 from jaxsd.config import load_config
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.evaluation import report
@@ -53,11 +53,11 @@ def sample_sheet(path: Path, names: Sequence[str]) -> Path:
 
     `names` are those of bundled encoders, or folders. Every sound has the same noise to start from in all rows.
     """
-    clips = np.stack([load_clip(SAMPLES / f"{thing}.wav") for thing in world.THINGS])
-    pipe = StableDiffusion.from_pretrained(WEIGHTS)
+    clips = np.stack([load_clip(TOY_SAMPLES / f"{thing}.wav") for thing in world.THINGS])
+    pipe = StableDiffusion.from_pretrained(TOY_MODEL)
     pictures = {}
     for name in names:
-        rows = nnx.jit(lambda model, pcm: model(pcm))(encoders.load(find_encoder(name)), clips)
+        rows = nnx.jit(lambda model, pcm: model(pcm))(encoders.load(encoder_source(name)), clips)
         pictures[name] = pipe(rows, guidance=scores.GUIDANCE, steps=scores.STEPS, key=jax.random.key(0))
     pictures["training picture"] = world.pictures(world.scenes("train", len(world.THINGS)))
     return contact_sheet(path, world.THINGS, clips, {name: np.asarray(made) for name, made in pictures.items()})

@@ -54,4 +54,4 @@ def labels(scenes) -> dict[str, jax.Array]:
 
 def load_judge() -> Judge:
     """The trained judge that ships with the package."""
-    return read_parameters(abstract(Judge), bundled.JUDGE)
+    return read_parameters(abstract(Judge), bundled.TOY_JUDGE)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxsd.bundled import find_models
+from jaxsd.bundled import model_source
 from jaxsd.data.columns import ABOUT
 from jaxsd.data.features import to_float
 from jaxsd.evaluation import evaluate as evaluation
-from jaxsd.evaluation.inputs import Split, load_subjects, open_split
+from jaxsd.evaluation.inputs import EvaluationSplit, load_evaluated_encoders, open_evaluation_split
 from jaxsd.files import read_json
 from jaxsd.toy import world
 from jaxsd.toy.dataset import write_dataset
@@ -28,18 +28,18 @@ def make_data(folder: Path, split: str, size: int = 1_000):
         return
     about = read_json(folder / ABOUT)
     if about.get("source") == "toy world":
-        write_dataset(folder, about["split"], about["rows"], Path(find_models(about["diffusion"])), about["seed"])
+        write_dataset(folder, about["split"], about["rows"], Path(model_source(about["diffusion"])), about["seed"])
 
 
 def score(runs: list[str], data_folder: Path, pictures: int, data_size: int) -> evaluation.Results:
     """Every figure of the encoders in `runs` on the test split in `data_folder`, which is made where it is missing."""
-    subjects = load_subjects(runs)
+    subjects = load_evaluated_encoders(runs)
     make_data(data_folder / "test", "test", data_size)
-    split = open_split(data_folder / "test")
-    return evaluation.evaluate(subjects, split, **about(split, pictures))
+    split = open_evaluation_split(data_folder / "test")
+    return evaluation.evaluate(subjects, split, **toy_eval_options(split, pictures))
 
 
-def about(split: Split, pictures: int | None) -> dict:
+def toy_eval_options(split: EvaluationSplit, pictures: int | None) -> dict:
     """What `evaluate` should know besides of data of the toy world: the classes, and what to draw (200 by default).
 
     Of other data, it is asked to draw what is asked for.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from jaxsd.bundled import find_clip, find_models
+from jaxsd.bundled import clip_source, model_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.towers import TextModel, normalise
 from jaxsd.data.columns import ABOUT
@@ -15,7 +15,7 @@ from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.files import read_json
 
 
-class Targets(nnx.Module):
+class FrozenModels(nnx.Module):
     """CLIP's text projection, and what else a config needs; the rest is None.
 
     projection: (width, projection). text_model: the text tower. bos: (projection,), what its first row makes of every
@@ -37,7 +37,7 @@ class Targets(nnx.Module):
         self.empty = nnx.Param(pipe.encode_text([""])) if pipe else None
 
 
-def load_targets(config: ConfigDict, folder, dtype: jnp.dtype) -> Targets:
+def load_frozen_models(config: ConfigDict, folder, dtype: jnp.dtype) -> FrozenModels:
     """What training by `config` on the split in `folder`, and watching it, needs of the models that the split names.
 
     They are kept and compute in `dtype`. Raises ValueError where the split names no CLIP or
@@ -47,7 +47,7 @@ def load_targets(config: ConfigDict, folder, dtype: jnp.dtype) -> Targets:
     name = about.get("clip")
     if not name:
         raise ValueError(f"{Path(folder) / ABOUT} does not say which CLIP its embeddings are of, under the key clip")
-    source = find_clip(name)
+    source = clip_source(name)
     clip = CLIP.from_pretrained(source, revision=about.get("clip_revision"), dtype=dtype)
     projection = clip.model.text_projection.kernel[...]
     width = config.encoder_config.width
@@ -61,10 +61,10 @@ def load_targets(config: ConfigDict, folder, dtype: jnp.dtype) -> Targets:
         first = jnp.full((1, 1), clip.tokenizer.bos_token_id)
         bos = normalise(clip.model.text_model(first).hidden_states[0, 0] @ projection)
     if "latents" in about["columns"]:
-        pipe = StableDiffusion.from_pretrained(find_models(about["diffusion"]), dtype=dtype)
+        pipe = StableDiffusion.from_pretrained(model_source(about["diffusion"]), dtype=dtype)
         if pipe.unet.config.cross_attention_dim != width:
             raise ValueError(
                 f"the U-Net of {about['diffusion']} attends to width {pipe.unet.config.cross_attention_dim}, but the "
                 f"data's CLIP, {name}, has width {width}; prepare the data with models that go together"
             )
-    return Targets(projection, clip.model.text_model if config.weights.sequence else None, bos, pipe)
+    return FrozenModels(projection, clip.model.text_model if config.weights.sequence else None, bos, pipe)

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import optax
 from jax.experimental import multihost_utils
 
-from jaxsd.sharding import replicate, replicated
+from jaxsd.sharding import replicate, replicated_sharding
 from jaxsd.training.checkpoints import Checkpoints
-from jaxsd.training.metric_writers import Watch
+from jaxsd.training.metric_writers import RunLogger
 from jaxsd.training.throughput import count_flops, peak_flops
 
 PyTree = Any
@@ -63,7 +63,7 @@ def make_step(
     an uninterrupted one. The moving average starts short: min(decay, (1 + t) / (10 + t)).
     """
     gradient_fn = gradient_fn or jax.value_and_grad(loss_fn, has_aux=True)
-    everywhere = replicated()
+    everywhere = replicated_sharding()
 
     @partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
     def step(state: TrainState, frozen: PyTree, batch: PyTree) -> tuple[TrainState, Metrics]:
@@ -118,7 +118,7 @@ def fit(
         first = int(state.step)
         if first >= steps:
             return state
-        with Watch(folder, name, first, steps, log_every, wandb) as watch:
+        with RunLogger(folder, name, first, steps, log_every, wandb) as watch:
             iterator = batches(first)
             for index in range(first, steps):
                 with watch.speed.waiting():

@@ -10,14 +10,14 @@ import jax
 
 from jaxsd.files import read_json, replacing
 from jaxsd.progress import Progress
-from jaxsd.training.throughput import Speedometer
+from jaxsd.training.throughput import ThroughputMeter
 
 METRICS = "metrics.jsonl"
 VALIDATION = "validation_"
 NOT_DRAWN = ("step", "time", "examples_per_second", "input_wait", "mfu")
 
 
-class Watch:
+class RunLogger:
     """Follows a run from step `first` to `steps`: looks at every step's metrics and writes those of each `log_every`.
 
     A context manager. Only process 0 writes and shows. A step's metrics are fetched after the next step is
@@ -29,7 +29,7 @@ class Watch:
         self.main = jax.process_index() == 0
         self.progress = Progress(name, steps, first, shown=self.main)
         self.with_wandb = wandb and self.main
-        self.speed = Speedometer()
+        self.speed = ThroughputMeter()
         self.pending = None
 
     def __enter__(self):

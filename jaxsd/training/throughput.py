@@ -62,7 +62,7 @@ def _is_jaxpr(value) -> bool:
     return isinstance(value, Jaxpr | ClosedJaxpr)
 
 
-class Speedometer:
+class ThroughputMeter:
     """Counts steps and times the job between two readings.
 
     `steps` is for the caller to count up; `examples` and `flops` are those of one step, 0 where not known.

@@ -15,15 +15,15 @@ from ml_collections import ConfigDict
 
 import encoders
 from encoders.layers import rematerialise
-from jaxsd.clip.pooling import POOLINGS, pooled
-from jaxsd.config import choose
+from jaxsd.clip.pooling import POOLINGS, pool_embeddings
+from jaxsd.config import one_of
 from jaxsd.data.columns import ABOUT, open_columns
 from jaxsd.data.loader import Loader
-from jaxsd.diffusion.denoising import draw_noise, errors_at
+from jaxsd.diffusion.denoising import denoising_errors_at, draw_noise
 from jaxsd.files import read_json, write_json
 from jaxsd.pretrained.precision import choose_dtype
-from jaxsd.sharding import replicate, replicated, split_rows
-from jaxsd.training.frozen_models import load_targets
+from jaxsd.sharding import batch_sharding, replicate, replicated_sharding
+from jaxsd.training.frozen_models import load_frozen_models
 from jaxsd.training.grad_cache import value_and_gradient
 from jaxsd.training.loop import fit, init_state, make_step
 from jaxsd.training.losses import cross_entropies
@@ -42,24 +42,24 @@ def train(config: ConfigDict, folder, *, wandb: bool = False) -> nnx.Module:
     """Train as `config` says on the data set in `config.data.folder`, into `folder`; the encoder that it leaves.
 
     `folder` gets config.json, what `jaxsd.training.loop.fit` leaves, encoder.json and model.safetensors; `wandb` logs
-    to Weights & Biases too. Raises ValueError or FileNotFoundError where the config, the data and the models do not fit each
-    other, or where `folder` holds a run of another config; then nothing is written.
+    to Weights & Biases too. Raises ValueError or FileNotFoundError where the config, the data and the models do not
+    fit each other, or where `folder` holds a run of another config; then nothing is written.
     """
     folder = Path(folder)
-    check(config)
-    data, held_out = (open_split(config, split) for split in ("train", "validation"))
+    validate_config(config)
+    data, held_out = (open_training_split(config, split) for split in ("train", "validation"))
     loader = Loader(data, wanted_columns(config), config.batch_size, config.seed, parts=config.accumulate)
     steps = config.steps or config.epochs * loader.steps_per_epoch
     if config.warmup >= steps:
         raise ValueError(f"warmup is {config.warmup}; it must be less than the steps of training, {steps}")
-    claim(folder, config, write=False)
+    check_or_write_config(folder, config, write=False)
     dtype = choose_dtype(None if config.dtype == "auto" else config.dtype)
     encoder = make_encoder(config, dtype)
-    targets = load_targets(config, Path(config.data.folder) / "train", dtype)
+    targets = load_frozen_models(config, Path(config.data.folder) / "train", dtype)
     if config.remat:
         rematerialise(encoder)
         rematerialise(targets)
-    claim(folder, config)
+    check_or_write_config(folder, config)
 
     graph, params = nnx.split(encoder)
     params = {"encoder": nnx.as_pure(params)}
@@ -91,14 +91,14 @@ def train(config: ConfigDict, folder, *, wandb: bool = False) -> nnx.Module:
 # --- what is asked for ----------------------------------------------------------------------------------------------
 
 
-def check(config: ConfigDict):
+def validate_config(config: ConfigDict):
     """Raise ValueError, in one sentence, for values that no training can have."""
-    choose("encoder", config.encoder, encoders.ENCODERS)
-    choose("text_pooling", config.text_pooling, TEXT_POOLINGS)
-    choose("audio_pooling", config.audio_pooling, POOLINGS)
-    choose("optimizer", config.optimizer, OPTIMIZERS)
-    choose("schedule", config.schedule, SCHEDULES)
-    choose("dtype", config.dtype, DTYPES)
+    one_of("encoder", config.encoder, encoders.ENCODERS)
+    one_of("text_pooling", config.text_pooling, TEXT_POOLINGS)
+    one_of("audio_pooling", config.audio_pooling, POOLINGS)
+    one_of("optimizer", config.optimizer, OPTIMIZERS)
+    one_of("schedule", config.schedule, SCHEDULES)
+    one_of("dtype", config.dtype, DTYPES)
     if (config.epochs > 0) == (config.steps > 0):
         raise ValueError(f"epochs is {config.epochs} and steps is {config.steps}; one of them must be 0, not both")
     for key in ("batch_size", "accumulate", "save_every"):
@@ -130,7 +130,7 @@ def wanted_columns(config: ConfigDict) -> list[str]:
     return ["audio"] + [name for part, names in columns.items() if config.weights[part] for name in names]
 
 
-def open_split(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
+def open_training_split(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
     """The columns of a split. Raises FileNotFoundError or ValueError that say how to make what is missing."""
     folder = Path(config.data.folder) / split
     make = f"python -m jaxsd.data prepare MANIFEST --out {config.data.folder}"
@@ -145,7 +145,7 @@ def open_split(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
     return columns
 
 
-def claim(folder: Path, config: ConfigDict, write: bool = True):
+def check_or_write_config(folder: Path, config: ConfigDict, write: bool = True):
     """Write `config.json`, or check that the run there has this very config. Raises ValueError naming what differs."""
     path = folder / "config.json"
     values = json.loads(config.to_json())
@@ -211,7 +211,7 @@ def scale_start(encoder: nnx.Module, *, branches: float, positions: float) -> nn
 
 def replicated_rows(x: jax.Array) -> jax.Array:
     """`x` whole on every device, so that each compares its own rows with all of these."""
-    return jax.lax.with_sharding_constraint(x, replicated())
+    return jax.lax.with_sharding_constraint(x, replicated_sharding())
 
 
 def make_gradient(config: ConfigDict, graph, targets_graph) -> Callable:
@@ -222,16 +222,16 @@ def make_gradient(config: ConfigDict, graph, targets_graph) -> Callable:
         hidden = nnx.merge(graph, params["encoder"])(rows["audio"], rngs=key if config.dropout else None)
         outputs = {}
         if config.weights.contrastive:
-            outputs["vector"] = pooled(hidden, targets.projection[...], config.audio_pooling)
+            outputs["vector"] = pool_embeddings(hidden, targets.projection[...], config.audio_pooling)
         if config.weights.sequence:
             # Of all 77 rows: the U-Net attends to those behind the end of the text as well.
             outputs["sequence"] = jnp.mean(
                 (hidden - targets.text_model(rows["tokens"]).hidden_states) ** 2, axis=(1, 2)
             )
         if config.weights.denoise:
-            context = jax.lax.with_sharding_constraint(hidden[: len(rows["latents"])], split_rows())
+            context = jax.lax.with_sharding_constraint(hidden[: len(rows["latents"])], batch_sharding())
             drawn = rows["latents"], context, rows["timesteps"], rows["noise"]
-            outputs["denoise"], _ = errors_at(targets.unet, targets.schedule, *drawn)
+            outputs["denoise"], _ = denoising_errors_at(targets.unet, targets.schedule, *drawn)
         return outputs
 
     def combine(targets, params, outputs, batch):

@@ -9,10 +9,10 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from jaxsd.clip.pooling import pooled
-from jaxsd.diffusion.denoising import draw_noise, errors_at
+from jaxsd.clip.pooling import pool_embeddings
+from jaxsd.diffusion.denoising import denoising_errors_at, draw_noise
 from jaxsd.evaluation import metrics
-from jaxsd.sharding import gather, replicated, split_rows
+from jaxsd.sharding import batch_sharding, gather_examples, replicated_sharding
 from jaxsd.training.loop import PyTree, TrainState
 
 TOGETHER = 256  # rows at a time, at most
@@ -22,7 +22,8 @@ def make_validation(config: ConfigDict, graph, targets_graph, frozen, data: Mapp
     """`evaluate(state) -> figures` of the encoder that a run would leave, over all rows of `data` at once.
 
     The paper's loss and metrics with retrieval (see jaxsd.evaluation.metrics) and, where there are latents, the frozen
-    U-Net's denoising loss under the audio beside the unconditional one: above that, the U-Net does not understand the encoder.
+    U-Net's denoising loss under the audio beside the unconditional one: above that, the U-Net does not understand the
+    encoder.
     `graph` is the encoder's; `targets_graph` and `frozen` are jaxsd.training.frozen_models.Targets. Figures that
     are not finite, such as the R2 of constant targets, are left out.
     """
@@ -33,16 +34,16 @@ def make_validation(config: ConfigDict, graph, targets_graph, frozen, data: Mapp
     def errors(targets, batch, context, key):
         latents = batch["latents"].astype(jnp.float32)
         drawn = draw_noise(key, latents, targets.schedule)
-        return errors_at(targets.unet, targets.schedule, latents, context, *drawn)[0]
+        return denoising_errors_at(targets.unet, targets.schedule, latents, context, *drawn)[0]
 
-    @partial(jax.jit, out_shardings=replicated())
+    @partial(jax.jit, out_shardings=replicated_sharding())
     def under_audio(params, frozen, batch, key):
         targets = nnx.merge(targets_graph, frozen)
         hidden = nnx.merge(graph, params)(batch["audio"])
-        outputs = {"vector": pooled(hidden, targets.projection[...], config.audio_pooling)}
+        outputs = {"vector": pool_embeddings(hidden, targets.projection[...], config.audio_pooling)}
         return outputs | ({"denoise": errors(targets, batch, hidden, key)} if denoise else {})
 
-    @partial(jax.jit, out_shardings=replicated())
+    @partial(jax.jit, out_shardings=replicated_sharding())
     def unconditional(frozen, batch, key):
         targets = nnx.merge(targets_graph, frozen)
         context = jnp.broadcast_to(targets.empty[...], (len(batch["latents"]), *targets.empty.shape[1:]))
@@ -79,9 +80,9 @@ def make_validation(config: ConfigDict, graph, targets_graph, frozen, data: Mapp
 
 def in_order(columns: Mapping[str, np.ndarray], size: int) -> Iterator[dict[str, jax.Array]]:
     """All rows in batches of `size`, or the next multiple of the devices, spread over them; the last repeats rows."""
-    sharding = split_rows()
+    sharding = batch_sharding()
     count = len(next(iter(columns.values())))
     size = -(-size // sharding.num_devices) * sharding.num_devices
     for start in range(0, count, size):
         rows = np.arange(start, start + size) % count
-        yield {name: gather(column, rows, sharding) for name, column in columns.items()}
+        yield {name: gather_examples(column, rows, sharding) for name, column in columns.items()}

@@ -9,7 +9,7 @@ import transformers
 from flax import nnx
 from PIL import Image
 
-from jaxsd.bundled import WEIGHTS
+from jaxsd.bundled import TOY_MODEL
 from jaxsd.clip.images import resize_and_crop
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import tokenize
@@ -45,11 +45,11 @@ def test_random_model(tmp_path, rng):
 
 
 def test_bundled_weights():
-    clip = CLIP.from_pretrained(WEIGHTS / "clip")
+    clip = CLIP.from_pretrained(TOY_MODEL / "clip")
     pictures = world.pictures(world.scenes("test", 20))
     captions = world.captions("test", 20)
     tokens = tokenize(clip.tokenizer, captions)
-    text, image = embeddings_of_torch(WEIGHTS / "clip", tokens, normalised(clip, pictures))
+    text, image = embeddings_of_torch(TOY_MODEL / "clip", tokens, normalised(clip, pictures))
     np.testing.assert_allclose(clip.embed_text(captions), text, atol=1e-4)
     np.testing.assert_allclose(clip.embed_arrays(pictures), image, atol=1e-4)
 

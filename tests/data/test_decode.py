@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsd.data.decode import Entry, decode, rgb_image
+from jaxsd.data.decode import Entry, decode_entries, rgb_image
 from jaxsd.diffusion.images import rgb
 from tests.helpers.data_files import picture, sound, write_sound
 
@@ -59,7 +59,7 @@ def test_a_bad_row_is_zeros_and_costs_no_other(tmp_path):
     write_sound(tmp_path / "a.wav", 3)
     PICTURE.save(tmp_path / "a.png")
     good = Entry(3, "a.wav", "a.png", "a dog", 3_000 / 16_000)
-    rows = decode(
+    rows = decode_entries(
         [good, good._replace(row=4, image=None), good._replace(row=5, text=None)], tmp_path, clip_size=16, vae_size=32
     )
     assert rows.columns["row"].tolist() == [3, 4, 5]

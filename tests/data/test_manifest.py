@@ -6,7 +6,7 @@ import pytest
 from pyarrow import parquet
 
 from jaxsd.data.decode import Entry
-from jaxsd.data.manifest import read_manifest, split_rows
+from jaxsd.data.manifest import draw_splits, read_manifest
 from tests.helpers.data_files import write_manifest
 
 ROWS = [
@@ -44,7 +44,7 @@ def test_every_format_gives_the_same_rows(tmp_path, suffix):
     expected = [Entry(i, row["audio"], row["image"], row["text"], row["start"]) for i, row in enumerate(ROWS)]
     assert source.entries(np.array([2, 0])) == [expected[2], expected[0]]
     assert source.entries(np.array([1])) == [expected[1]]
-    splits = split_rows(source, "1", "0", seed=0)  # rows 0 and 2 are of one group
+    splits = draw_splits(source, "1", "0", seed=0)  # rows 0 and 2 are of one group
     assert {name: rows.tolist() for name, rows in splits.items()} in (
         {"train": [1], "validation": [0, 2]},
         {"train": [0, 2], "validation": [1]},
@@ -66,16 +66,16 @@ def test_without_a_start_there_is_none(tmp_path):
 )
 def test_splits_are_drawn_by_seed_and_hold_every_row_once(tmp_path, validation, test, sizes):
     source = many(tmp_path)
-    splits = split_rows(source, validation, test, seed=3)
+    splits = draw_splits(source, validation, test, seed=3)
     assert {name: len(rows) for name, rows in splits.items()} == sizes
     assert np.array_equal(np.sort(np.concatenate(list(splits.values()))), np.arange(1000))
-    again, other = (split_rows(source, validation, test, seed)["validation"] for seed in (3, 4))
+    again, other = (draw_splits(source, validation, test, seed)["validation"] for seed in (3, 4))
     assert np.array_equal(again, splits["validation"]) and not np.array_equal(other, splits["validation"])
 
 
 def test_groups_stay_whole(tmp_path):
     source = many(tmp_path, group=lambda row: row % 90)
-    splits = split_rows(source, "100", "0.2", seed=0)
+    splits = draw_splits(source, "100", "0.2", seed=0)
     groups = {name: set((rows % 90).tolist()) for name, rows in splits.items()}
     assert sum(map(len, groups.values())) == 90  # none is in two splits
     assert 100 <= len(splits["validation"]) < 112 and 200 <= len(splits["test"]) < 212
@@ -83,14 +83,14 @@ def test_groups_stay_whole(tmp_path):
 
 def test_the_manifest_may_say_the_split(tmp_path):
     source = many(tmp_path, 6, split=lambda row: ("test", "train", "validation")[row % 3])
-    splits = split_rows(source, None, None, seed=0)
+    splits = draw_splits(source, None, None, seed=0)
     assert {name: rows.tolist() for name, rows in splits.items()} == {
         "train": [1, 4],
         "validation": [2, 5],
         "test": [0, 3],
     }
     with pytest.raises(ValueError, match="has a column split, which decides; leave out --validation and --test"):
-        split_rows(source, "2", None, seed=0)
+        draw_splits(source, "2", None, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -128,4 +128,4 @@ def test_what_is_no_manifest_is_refused_by_name(tmp_path, name, text, message):
 )
 def test_splits_that_cannot_be_are_refused(tmp_path, columns, validation, message):
     with pytest.raises(ValueError, match=message):
-        split_rows(many(tmp_path, 10, **columns), validation, None, seed=0)
+        draw_splits(many(tmp_path, 10, **columns), validation, None, seed=0)

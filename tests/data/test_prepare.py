@@ -12,7 +12,7 @@ from tests.helpers.data_acceptance import SPLIT, kill_after, records, start, ver
 from tests.helpers.data_files import BROKEN, write_files, write_manifest
 
 ROWS = 400
-prepare = prepare_module.prepare
+prepare = prepare_module.prepare_dataset
 OPTIONS = {"clip": "toy", "validation": SPLIT[1], "test": SPLIT[3]}
 
 

@@ -7,16 +7,16 @@ from functools import partial
 import numpy as np
 import pytest
 
-from jaxsd.data.workers import Rows, Workers
+from jaxsd.data.workers import Examples, Workers
 
 
-def rows_of(items, dies: tuple[int, ...] = (), given_up: bool = False) -> Rows:
+def rows_of(items, dies: tuple[int, ...] = (), given_up: bool = False) -> Examples:
     """Rows that hold their item; `dies` are items that end the process."""
     if not given_up and set(items) & set(dies):
         os.kill(os.getpid(), signal.SIGSEGV)
     values = np.array(items)
     bad = {place: {"row": item} for place, item in enumerate(items)} if given_up else {}
-    return Rows({"item": values}, [str(item) for item in items], values, None, bad)
+    return Examples({"item": values}, [str(item) for item in items], values, None, bad)
 
 
 @pytest.mark.parametrize(("count", "dies"), [(0, ()), (2, (8,))])

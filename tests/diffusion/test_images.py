@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsd.diffusion.images import load_image, prepare
+from jaxsd.diffusion.images import load_image, prepare_image
 
 ORANGE = (255, 128, 0)
 
 
 def prepared(image, height=2, width=3):
-    pictures = prepare(image, height, width)
+    pictures = prepare_image(image, height, width)
     assert pictures.shape == (1, height, width, 3) and pictures.dtype == np.float32
     return pictures[0]
 
@@ -79,8 +79,8 @@ def test_resizing_is_pillows(rng):
 
 def test_arrays(rng):
     pictures = rng.random((2, 8, 8, 3), np.float32)
-    np.testing.assert_array_equal(prepare(pictures, 8, 8), pictures)
-    larger = prepare(pictures, 16, 24)
+    np.testing.assert_array_equal(prepare_image(pictures, 8, 8), pictures)
+    larger = prepare_image(pictures, 16, 24)
     assert larger.shape == (2, 16, 24, 3) and larger.min() >= 0 and larger.max() <= 1
 
 
@@ -96,7 +96,7 @@ def test_arrays(rng):
 )
 def test_arrays_that_do_not_fit(image, message):
     with pytest.raises(ValueError, match=message):
-        prepare(image, 8, 8)
+        prepare_image(image, 8, 8)
 
 
 @pytest.mark.parametrize("limit", [12, 20])  # Pillow itself raises above twice the limit and warns above it
@@ -108,7 +108,7 @@ def test_too_many_pixels(tmp_path, monkeypatch, limit):
     with pytest.raises(ValueError, match=f"large.png has too many pixels; allowed: up to {limit}$"):
         load_image(path)
     with pytest.raises(ValueError, match=f"^image has 30 pixels; allowed: up to {limit}$"):
-        prepare(image, 8, 8)
+        prepare_image(image, 8, 8)
 
 
 def test_files_that_are_no_pictures(tmp_path):

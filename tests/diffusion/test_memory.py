@@ -53,12 +53,12 @@ def test_tiles_of_what_looks_at_nothing_around_it(rng, small_tiles):
         config=SimpleNamespace(factor=4, out_channels=3), decode=lambda z: jnp.repeat(jnp.repeat(z, 4, 1), 4, 2)
     )
     latents = rng.standard_normal((2, 19, 8, 3), np.float32)
-    np.testing.assert_allclose(jax.jit(lambda z: tiles.decode(vae, z))(latents), vae.decode(latents), atol=1e-6)
+    np.testing.assert_allclose(jax.jit(lambda z: tiles.decode_latents(vae, z))(latents), vae.decode(latents), atol=1e-6)
 
 
 def test_only_large_pictures_are_tiled(rng, small_tiles):
     vae = models.randomised(partial(VAE, models.AUTOENCODER), 1)
-    decode = nnx.jit(lambda vae, z: (tiles.decode(vae, z), vae.decode(z)))
+    decode = nnx.jit(lambda vae, z: (tiles.decode_latents(vae, z), vae.decode(z)))
     several = rng.standard_normal((3, 4, 16, 4), np.float32)  # one by one
     np.testing.assert_allclose(*decode(vae, several), atol=1e-5)
     tiled, whole = decode(vae, rng.standard_normal((1, 12, 12, 4), np.float32))

@@ -8,7 +8,7 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2img as img2img
 from flax import nnx
 
-from jaxsd.bundled import WEIGHTS
+from jaxsd.bundled import TOY_MODEL
 from jaxsd.clip.tokens import tokenize
 from jaxsd.diffusion.pipeline import StableDiffusion, _encode
 from jaxsd.diffusion.samplers import SCHEDULERS
@@ -51,7 +51,7 @@ def pair(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bundled():
-    return StableDiffusion.from_pretrained(WEIGHTS), load_torch(WEIGHTS)
+    return StableDiffusion.from_pretrained(TOY_MODEL), load_torch(TOY_MODEL)
 
 
 @pytest.mark.parametrize("height, width", [(8, 8), (5, 9)])

@@ -13,7 +13,7 @@ import torch
 from diffusers.schedulers import scheduling_euler_ancestral_discrete as ancestral
 from scipy.integrate import quad
 
-from jaxsd.diffusion.samplers import SAMPLERS, SCHEDULERS, NoiseSchedule, Row, begin, make_sampler, normal, step
+from jaxsd.diffusion.samplers import SAMPLERS, SCHEDULERS, NoiseSchedule, Row, init_history, make_sampler, normal, step
 
 SHAPE = (2, 3, 4)
 KEYS = jax.random.split(jax.random.key(7), SHAPE[0])
@@ -26,7 +26,7 @@ def network(xp, x, t):
 
 
 def sample(table, network, noise, image):
-    history = begin(table, noise, image)
+    history = init_history(table, noise, image)
     history, _ = jax.lax.scan(lambda history, row: step(row, network, history, KEYS), history, table.columns)
     return history.xs[0]
 

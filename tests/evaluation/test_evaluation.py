@@ -20,7 +20,7 @@ from jaxsd.data.columns import write_columns
 from jaxsd.evaluation import evaluate as evaluation
 from jaxsd.evaluation import report
 from jaxsd.evaluation.evaluate import Drawing, Labels, evaluate
-from jaxsd.evaluation.inputs import Split, Subject, load_subjects, open_split
+from jaxsd.evaluation.inputs import EvaluatedEncoder, EvaluationSplit, load_evaluated_encoders, open_evaluation_split
 from jaxsd.evaluation.report.tables import tables
 from tests.helpers import models
 
@@ -45,12 +45,12 @@ def make_columns(rng, size=SIZE):
 
 
 @pytest.fixture(scope="module")
-def split(tmp_path_factory) -> Split:
+def split(tmp_path_factory) -> EvaluationSplit:
     folder = tmp_path_factory.mktemp("data") / "test"
     columns = make_columns(np.random.default_rng(0))
     about = {"clip": "toy", "diffusion": "toy"}
     write_columns(folder, columns, about)
-    return Split(folder, about, columns, models.clip(), models.stable_diffusion())
+    return EvaluationSplit(folder, about, columns, models.clip(), models.stable_diffusion())
 
 
 def make_encoder(seed):
@@ -75,8 +75,8 @@ def silent(split):
 @pytest.fixture(scope="module")
 def results(split, silent):
     subjects = [
-        Subject("gemini", "runs/gemini", make_encoder(0), "first", make_encoder(1)),
-        Subject("silent", "silent.py", silent),
+        EvaluatedEncoder("gemini", "runs/gemini", make_encoder(0), "first", make_encoder(1)),
+        EvaluatedEncoder("silent", "silent.py", silent),
     ]
     labels = Labels([f"a {word}" for word in WORDS], np.arange(SIZE) % 3)
     with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("raise"):  # as in the tests: compiled once
@@ -150,7 +150,7 @@ def test_denoising_is_of_every_clip_at_all_levels_of_noise(split):
 
 
 def test_text_pooled_at_its_start_is_the_papers_trap(split, results):
-    found = evaluate([Subject("gemini", "g", make_encoder(0), "first")], split, text_pooling="bos")
+    found = evaluate([EvaluatedEncoder("gemini", "g", make_encoder(0), "first")], split, text_pooling="bos")
     figures, honest = found["encoders"]["gemini"]["figures"], results["encoders"]["gemini"]["figures"]
     assert figures["constant_t"] == 20 and figures["mu(R2)_t"] == -math.inf
     assert figures["TCEOCS_t"] >= found["bounds"]["chance"] - 1e-9
@@ -224,7 +224,7 @@ def test_pictures_are_measured_by_clip_and_by_the_judge(split, results, monkeypa
     labels = Labels(WORDS, np.arange(SIZE) % 3)
     judge = lambda pictures: {"thing": pictures.mean(axis=(1, 2, 3)) > 0.5}  # noqa: E731
     drawing = Drawing(count, guidance=3.0, steps=2, judge=judge, real=made)
-    found = evaluate([Subject("gemini", "g", make_encoder(0), "first")], split, labels=labels, drawing=drawing)
+    found = evaluate([EvaluatedEncoder("gemini", "g", make_encoder(0), "first")], split, labels=labels, drawing=drawing)
     figures = found["encoders"]["gemini"]["figures"]
 
     seen = np.asarray(split.clip.embed_arrays(np.round(made * 255).astype(np.uint8)), np.float64)
@@ -250,39 +250,41 @@ def test_too_few_rows_are_refused(rng, tmp_path, rows):
     columns = make_columns(rng, 2)
     write_columns(tmp_path / "test", {name: column[:rows] for name, column in columns.items()}, {"clip": "toy"})
     with pytest.raises(ValueError, match=f"test has {rows} rows; an evaluation needs at least 2"):
-        open_split(tmp_path / "test")
+        open_evaluation_split(tmp_path / "test")
 
 
 def test_missing_data_are_named(rng, tmp_path):
     columns = make_columns(rng, 2)
     write_columns(tmp_path / "train", columns, {"clip": "toy"})
     with pytest.raises(FileNotFoundError, match="splits beside it: train"):
-        open_split(tmp_path / "test")
+        open_evaluation_split(tmp_path / "test")
     del columns["tokens"]
     write_columns(tmp_path / "test", columns, {"clip": "toy"})
     with pytest.raises(ValueError, match="has no column tokens"):
-        open_split(tmp_path / "test")
+        open_evaluation_split(tmp_path / "test")
 
 
 def test_encoders_that_do_not_fit_are_named(split, silent, tmp_path):
-    wide = Subject("wide", "runs/wide", encoders.create("gemini", width=12, depth=1, heads=3, mlp=8, rngs=nnx.Rngs(0)))
+    wide = EvaluatedEncoder(
+        "wide", "runs/wide", encoders.create("gemini", width=12, depth=1, heads=3, mlp=8, rngs=nnx.Rngs(0))
+    )
     with pytest.raises(ValueError, match=r"runs/wide makes \(77, 12\) of a clip; .* needs \(77, 24\)"):
         evaluate([wide], split)
     for value in (jnp.nan, 0.0):
-        broken = Subject("broken", "runs/broken", Silent(silent.states[...] * value))
+        broken = EvaluatedEncoder("broken", "runs/broken", Silent(silent.states[...] * value))
         with pytest.raises(
             ValueError, match="runs/broken makes values that are not finite, or nothing but zeros, of clip 0"
         ):
             evaluate([broken], split)
     with pytest.raises(ValueError, match="given twice: a"):
-        load_subjects(["a", "b", "a"])
+        load_evaluated_encoders(["a", "b", "a"])
     with pytest.raises(ValueError, match="text pooling is 'mean'; allowed: eos, bos"):
         evaluate([], split, text_pooling="mean")
     with pytest.raises(ValueError, match="pictures is 99; allowed: 0, or 2 to 53"):
         evaluate([], split, drawing=Drawing(99, 3.0, 2))
     encoders.save(make_encoder(0), tmp_path / "run")
     with pytest.raises(ValueError, match="config.json: missing, so how this encoder began is not known"):
-        load_subjects([str(tmp_path / "run")], before=True)
+        load_evaluated_encoders([str(tmp_path / "run")], before=True)
 
 
 def test_encoders_come_from_folders_and_files(tmp_path):
@@ -296,7 +298,7 @@ def test_encoders_come_from_folders_and_files(tmp_path):
         "    def __call__(self, pcm):\n"
         "        return self.dropout(pcm[:, None, :24] + 0.0)\n"
     )
-    run, mine = load_subjects([str(tmp_path / "run"), str(tmp_path / "mine.py")])
+    run, mine = load_evaluated_encoders([str(tmp_path / "run"), str(tmp_path / "mine.py")])
     assert (run.name, run.pooling, mine.name, mine.pooling) == ("run", "last", "mine", "mean")
     assert np.all(np.asarray(mine.encoder(jnp.ones((1, 16000)))) == 1)  # in evaluation nothing is dropped
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxsd.bundled import find_clip
+from jaxsd.bundled import clip_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import tokenize
 from jaxsd.data.columns import open_columns
@@ -64,7 +64,7 @@ def verify(out: Path, rows: int, expected: dict[int, tuple[str, str]]) -> dict[s
         name, reason = expected[int(row["row"])]
         assert row["file"] == name and reason in row["reason"], row
 
-    clip = CLIP.from_pretrained(find_clip("toy"))
+    clip = CLIP.from_pretrained(clip_source("toy"))
     for split in splits.values():
         for first in range(0, len(split["row"]), BATCH):
             part = slice(first, first + BATCH)

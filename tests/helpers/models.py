@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from encoders.layers import abstract
-from jaxsd.bundled import WEIGHTS
+from jaxsd.bundled import TOY_MODEL
 from jaxsd.clip.pipeline import CLIP, Preprocessing
 from jaxsd.clip.tokens import load_tokenizer
 from jaxsd.clip.towers import CLIPModel, TextConfig, TextModel, VisionConfig
@@ -17,7 +17,7 @@ from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
 
-TOKENIZER = WEIGHTS / "tokenizer"
+TOKENIZER = TOY_MODEL / "tokenizer"
 TOKENS = load_tokenizer(TOKENIZER)
 
 UNET = UNetConfig(

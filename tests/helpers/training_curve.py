@@ -15,7 +15,7 @@ from jaxsd import cli
 from jaxsd.config import load_config
 from jaxsd.data.loader import Loader
 from jaxsd.sharding import replicate
-from jaxsd.training.frozen_models import Targets
+from jaxsd.training.frozen_models import FrozenModels
 from jaxsd.training.loop import init_state, make_step
 from jaxsd.training.optimizers import make_optimiser
 from jaxsd.training.train import make_gradient, wanted_columns
@@ -34,7 +34,7 @@ def losses(accumulate: int = 1) -> list[float]:
 
     encoder = encoders.create("deepseek", width=WIDTH, depth=1, heads=2, mlp=32, rngs=nnx.Rngs(0))
     graph, params = nnx.split(encoder)
-    targets_graph, frozen = nnx.split(Targets(rng.standard_normal((WIDTH, WIDTH)).astype(np.float32)))
+    targets_graph, frozen = nnx.split(FrozenModels(rng.standard_normal((WIDTH, WIDTH)).astype(np.float32)))
     optimiser = make_optimiser(config, STEPS)
     step = make_step(None, optimiser, config.seed, gradient_fn=make_gradient(config, graph, targets_graph))
     state = init_state({"encoder": nnx.as_pure(params)}, optimiser)

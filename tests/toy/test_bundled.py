@@ -9,7 +9,7 @@ import encoders
 from jaxsd import bundled
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.evaluation import evaluate as evaluation
-from jaxsd.evaluation.inputs import load_subjects
+from jaxsd.evaluation.inputs import load_evaluated_encoders
 from jaxsd.toy import judge as judge_module
 from jaxsd.toy import scores, world
 
@@ -24,14 +24,14 @@ def judge():
 
 @pytest.fixture(scope="module")
 def pipe():
-    return StableDiffusion.from_pretrained(bundled.WEIGHTS)
+    return StableDiffusion.from_pretrained(bundled.TOY_MODEL)
 
 
 def test_weights_are_small():
-    size = sum(path.stat().st_size for path in bundled.WEIGHTS.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in bundled.TOY_MODEL.rglob("*") if path.is_file())
     assert size <= 12e6
-    models = [bundled.find_encoder(name) / "model.safetensors" for name in encoders.ENCODERS]
-    assert all(path.stat().st_size <= 1.5e6 for path in (*models, bundled.JUDGE))
+    models = [bundled.encoder_source(name) / "model.safetensors" for name in encoders.ENCODERS]
+    assert all(path.stat().st_size <= 1.5e6 for path in (*models, bundled.TOY_JUDGE))
 
 
 def test_the_judge_knows_real_pictures(judge):
@@ -50,7 +50,7 @@ def accuracy_of(pipe, judge, context):
 
 
 def test_the_encoders_are_found_by_name():
-    subjects = load_subjects(list(encoders.ENCODERS))
+    subjects = load_evaluated_encoders(list(encoders.ENCODERS))
     assert [subject.name for subject in subjects] == [f"bundled {name}" for name in encoders.ENCODERS]
     assert [type(subject.encoder) for subject in subjects] == list(encoders.ENCODERS.values())
 
@@ -58,7 +58,7 @@ def test_the_encoders_are_found_by_name():
 @pytest.mark.parametrize("name", RIGHT)
 def test_sounds_become_pictures_of_what_was_heard(pipe, judge, name):
     audio = world.sounds("test", 50, workers=1)
-    encoder = encoders.load(bundled.find_encoder(name))
+    encoder = encoders.load(bundled.encoder_source(name))
     rows = nnx.jit(lambda model, pcm: model(pcm))(encoder, audio)
     assert accuracy_of(pipe, judge, np.asarray(rows)) >= RIGHT[name]
 

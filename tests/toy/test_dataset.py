@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsd.bundled import WEIGHTS
+from jaxsd.bundled import TOY_MODEL
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import tokenize
 from jaxsd.data.columns import open_columns
@@ -19,7 +19,7 @@ from jaxsd.toy.dataset import write_dataset, write_toy
 def test_the_toy_world_is_a_data_set_of_any_size(tmp_path):
     assert write_toy(tmp_path, 40, 11, seed=3)
     info(tmp_path)
-    clip, pipe = CLIP.from_pretrained(WEIGHTS / "clip"), StableDiffusion.from_pretrained(WEIGHTS)
+    clip, pipe = CLIP.from_pretrained(TOY_MODEL / "clip"), StableDiffusion.from_pretrained(TOY_MODEL)
     encode = nnx.jit(lambda vae, x: vae.encode(to_float(x)).mean * vae.config.scaling_factor)
     for split, size in (("train", 40), ("validation", 11), ("test", 11)):
         columns = open_columns(tmp_path / split)
@@ -37,7 +37,7 @@ def test_the_toy_world_is_a_data_set_of_any_size(tmp_path):
             np.testing.assert_allclose(columns[name][:11], wanted, atol=tolerance, rtol=2e-3)
 
     assert not write_toy(tmp_path, 40, 11, seed=3)
-    write_dataset(tmp_path / "test", "test", 11, WEIGHTS, seed=3)
+    write_dataset(tmp_path / "test", "test", 11, TOY_MODEL, seed=3)
     with pytest.raises(ValueError, match=r"train holds a data set made otherwise \(rows was 40, is 41\)"):
         write_toy(tmp_path, 41, 11, seed=3)
     with pytest.raises(ValueError, match="0 rows; allowed: 1 or more"):

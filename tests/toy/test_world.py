@@ -193,9 +193,9 @@ def test_things_can_be_told_apart_by_ear(sounds: np.ndarray) -> None:
 
 
 def test_shipped_samples_are_the_samples_split() -> None:
-    assert {path.name for path in bundled.SAMPLES.iterdir()} == {f"{thing}.wav" for thing in world.THINGS}
+    assert {path.name for path in bundled.TOY_SAMPLES.iterdir()} == {f"{thing}.wav" for thing in world.THINGS}
     for index, thing in enumerate(world.THINGS):
-        shipped = read_wav(bundled.SAMPLES / f"{thing}.wav").astype(int)
+        shipped = read_wav(bundled.TOY_SAMPLES / f"{thing}.wav").astype(int)
         made = world.example("samples", index).audio.astype(int)
         # Processors differ in the last bit of a sine, which may flip a rounding.
         assert np.abs(shipped - made).max() <= 1, thing

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsd.clip.pooling import pooled
+from jaxsd.clip.pooling import pool_embeddings
 from jaxsd.diffusion.denoising import add_noise, denoising_errors
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.training.grad_cache import value_and_gradient
@@ -59,7 +59,7 @@ def test_memory_grows_linearly():
 def test_pooling(rng, pooling):
     rows, projection = rng.standard_normal((3, 77, 6)), rng.standard_normal((6, 4))
     row = {"mean": rows.mean(axis=1), "first": rows[:, 0], "last": rows[:, 76]}[pooling]
-    ours = pooled(jnp.asarray(rows, jnp.float32), jnp.asarray(projection, jnp.float32), pooling)
+    ours = pool_embeddings(jnp.asarray(rows, jnp.float32), jnp.asarray(projection, jnp.float32), pooling)
     np.testing.assert_allclose(ours, unit(row @ projection), atol=1e-6)
 
 

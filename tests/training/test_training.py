@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 import encoders
-from jaxsd.clip.pooling import pooled
+from jaxsd.clip.pooling import pool_embeddings
 from jaxsd.config import ROOT, load_config
 from jaxsd.data.columns import open_columns, write_columns
 from jaxsd.data.loader import Loader
@@ -22,7 +22,7 @@ from jaxsd.evaluation import metrics
 from jaxsd.sharding import replicate
 from jaxsd.training import optimizers as optimisers
 from jaxsd.training import train as training
-from jaxsd.training.frozen_models import load_targets
+from jaxsd.training.frozen_models import load_frozen_models
 from jaxsd.training.loop import init_state, make_step
 from jaxsd.training.validation import make_validation
 from tests.helpers import models
@@ -66,7 +66,7 @@ def one_step(data, *overrides):
     """State and metrics after a step of all parts of the objective, from parameters drawn by NumPy."""
     config = config_of("gemini.py:aligned", data, *EVERYTHING, "dropout=false", *overrides)
     encoder = models.randomised(partial(encoders.create, "gemini", **SIZES), 7)
-    targets = load_targets(config, data / "train", jnp.float32)
+    targets = load_frozen_models(config, data / "train", jnp.float32)
     if config.remat:
         encoders.layers.rematerialise(encoder)
         encoders.layers.rematerialise(targets)
@@ -138,11 +138,11 @@ def test_validation_is_over_the_whole_split_at_once(data):
     held_out = {name: x for name, x in open_columns(data / "validation").items() if name != "latents"}
     encoder = encoders.create("gemini", rngs=nnx.Rngs(0), **SIZES)
     graph, params = nnx.split(encoder)
-    targets = load_targets(config, data / "train", jnp.float32)
+    targets = load_frozen_models(config, data / "train", jnp.float32)
     targets_graph, frozen = nnx.split(targets)
     evaluate = make_validation(config, graph, targets_graph, nnx.as_pure(frozen), held_out)
     figures = evaluate(init_state({"encoder": nnx.as_pure(params)}, optax.sgd(0.1)))
-    vectors = pooled(encoder(np.asarray(held_out["audio"])), targets.projection[...])
+    vectors = pool_embeddings(encoder(np.asarray(held_out["audio"])), targets.projection[...])
     expected = metrics.alignment(vectors, held_out["text"], held_out["image"])
     for name, value in expected.items():
         assert figures[f"validation_{name}"] == pytest.approx(value, rel=1e-4), name
@@ -219,9 +219,9 @@ def test_latents_that_are_missing_are_asked_for(data, tmp_path):
 
 
 def test_another_config_is_refused_with_the_difference(data, tmp_path):
-    training.claim(tmp_path, config_of("gemini.py", data))
-    training.claim(tmp_path, config_of("gemini.py", data))
+    training.check_or_write_config(tmp_path, config_of("gemini.py", data))
+    training.check_or_write_config(tmp_path, config_of("gemini.py", data))
     with pytest.raises(
         ValueError, match=r"\(learning_rate was 0.001, is 0.1; seed was 0, is 1\); choose another --out"
     ):
-        training.claim(tmp_path, config_of("gemini.py", data, "learning_rate=0.1", "seed=1"))
+        training.check_or_write_config(tmp_path, config_of("gemini.py", data, "learning_rate=0.1", "seed=1"))

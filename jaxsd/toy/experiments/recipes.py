@@ -14,7 +14,7 @@ import encoders
 from jaxsd.data.columns import open_columns
 from jaxsd.evaluation import evaluate as evaluation
 from jaxsd.evaluation import metrics
-from jaxsd.evaluation.inputs import Split, Subject
+from jaxsd.evaluation.inputs import EvaluatedEncoder, EvaluationSplit
 from jaxsd.evaluation.report.plots import COLOURS, STYLE
 from jaxsd.evaluation.report.tables import Table
 from jaxsd.files import replacing
@@ -63,10 +63,10 @@ def compare(
     return section
 
 
-def _measure(run: Path, config: ConfigDict, split: Split, *, pictures: int) -> list[float]:
+def _measure(run: Path, config: ConfigDict, split: EvaluationSplit, *, pictures: int) -> list[float]:
     """The figures of NAMES."""
     encoder = encoders.load(run)
-    found = evaluation.evaluate([Subject("run", str(run), encoder)], split, references=())
+    found = evaluation.evaluate([EvaluatedEncoder("run", str(run), encoder)], split, references=())
     figures = found["encoders"]["run"]["figures"]
     rows = nnx.jit(lambda encoder, pcm: encoder(pcm))(encoder, split.columns["audio"][:pictures])
     lines = read_metrics(run / "metrics.jsonl")
@@ -86,7 +86,7 @@ def _measure(run: Path, config: ConfigDict, split: Split, *, pictures: int) -> l
     return values
 
 
-def caption_rows(folder: Path, split: Split) -> np.ndarray:
+def caption_rows(folder: Path, split: EvaluationSplit) -> np.ndarray:
     """Hidden states (n, 77, width), float32, of the captions of the first CAPTIONS rows in `folder`, each once."""
     tokens = np.unique(open_columns(folder)["tokens"][:CAPTIONS], axis=0)
     encode = nnx.jit(lambda model, tokens: model(tokens).hidden_states)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from encoders import ENCODERS
 from jaxsd.evaluation import evaluate as evaluation
 from jaxsd.evaluation import metrics
-from jaxsd.evaluation.inputs import Split, load_subjects
+from jaxsd.evaluation.inputs import EvaluationSplit, load_evaluated_encoders
 from jaxsd.evaluation.report.plots import COLOURS, STYLE
 from jaxsd.evaluation.report.tables import Table
 from jaxsd.files import replacing
@@ -115,9 +115,9 @@ def _place(key: Key) -> tuple[int, int, int]:
     return list(RECIPES).index(recipe), list(ENCODERS).index(encoder), seed
 
 
-def _measure(run: Path, config: ConfigDict, split: Split, *, pictures: int) -> list[float]:
-    about = scores.about(split, pictures)
-    subjects = load_subjects([str(run)])
+def _measure(run: Path, config: ConfigDict, split: EvaluationSplit, *, pictures: int) -> list[float]:
+    about = scores.toy_eval_options(split, pictures)
+    subjects = load_evaluated_encoders([str(run)])
     found = evaluation.evaluate(subjects, split, text_pooling=config.text_pooling, references=(), **about)
     (entry,) = found["encoders"].values()
     return [column.read(found, entry["figures"]) for column in COLUMNS]

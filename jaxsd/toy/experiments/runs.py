@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from scipy import stats
 
 from jaxsd.config import load_config
-from jaxsd.evaluation.inputs import Split, open_split
+from jaxsd.evaluation.inputs import EvaluationSplit, open_evaluation_split
 from jaxsd.files import replacing
 from jaxsd.toy import scores
 from jaxsd.toy.training import train
@@ -49,7 +49,7 @@ def run_all(
     table: Path,
     configs: Mapping[Key, ConfigDict],
     names: Sequence[str],
-    measure: Callable[[Path, ConfigDict, Split], Sequence[float]],
+    measure: Callable[[Path, ConfigDict, EvaluationSplit], Sequence[float]],
     asked: str,
 ) -> Runs:
     """Train every config into a folder of its own in `folder`, then `measure(run, config, test split)` it.
@@ -73,7 +73,7 @@ def run_all(
         train(config, run)
         data = Path(config.data.folder) / "test"
         scores.make_data(data, "test", config.data.held_out)
-        split = open_split(data)
+        split = open_evaluation_split(data)
         figures = dict(zip(names, map(float, measure(run, config, split)), strict=True))
         runs[key] = Run(digests[key], len(split), figures)
         _write(table, names, runs)

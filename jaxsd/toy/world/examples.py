@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxsd.data.workers import Rows
+from jaxsd.data.workers import Examples
 from jaxsd.toy import world
 
 
-def make(items: Sequence[tuple[str, int]], seed: int) -> Rows:
+def make(items: Sequence[tuple[str, int]], seed: int) -> Examples:
     """The examples at these places (split, index)."""
     examples = [world.example(split, index, seed) for split, index in items]
     pictures = np.stack([example.image for example in examples])
-    return Rows(
+    return Examples(
         columns={
             "audio": np.stack([example.audio for example in examples]),
             "thing": np.array([world.THINGS.index(example.scene.thing) for example in examples], np.int32),
