@@ -1,12 +1,18 @@
-"""What ships with the package: the toy world's weights, its trained encoders, its judge and the sample sounds."""
+"""What ships with the package, by name: the toy world's models, its encoders, its judge and the sample sounds."""
 
+import importlib
 from pathlib import Path
+from types import ModuleType
 
 HERE = Path(__file__).parent / "toy"
 TOY_MODEL = HERE / "weights"  # Stable Diffusion and, in clip/, CLIP
 TOY_ENCODERS = HERE / "encoders"
 TOY_JUDGE = HERE / "judge.safetensors"
 TOY_SAMPLES = HERE / "samples"
+
+# Data that can be made: the name in a config or a dataset.json, and the module that makes such data and knows how to
+# evaluate on it. The modules are imported by name, for they stand above everything that uses them.
+MAKERS = {"toy": "jaxsd.toy.maker"}
 
 
 def model_source(name):
@@ -26,11 +32,22 @@ def encoder_source(name):
 
 
 def sound_source(name) -> Path:
-    """The file `name`, or else the sample of that name. Raises FileNotFoundError listing the samples."""
+    """The file `name`, or else the sample of that name. Raises FileNotFoundError that lists the samples."""
     path = Path(name)
     if path.exists():
         return path
-    if path.name == str(name) and (TOY_SAMPLES / path).is_file():
-        return TOY_SAMPLES / path
-    samples = ", ".join(sorted(path.name for path in TOY_SAMPLES.glob("*.wav")))
+    sample = TOY_SAMPLES / path.with_suffix(".wav")
+    if path.name == str(name) and path.suffix in ("", ".wav") and sample.is_file():
+        return sample
+    samples = ", ".join(sorted(path.stem for path in TOY_SAMPLES.glob("*.wav")))
     raise FileNotFoundError(f"{name}: no such file, nor a sample sound of that name; the samples are {samples}")
+
+
+def load_maker(name: str) -> ModuleType:
+    """The module of MAKERS that makes data of that name. Raises ValueError for an unknown name.
+
+    It has `make_split(folder, split, size)` and `evaluation_options(split, count)`.
+    """
+    if name not in MAKERS:
+        raise ValueError(f"data cannot be made by {name!r}; choose from {', '.join(MAKERS)}, or prepare a data set")
+    return importlib.import_module(MAKERS[name])

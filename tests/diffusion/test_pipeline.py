@@ -103,7 +103,7 @@ ON_TWO_DEVICES = """
 import sys
 import jax
 import numpy as np
-from tests import models
+from tests.helpers import models
 assert jax.local_device_count() == 2
 arrays = np.load(sys.argv[1])
 with jax.default_matmul_precision("highest"):
