@@ -1,52 +1,75 @@
-"""The devices of a job, of one process or many: a mesh of one axis, and how arrays lie on it."""
+"""Meshes of devices, and how arrays lie on them.
+
+`data_mesh` holds all devices of a job, of one process or many: training and validation run on it. `local_mesh` holds
+devices of this process alone: what a process computes without the others, such as images, runs on it.
+"""
 
 import math
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int, PyTree, Shaped
 
-PyTree = Any
+AXIS = "data"  # the one axis of a mesh; the first axis of a batch is spread over it
 
 
 def data_mesh() -> Mesh:
-    """All devices in one row, named "data", those of one process side by side."""
+    """A mesh of all devices of the job, those of one process side by side."""
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def batch_sharding() -> NamedSharding:
-    """How a batch lies: its rows spread evenly over the devices."""
-    return NamedSharding(data_mesh(), PartitionSpec("data"))
+def local_mesh(examples: int) -> Mesh:
+    """A mesh of this process's devices, of no more than there are `examples` to compute."""
+    return Mesh(np.array(jax.local_devices()[:examples]), (AXIS,))
 
 
-def replicated_sharding() -> NamedSharding:
-    """How parameters lie: whole on every device."""
-    return NamedSharding(data_mesh(), PartitionSpec())
+def batch_sharding(mesh: Mesh | None = None) -> NamedSharding:
+    """How a batch lies on `mesh` (by default on all devices of the job): its examples are spread evenly."""
+    return NamedSharding(mesh or data_mesh(), PartitionSpec(AXIS))
+
+
+def replicated_sharding(mesh: Mesh | None = None) -> NamedSharding:
+    """How parameters lie on `mesh` (by default on all devices of the job): every device holds them whole."""
+    return NamedSharding(mesh or data_mesh(), PartitionSpec())
 
 
 def replicate(tree: PyTree) -> PyTree:
-    """The arrays of `tree`, which are equal on every process, on every device."""
-    place = replicated_sharding()
+    """Put the arrays of `tree` on every device of the job. They must be equal on every process."""
+    sharding = replicated_sharding()
     if jax.process_count() == 1:
-        return jax.device_put(tree, place)
+        return jax.device_put(tree, sharding)
     # Not device_put, which compares every array across the processes first.
-    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, place, lambda _: np.asarray(x)), tree)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda _: np.asarray(x)), tree)
 
 
-def gather_examples(column: np.ndarray, rows: np.ndarray, place: NamedSharding) -> jax.Array:
-    """`column[rows]` laid out as `place` says, each process reading the rows of its own devices only."""
+def shard_batch(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Spread the arrays (batch, ...) of `tree` over the devices of a mesh of this process.
+
+    Where the devices do not divide the batch, its last example is repeated until they do.
+    """
+    missing = -len(jax.tree.leaves(tree)[0]) % mesh.size
+    if missing:
+        tree = jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], missing, axis=0)]), tree)
+    return jax.device_put(tree, batch_sharding(mesh))
+
+
+def gather_examples(
+    column: Shaped[np.ndarray, "size ..."], indices: Int[np.ndarray, " batch"], sharding: NamedSharding
+) -> Shaped[jax.Array, "batch ..."]:
+    """`column[indices]` laid out by `sharding`. Each process reads the examples of its own devices only."""
 
     def read(index):
-        wanted = rows[index[0]]
-        made = _aligned((len(wanted), *column.shape[1:]), column.dtype)
-        return np.take(column, wanted, axis=0, out=made, mode="clip")  # the other modes copy once more
+        chosen = indices[index[0]]
+        examples = _empty_aligned((len(chosen), *column.shape[1:]), column.dtype)
+        return np.take(column, chosen, axis=0, out=examples, mode="clip")  # the other modes copy once more
 
-    return jax.make_array_from_callback((len(rows), *column.shape[1:]), place, read)
+    return jax.make_array_from_callback((len(indices), *column.shape[1:]), sharding, read)
 
 
-def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An array on a boundary of 64 bytes, which JAX uses on a CPU as it is where it would copy another."""
     size = math.prod(shape) * dtype.itemsize
     memory = np.empty(size + 64, np.uint8)

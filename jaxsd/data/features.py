@@ -1,13 +1,11 @@
 """Captions and pictures -> the columns that CLIP and the VAE make of them."""
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import tokenize
@@ -15,6 +13,7 @@ from jaxsd.data.build import CHUNK
 from jaxsd.data.columns import Kind
 from jaxsd.data.workers import Examples
 from jaxsd.diffusion.vae import VAE
+from jaxsd.sharding import local_mesh, replicated_sharding, shard_batch
 
 VAE_PIXELS = 2**21  # that a device encodes at once: 8 pictures of 512 x 512
 
@@ -26,15 +25,11 @@ class FeatureTowers:
     """
 
     def __init__(self, clip: CLIP, vae: VAE | None = None, vae_size: int | None = None):
-        devices = jax.local_devices()
-        devices = devices[: math.gcd(CHUNK, len(devices))]
-        mesh = Mesh(devices, "rows")
-        self._split, everywhere = NamedSharding(mesh, PartitionSpec("rows")), NamedSharding(mesh, PartitionSpec())
+        self._mesh = local_mesh(CHUNK)
         for model in (clip.model, vae):
             if model is not None:
-                nnx.update(model, jax.device_put(nnx.state(model), everywhere))
+                nnx.update(model, jax.device_put(nnx.state(model), replicated_sharding(self._mesh)))
         self.clip, self.vae, self.vae_size = clip, vae, vae_size
-        self._devices = len(devices)
         self._encode = nnx.jit(lambda vae, x: vae.encode(to_float(x)).mean * vae.config.scaling_factor)
 
     @property
@@ -64,8 +59,8 @@ class FeatureTowers:
         """Columns of CHUNK rows, of which those beyond `rows` mean nothing; on the device they may not be done yet."""
         tokens = _padded(tokenize(self.clip.tokenizer, rows.captions))
         columns = {
-            "text": self.clip.embed_tokens(self._put(tokens)).astype(jnp.float16),
-            "image": self.clip.embed_arrays(self._put(_padded(rows.pictures))).astype(jnp.float16),
+            "text": self.clip.embed_tokens(self._shard(tokens)).astype(jnp.float16),
+            "image": self.clip.embed_arrays(self._shard(_padded(rows.pictures))).astype(jnp.float16),
             "tokens": tokens,
         }
         if self.vae is not None:
@@ -73,12 +68,12 @@ class FeatureTowers:
         return columns
 
     def _latents(self, pictures: np.ndarray) -> jax.Array:
-        batch = min(CHUNK, self._devices * max(1, VAE_PIXELS // self.vae_size**2))
+        batch = min(CHUNK, self._mesh.size * max(1, VAE_PIXELS // self.vae_size**2))
         parts = (pictures[first : first + batch] for first in range(0, CHUNK, batch))
-        return jnp.concatenate([self._encode(self.vae, self._put(part)).astype(jnp.float16) for part in parts])
+        return jnp.concatenate([self._encode(self.vae, self._shard(part)).astype(jnp.float16) for part in parts])
 
-    def _put(self, rows: np.ndarray) -> jax.Array:
-        return jax.device_put(rows, self._split)
+    def _shard(self, rows: np.ndarray) -> jax.Array:
+        return shard_batch(rows, self._mesh)
 
 
 def to_float(pictures):

@@ -1,0 +1,35 @@
+"""Arrays on meshes of the devices that are there."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+
+from jaxsd.sharding import batch_sharding, gather_examples, local_mesh
+
+
+def test_examples_are_gathered_in_the_order_asked_for():
+    column = np.arange(30, dtype=np.int16).reshape(10, 3)
+    indices = np.array([7, 0, 7, 9])
+    batch = gather_examples(column, indices, batch_sharding())
+    assert isinstance(batch, jax.Array) and batch.dtype == np.int16
+    np.testing.assert_array_equal(batch, column[indices])
+
+
+def test_a_local_mesh_has_no_more_devices_than_there_are_examples():
+    assert local_mesh(1).size == 1
+    assert local_mesh(10_000).size == jax.local_device_count()
+
+
+def test_a_batch_is_filled_up_with_its_last_example():
+    code = """
+import numpy as np
+from jaxsd.sharding import local_mesh, shard_batch
+batch = shard_batch({"x": np.arange(5), "y": np.ones((5, 2))}, local_mesh(5))
+assert batch["x"].tolist() == [0, 1, 2, 3, 4, 4, 4, 4] and batch["y"].shape == (8, 2)
+assert len(batch["x"].sharding.device_set) == 4
+"""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
