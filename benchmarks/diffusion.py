@@ -25,7 +25,7 @@ from flax import nnx
 
 from benchmarks.timing import in_turns
 from jaxsd.clip.towers import TextModel
-from jaxsd.diffusion import layers
+from jaxsd.diffusion import kernels
 from jaxsd.diffusion.pipeline import SD15_TEXT, StableDiffusion
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet, UNetConfig
@@ -54,8 +54,8 @@ def on_cpu(repeats: int):
     graph, params = nnx.split(random(lambda: UNet(UNetConfig(), rngs=nnx.Rngs(0))))
     keys_values = jax.jit(lambda params: nnx.merge(graph, params).keys_values(context))(params)
 
-    def ours(block=layers.BLOCK, small_map=layers.SMALL_MAP):
-        layers.BLOCK, layers.SMALL_MAP = block, small_map  # read when the step is traced
+    def ours(block=kernels.QUERY_BLOCK, small_map=kernels.SMALL_MAP):
+        kernels.QUERY_BLOCK, kernels.SMALL_MAP = block, small_map  # read when the step is traced
         step = jax.jit(lambda params, x, kv: nnx.merge(graph, params).denoise(x, t, kv))
         step = step.lower(params, x, keys_values).compile()
         return lambda: jax.block_until_ready(step(params, x, keys_values))
@@ -107,7 +107,7 @@ def layers_on_cpu(repeats: int):
         t = torch.tensor(np.asarray(q)).transpose(1, 2).contiguous()
         line(
             f"self-attention of {positions}, {heads} heads of {features}",
-            layers.attention,
+            kernels.attention,
             jax.nn.dot_product_attention,
             partial(torch.nn.functional.scaled_dot_product_attention, t, t, t),
             *(q, q, q),
@@ -122,7 +122,7 @@ def layers_on_cpu(repeats: int):
         kernel = jnp.asarray(rng.standard_normal((3, 3, features_in, features_out), np.float32))
         line(
             f"convolution of {side}x{side}, {features_in} to {features_out}",
-            same_size(layers.convolve),
+            same_size(kernels.convolve),
             same_size(jax.lax.conv_general_dilated),
             partial(
                 torch.nn.functional.conv2d,

@@ -4,17 +4,14 @@ Attribute names follow diffusers' parameter names, so that `jaxsd.convert` is a 
 All feature maps are (batch, height, width, channels).
 """
 
-from functools import cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
 
 from encoders.layers import remat_block
-
-SMALL_MAP = 64  # positions up to which XLA's convolution on the CPU loses to a matrix product
-BLOCK = 128  # queries whose attention weights, over the keys of one head, stay in a CPU core's cache
+from jaxsd.diffusion.kernels import attention, convolve
 
 
 def conv(features_in: int, features_out: int, size: int, *, dtype, rngs) -> nnx.Conv:
@@ -28,17 +25,6 @@ def conv(features_in: int, features_out: int, size: int, *, dtype, rngs) -> nnx.
         conv_general_dilated=convolve,
         rngs=rngs,
     )
-
-
-def convolve(x, kernel, strides, padding, **options):
-    """`jax.lax.conv_general_dilated` of stride 1; on the CPU and a small map, one matrix product of all patches."""
-    height, width = x.shape[1:3]
-    if jax.default_backend() != "cpu" or height * width > SMALL_MAP:
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    rows, columns = kernel.shape[:2]
-    patches = [x[:, i : i + height, j : j + width] for i in range(rows) for j in range(columns)]
-    return jnp.dot(jnp.concatenate(patches, axis=-1), kernel.reshape(-1, kernel.shape[-1]))
 
 
 def group_norm(features: int, groups: int, eps: float, *, dtype, rngs) -> nnx.GroupNorm:
@@ -90,48 +76,6 @@ class Attention(nnx.Module):
     def __call__(self, x, keys_values=None):
         k, v = self.keys_values(x) if keys_values is None else keys_values
         return self.to_out(attention(self._split(self.to_q(x)), k, v).reshape(x.shape))
-
-
-def attention(
-    q: Float[Array, "batch queries heads features"],
-    k: Float[Array, "batch keys heads features"],
-    v: Float[Array, "batch keys heads features"],
-) -> Float[Array, "batch queries heads features"]:
-    """softmax(q k^T / sqrt(features)) v, the softmax in float32, by what is fastest on the default device.
-
-    cuDNN's fused kernel takes 16-bit floats and heads of certain sizes. On the CPU, many queries are taken head by head
-    and BLOCK at a time, which also bounds the memory.
-    """
-    if q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= _largest_fused_head():
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    if jax.default_backend() == "cpu" and q.shape[1] > BLOCK:
-        return _attention_in_blocks(q, k, v)
-    return jax.nn.dot_product_attention(q, k, v)
-
-
-@cache
-def _largest_fused_head() -> int:
-    """Features of the largest head of cuDNN's fused attention on the default device, 0 where it has none."""
-    device = jax.local_devices()[0]
-    if "cuda" not in device.client.platform_version:
-        return 0
-    capability = float(device.compute_capability)
-    return 256 if capability >= 9 else 128 if capability >= 8 else 0
-
-
-def _attention_in_blocks(q, k, v):
-    def head(qkv):
-        q, k, v = qkv
-
-        def query(q):
-            logits = jnp.dot(q, k.T, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-            return jnp.dot(jax.nn.softmax(logits).astype(v.dtype), v)
-
-        return jax.lax.map(query, q, batch_size=BLOCK)
-
-    heads_first = [x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3]) for x in (q, k, v)]
-    out = jax.lax.map(head, tuple(heads_first))
-    return out.reshape(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).swapaxes(1, 2)
 
 
 class Downsample(nnx.Module):

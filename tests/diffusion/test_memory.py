@@ -9,26 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsd.diffusion import layers, tiles
+from jaxsd.diffusion import tiles
 from jaxsd.diffusion.vae import VAE
 from tests.helpers import models
-
-
-@pytest.mark.parametrize("queries, keys", [(150, 150), (256, 77)])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_attention_in_blocks(rng, queries, keys, dtype):
-    q, k, v = (jnp.asarray(rng.standard_normal((2, n, 3, 8)), dtype) for n in (queries, keys, keys))
-    in_blocks, at_once = jax.jit(layers.attention)(q, k, v), jax.nn.dot_product_attention(q, k, v)
-    assert in_blocks.dtype == q.dtype
-    np.testing.assert_allclose(in_blocks, at_once, atol=1e-6 if dtype == "float32" else 2e-2)
-
-
-def test_small_maps_are_convolved_alike(rng, monkeypatch):
-    conv = layers.conv(4, 6, 3, dtype=None, rngs=nnx.Rngs(0))
-    x = rng.standard_normal((2, 5, 7, 4), np.float32)
-    by_product = conv(x)
-    monkeypatch.setattr(layers, "SMALL_MAP", 0)
-    np.testing.assert_allclose(by_product, conv(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("side", [1, 128, 129, 200, 224, 225, 1000])
