@@ -58,7 +58,7 @@ def _fused_attention(q, k, v):
 
 @jax.custom_vjp
 def _fused_forward(q, k, v):
-    """`_fused_attention` with XLA's gradient: JAX refuses cuDNN's for an odd number of queries or keys (CLIP has 77)."""
+    """`_fused_attention` with XLA's gradient: JAX refuses cuDNN's for an odd number of queries or keys, as 77."""
     return _fused_attention(q, k, v)
 
 
