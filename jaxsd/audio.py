@@ -1,33 +1,87 @@
-"""Any sound file -> one second of 16 kHz mono 16-bit PCM, as the audio encoders take it."""
+"""Any sound -> one second of 16 kHz mono 16-bit PCM, as the audio encoders take it.
+
+libsndfile decodes a file where it can. FFmpeg (through PyAV) decodes the rest: AAC and the sound of videos, and files
+whose length libsndfile only estimates (MP3) or does not know (FLAC that was written to a pipe).
+"""
 
 import math
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
 import soxr
-from jaxtyping import Float, Int16
+from jaxtyping import Float, Float32, Int16
+
+from jaxsd.files import check_not_pointer
 
 RATE = 16_000  # Hz
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz; a rate beyond these is a broken header, not a recording
 HOPS_PER_SECOND = 100
-SUPPORTED = "a file in WAV, FLAC, OGG, MP3 or another format of libsndfile"
+SUPPORTED = "a file in WAV, FLAC, OGG, MP3, M4A, MP4 or another format of libsndfile or FFmpeg"
+# Channels cancel each other where less than this share of their mean energy is left in their average.
+CANCELLED = 1e-3
+# Floats have full scale 1. Values a little beyond it are clipped; values this far beyond are integers of another scale.
+INTEGER_SCALE = 8
+# FFmpeg's formats that hold sound or video. Others (playlists, for one) would have it open further files.
+FORMATS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,eac3,flac,flv,loas,matroska,mov,mp3,mpeg,mpegts,ogg,rm,tta,"
+    "w64,wav,wv"
+)
+UNKNOWN_LENGTH = 2**62  # libsndfile gives the largest number it has
+
+Block = Float32[np.ndarray, "frames channels"]
 
 
 class AudioError(ValueError):
-    """A sound file that cannot become a clip; the message is one sentence naming the file."""
+    """A sound that cannot become a clip. The message is one sentence that names the file."""
 
 
-def load_clip(path: str | PathLike[str], start: float | None = None) -> Int16[np.ndarray, "16000"]:
-    """One second of a sound file as 16 kHz mono int16, with the channels averaged.
+class Clip(NamedTuple):
+    """One second of a sound, and where it begins.
 
-    Any sample rate from 1 to 768 kHz, sample format, number of channels and length that libsndfile reads. The second
-    begins at `start` seconds; by default it is the loudest one, to 10 ms (the first of equals). Where the file ends
-    before the second does, zeros follow. Values beyond full scale are clipped.
+    samples: int16 (16000,), 16 kHz mono. start: seconds from the beginning of the sound.
+    """
 
-    Raises AudioError if the file is missing, empty or cannot be decoded, has samples that are not finite, or ends
-    before `start`.
+    samples: Int16[np.ndarray, "16000"]
+    start: float
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A sound that can be read more than once.
+
+    name: for messages. rate: in Hz. read: `read(first)` yields blocks of `block_size` frames from the frame `first` on;
+    the last may be shorter. frames: how many there are, where that is known for certain.
+    """
+
+    name: str
+    rate: int
+    read: Callable[[int], Iterator[Block]]
+    frames: int | None = None
+
+
+def load_clip(path: str | PathLike[str], start: float | None = None) -> Clip:
+    """One second of a sound file as 16 kHz mono int16.
+
+    The file may have any sample rate from 1 to 768 kHz, any sample format, number of channels and length. What can be
+    decoded counts, not the length that the header says. Channels are averaged; where they cancel each other (the same
+    sound with opposite sign), the first channel is taken. Values beyond full scale are clipped. Where the file ends
+    before the second does, zeros follow.
+
+    Args:
+        path: the file.
+        start: where the second begins, in seconds. By default the loudest second is taken, to 10 ms, the first of
+            equals. Loudness is the energy around the second's mean, so that a constant offset is not loud.
+
+    Raises:
+        AudioError: the file is missing, empty or cannot be decoded, has samples that are not finite, or ends before
+            `start`.
     """
     path = Path(path)
     if not path.exists():
@@ -37,68 +91,243 @@ def load_clip(path: str | PathLike[str], start: float | None = None) -> Int16[np
     if path.stat().st_size == 0:
         raise AudioError(f"{path} is empty; give {SUPPORTED}")
     try:
+        check_not_pointer(path)
+    except ValueError as error:
+        raise AudioError(str(error)) from None
+    try:
+        return _take_second(_open_sound(path), start)
+    except soundfile.SoundFileError as error:
+        raise _unreadable(path, error) from error
+
+
+def clip_from_samples(samples: np.ndarray, rate: int, start: float | None = None) -> Clip:
+    """One second of an array of samples as 16 kHz mono int16, chosen and resampled as `load_clip` does it.
+
+    Args:
+        samples: (samples,) or (samples, channels), int16, int32 or floats. Floats have full scale 1: values beyond it
+            are clipped, and values beyond 8 are refused, for these are integers as floats.
+        rate: samples a second.
+        start: where the second begins, in seconds; by default the loudest second is taken.
+
+    Raises:
+        AudioError: an argument does not fit, a sample is not finite, or the samples end before `start`.
+    """
+    name = "the array of samples"
+    samples = np.asarray(samples)
+    scales = {np.dtype(np.int16): 2**15, np.dtype(np.int32): 2**31}
+    if not (samples.dtype in scales or np.issubdtype(samples.dtype, np.floating)):
+        raise AudioError(f"{name} is {samples.dtype}; allowed: int16, int32 or floats in [-1, 1]")
+    if samples.ndim not in (1, 2) or not samples.size or samples.ndim == 2 and samples.shape[1] > samples.shape[0]:
+        raise AudioError(f"{name} has shape {samples.shape}; allowed: (samples,) or (samples, channels)")
+    try:
+        rate = operator.index(rate)
+    except TypeError:
+        raise AudioError(f"{name} has a rate of {rate!r} Hz; it must be an int") from None
+    scale = scales.get(samples.dtype, 1)
+    if scale == 1 and np.abs(samples).max() > INTEGER_SCALE:  # false for NaN, which is refused below
+        raise AudioError(f"{name} has floats up to {np.abs(samples).max():g}; floats must be in [-1, 1]")
+    samples = samples.reshape(len(samples), -1)
+
+    def read(first: int) -> Iterator[Block]:
+        for begin in range(first, len(samples), block_size(rate)):
+            yield (samples[begin : begin + block_size(rate)] / np.float64(scale)).astype(np.float32)
+
+    return _take_second(Sound(name, rate, read, len(samples)), start)
+
+
+def block_size(rate: int) -> int:
+    """The frames of a block: about a second, and a whole number of hops."""
+    return _hop(rate) * HOPS_PER_SECOND
+
+
+def _hop(rate: int) -> int:
+    return round(rate / HOPS_PER_SECOND)
+
+
+def _open_sound(path: Path) -> Sound:
+    """The sound in a file, by the decoder that knows how much there is."""
+    try:
         with soundfile.SoundFile(path) as file:
-            _check(file, path)
-            begin = _loudest(file, path) if start is None else _offset(file, path, start)
-            samples = _second(file, path, begin)
+            if file.format != "MP3" and 0 < file.frames < UNKNOWN_LENGTH:
+                return Sound(str(path), file.samplerate, partial(_read_libsndfile, path), file.frames)
+            failure = None if file.frames else AudioError(f"{path} holds no samples; give a file with some sound in it")
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw file
-        reason = str(getattr(error, "error_string", error)).rstrip(".")
-        raise AudioError(f"{path} cannot be read as sound ({reason}); give {SUPPORTED}") from error
-    # soundfile divides 16-bit samples by 32768, so that this gives them back unchanged.
-    return np.clip(np.round(samples * 32768.0), -32768, 32767).astype(np.int16)
+        failure = _unreadable(path, error)
+    try:
+        frame = next(_decode_ffmpeg(path), None)
+    except AudioError as error:
+        raise failure or error from None
+    if frame is None:
+        raise failure or AudioError(f"{path} holds no sound; give {SUPPORTED}")
+    return Sound(str(path), frame.sample_rate, partial(_read_ffmpeg, path, frame.sample_rate))
 
 
-def _check(file: soundfile.SoundFile, path: Path) -> None:
-    if file.frames <= 0:
-        raise AudioError(f"{path} holds no samples; give a file with some sound in it")
-    if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
-        raise AudioError(f"{path} has a rate of {file.samplerate} Hz; it must be from {LOWEST_RATE} to {HIGHEST_RATE}")
+def _unreadable(path: Path, error: Exception) -> AudioError:
+    reason = str(getattr(error, "error_string", error)).rstrip(".")
+    return AudioError(f"{path} cannot be read as sound ({reason}); give {SUPPORTED}")
 
 
-def _offset(file: soundfile.SoundFile, path: Path, start: float) -> int:
+def _read_libsndfile(path: Path, first: int) -> Iterator[Block]:
+    with soundfile.SoundFile(path) as file:
+        size = block_size(file.samplerate)
+        if file.seekable():
+            file.seek(first)
+        else:
+            for begin in range(0, first, size):
+                file.read(min(size, first - begin))
+        while len(block := file.read(size, dtype="float32", always_2d=True)):
+            yield block
+
+
+def _read_ffmpeg(path: Path, rate: int, first: int) -> Iterator[Block]:
+    from av import AudioResampler
+
+    resampler = AudioResampler(format="fltp", rate=rate)  # to float, and where a file changes its rate, to the first
+
+    def blocks() -> Iterator[Block]:
+        for frame in _decode_ffmpeg(path):
+            for converted in resampler.resample(frame):
+                yield converted.to_ndarray().T
+        for converted in resampler.resample(None):
+            yield converted.to_ndarray().T
+
+    return _regroup(_skip(blocks(), first), block_size(rate))
+
+
+def _decode_ffmpeg(path: Path) -> Iterator:
+    """The frames (av.AudioFrame) of the first audio stream, without those that are damaged."""
+    import av
+    from av.error import FFmpegError
+
+    try:
+        with path.open("rb") as file, av.open(file, "r", options={"format_whitelist": FORMATS}) as container:
+            if not container.streams.audio:
+                return
+            for packet in container.demux(container.streams.audio[0]):
+                try:
+                    frames = packet.decode()
+                except FFmpegError:
+                    continue
+                yield from frames
+    except FFmpegError as error:
+        raise AudioError(f"{path} cannot be read as sound ({error.strerror}); give {SUPPORTED}") from error
+
+
+def _skip(blocks: Iterable[Block], frames: int) -> Iterator[Block]:
+    for block in blocks:
+        if len(block) > frames:
+            yield block[frames:]
+        frames = max(0, frames - len(block))
+
+
+def _regroup(blocks: Iterable[Block], size: int) -> Iterator[Block]:
+    """The same frames in blocks of `size`; the last may be shorter."""
+    waiting, count = [], 0
+    for block in blocks:
+        waiting.append(block)
+        count += len(block)
+        if count >= size:
+            joined = np.concatenate(waiting)
+            whole = count - count % size
+            yield from (joined[first : first + size] for first in range(0, whole, size))
+            waiting, count = [joined[whole:]], count - whole
+    if count:
+        yield np.concatenate(waiting)
+
+
+class _Mono:
+    """The mono of a sound, the mean of its channels or its `channel`; counts what the mean has left of their energy."""
+
+    def __init__(self, sound: Sound, channel: int | None = None):
+        self.sound, self.channel = sound, channel
+        self.energy = self.energy_of_channels = 0.0
+
+    def read(self, first: int) -> Iterator[Float[np.ndarray, " frames"]]:
+        for block in self.sound.read(first):
+            if self.channel is not None:
+                mono = block[:, self.channel].astype(np.float64)
+            else:
+                mono = block.mean(axis=1, dtype=np.float64)
+                if block.shape[1] > 1:
+                    self.energy += mono @ mono
+                    self.energy_of_channels += np.square(block, dtype=np.float64).sum() / block.shape[1]
+            if not np.isfinite(mono).all():
+                raise AudioError(f"{self.sound.name} has samples that are NaN or infinite; every sample must be finite")
+            yield mono
+
+    def cancels(self) -> bool:
+        return self.energy < CANCELLED * self.energy_of_channels
+
+
+def _take_second(sound: Sound, start: float | None) -> Clip:
+    if not LOWEST_RATE <= sound.rate <= HIGHEST_RATE:
+        raise AudioError(f"{sound.name} has a rate of {sound.rate} Hz; it must be from {LOWEST_RATE} to {HIGHEST_RATE}")
+    begin = None if start is None else _frame_at(sound, start)
+    mono = _Mono(sound)
+    clip = _take_mono(mono, begin)
+    return _take_mono(_Mono(sound, channel=0), begin) if mono.cancels() else clip
+
+
+def _take_mono(mono: _Mono, begin: int | None) -> Clip:
+    if begin is None:
+        begin = _find_loudest(mono)
+    samples = _resample_second(mono, begin)
+    # 16-bit samples were divided by 32768, so that this gives them back unchanged.
+    return Clip(np.clip(np.round(samples * 32768.0), -32768, 32767).astype(np.int16), begin / mono.sound.rate)
+
+
+def _frame_at(sound: Sound, start: float) -> int:
     """The frame at `start` seconds."""
-    duration = file.frames / file.samplerate
-    if not (math.isfinite(start) and 0 <= round(start * file.samplerate) < file.frames):
-        raise AudioError(f"{path} lasts {duration:.3f} s; start must be from 0 to less than that, not {start}")
-    return round(start * file.samplerate)
+    frame = round(start * sound.rate) if math.isfinite(start) else -1
+    frames = sound.frames
+    if frames is None and (frame < 0 or next(sound.read(frame), None) is None):
+        frames = sum(len(block) for block in sound.read(0))
+    if frames is not None and not 0 <= frame < frames:
+        raise AudioError(
+            f"{sound.name} lasts {frames / sound.rate:.3f} s; start must be from 0 to less than that, not {start}"
+        )
+    return frame
 
 
-def _loudest(file: soundfile.SoundFile, path: Path) -> int:
-    """The first frame of the loudest second, reading the file a second at a time."""
-    if file.frames <= file.samplerate:
-        return 0
-    hop = round(file.samplerate / HOPS_PER_SECOND)
-    energies, frames = [], 0
-    for block in file.blocks(hop * HOPS_PER_SECOND, dtype="float32", always_2d=True):
-        mono = _mono(block, path)
-        frames += len(mono)
-        hops = np.append(mono, np.zeros(-len(mono) % hop)).reshape(-1, hop)
-        energies.append((hops**2).sum(axis=1))
-    total = np.append(0.0, np.cumsum(np.concatenate(energies))) if energies else np.zeros(1)
-    starts = np.arange(max(0, frames - file.samplerate) // hop + 1)
-    loudness = total[np.minimum(starts + HOPS_PER_SECOND, len(total) - 1)] - total[starts]
+def _find_loudest(mono: _Mono) -> int:
+    """The first frame of the loudest second."""
+    hop = _hop(mono.sound.rate)
+    frames, sums, squares = 0, [np.zeros(1)], [np.zeros(1)]
+    for block in mono.read(0):
+        frames += len(block)
+        hops = np.append(block, np.zeros(-len(block) % hop)).reshape(-1, hop)
+        sums.append(hops.sum(axis=1))
+        squares.append((hops**2).sum(axis=1))
+    if not frames:
+        raise AudioError(f"{mono.sound.name} is damaged: no samples can be read")
+    starts = np.arange(max(0, frames - mono.sound.rate) // hop + 1)
+
+    def of_seconds(parts: list[np.ndarray]) -> np.ndarray:
+        total = np.cumsum(np.concatenate(parts))
+        return total[np.minimum(starts + HOPS_PER_SECOND, len(total) - 1)] - total[starts]
+
+    energy = of_seconds(squares)
+    loudness = energy - of_seconds(sums) ** 2 / (HOPS_PER_SECOND * hop)
     # A steady sound differs from one second to the next by rounding only: take the first of equals.
-    return int(np.argmax(loudness >= loudness.max() * (1 - 1e-9))) * hop
+    return int(np.argmax(loudness >= loudness.max() - 1e-9 * energy.max())) * hop
 
 
-def _second(file: soundfile.SoundFile, path: Path, begin: int) -> Float[np.ndarray, "16000"]:
+def _resample_second(mono: _Mono, begin: int) -> Float[np.ndarray, "16000"]:
     """One second from frame `begin` at 16 kHz, resampled together with its neighbouring seconds, so without edges."""
-    rate = file.samplerate
-    around = np.zeros(3 * rate)
+    rate = mono.sound.rate
     first = max(0, begin - rate)
-    file.seek(first)
-    mono = _mono(file.read(begin + 2 * rate - first, dtype="float32", always_2d=True), path)
-    at = first - (begin - rate)
-    if at + len(mono) <= rate:
-        raise AudioError(f"{path} is damaged: no samples can be read {begin / rate:.3f} s after its start")
-    around[at : at + len(mono)] = mono
+    wanted, blocks, count = begin + 2 * rate - first, [np.zeros(0)], 0
+    for block in mono.read(first):
+        blocks.append(block)
+        count += len(block)
+        if count >= wanted:
+            break
+    read = np.concatenate(blocks)[:wanted]
+    offset = first - (begin - rate)
+    if offset + len(read) <= rate:
+        raise AudioError(f"{mono.sound.name} is damaged: no samples can be read {begin / rate:.3f} s after its start")
+    around = np.zeros(3 * rate)
+    around[offset : offset + len(read)] = read
     if rate != RATE:
         around = soxr.resample(around, rate, RATE)
     return around[RATE : 2 * RATE]
-
-
-def _mono(block: Float[np.ndarray, "frames channels"], path: Path) -> Float[np.ndarray, " frames"]:
-    mono = block.mean(axis=1, dtype=np.float64)
-    if not np.isfinite(mono).all():
-        raise AudioError(f"{path} has samples that are NaN or infinite; every sample must be finite")
-    return mono

@@ -24,11 +24,22 @@ def replacing(path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def check_not_pointer(path):
+    """Raise ValueError where the file holds no data but a pointer of Git LFS to them."""
+    with Path(path).open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise ValueError(f"{path} is a pointer of Git LFS, not the file itself; run `git lfs pull` to get the file")
+
+
 def read_json(path) -> dict:
     """The object in a JSON file. Raises FileNotFoundError or ValueError naming the file."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    check_not_pointer(path)
     try:
         value = json.loads(path.read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

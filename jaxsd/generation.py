@@ -67,7 +67,7 @@ def generate(
         raise ValueError("there is neither a sound nor a text to make a picture of; give --audio, --text or both")
     if texts and len(texts) not in (1, number):
         raise ValueError(f"texts are {len(texts)} and sounds are {number}; allowed: as many, or one for all")
-    clips = [load_clip(sound_source(sound)) for sound in sounds]
+    clips = [load_clip(sound_source(sound)).samples for sound in sounds]
     start = None if image is None else load_image(image)
     listeners = {
         name: encoders.load(encoder_source(name), dtype=choose_dtype(dtype)) for name in encoder_names if sounds

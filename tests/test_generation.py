@@ -55,7 +55,7 @@ def test_the_papers_conditioning(trained, drawn, tmp_path):
     about = {"sounds": sounds, "encoder_names": names, "model": trained / "sd", "unconditional": "silence"}
     generate(tmp_path, texts=["a dog"], **about)
     generate(tmp_path, **about)
-    clips = np.stack([np.zeros(16_000, np.int16), *(load_clip(TOY_SAMPLES / sound) for sound in sounds)])
+    clips = np.stack([np.zeros(16_000, np.int16), *(load_clip(TOY_SAMPLES / sound).samples for sound in sounds)])
     rows = (heard(trained, "one", clips) + heard(trained, "two", clips)) / 2
     with_text, without = drawn
     np.testing.assert_allclose(with_text["cond"], (rows[1:] + read(["a dog"])) / 2, atol=1e-5)

@@ -52,7 +52,7 @@ def decode_entries(
             if not (entry.text or "").strip():
                 raise ValueError("the caption is empty")
             file = entry.audio or ""
-            rows.columns["audio"][place] = load_clip(_path(folder, file), entry.start)
+            rows.columns["audio"][place] = load_clip(_path(folder, file), entry.start).samples
             file = entry.image or ""
             image = rgb_image(load_image(_path(folder, file)))
             rows.pictures[place] = resize_and_crop(image, clip_size)

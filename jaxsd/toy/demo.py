@@ -53,7 +53,7 @@ def sample_sheet(path: Path, names: Sequence[str]) -> Path:
 
     `names` are those of bundled encoders, or folders. Every sound has the same noise to start from in all rows.
     """
-    clips = np.stack([load_clip(TOY_SAMPLES / f"{thing}.wav") for thing in world.THINGS])
+    clips = np.stack([load_clip(TOY_SAMPLES / f"{thing}.wav").samples for thing in world.THINGS])
     pipe = StableDiffusion.from_pretrained(TOY_MODEL)
     pictures = {}
     for name in names:
