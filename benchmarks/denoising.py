@@ -90,7 +90,7 @@ def theirs(name: str, size: int):
 
 
 def reference_sizes(name: str) -> Sizes | None:
-    sizes = load_config(name, []).encoder_config.to_dict()
+    sizes = load_config(name, []).encoder_config
     return Sizes(**sizes) if "depth" in sizes else None
 
 

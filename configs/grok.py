@@ -4,10 +4,10 @@ python train.py --config grok.py
 python train.py --config grok.py:aligned
 """
 
-from ml_collections import ConfigDict
+from jaxsd.configs.common import make_config
 
-from configs.common import make_config
+from jaxsd.config import TrainConfig
 
 
-def get_config(recipe: str = "") -> ConfigDict:
+def get_config(recipe: str = "") -> TrainConfig:
     return make_config("grok", dict(width=768, depth=12, heads=12, mlp=3072), recipe)

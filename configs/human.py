@@ -4,10 +4,10 @@ python train.py --config human.py
 python train.py --config human.py:aligned
 """
 
-from ml_collections import ConfigDict
+from jaxsd.configs.common import make_config
 
-from configs.common import make_config
+from jaxsd.config import TrainConfig
 
 
-def get_config(recipe: str = "") -> ConfigDict:
+def get_config(recipe: str = "") -> TrainConfig:
     return make_config("human", dict(width=768, stride=1), recipe)

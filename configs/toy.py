@@ -2,12 +2,12 @@
 
 python train.py --config toy.py
 python train.py --config toy.py:aligned --config.encoder=deepseek
+python train.py --config toy.py --config.encoder=my_encoder.py:MyEncoder --config.encoder_config.width=128
 """
 
-from ml_collections import ConfigDict
+from jaxsd.configs.common import make_config
 
-from configs.common import make_config
-from jaxsd.config import one_of
+from jaxsd.config import TrainConfig, is_own_encoder, one_of
 
 TRANSFORMER = dict(width=128, depth=3, heads=4, mlp=512)
 SIZES = {"gemini": TRANSFORMER, "human": dict(width=128, stride=8)} | dict.fromkeys(
@@ -19,22 +19,23 @@ SHORT = {"epochs": 0, "steps": 1_200, "batch_size": 32, "remat": False, "save_ev
 OURS = SHORT | {"optimizer": "muon", "learning_rate": 2e-3, "weight_decay": 0.0, "warmup": 100}
 # A contrastive loss needs company in its batch; through the U-Net, a given number of sounds is worth more in many small
 # batches.
-SMALL = 8
+SMALL_BATCH = 8
 CHANGES = {
-    "toy": OURS | {"steps": 3_600, "eval_every": 1_200, "batch_size": SMALL, "denoise_batch": 0, "dropout": False},
+    "toy": OURS
+    | {"steps": 3_600, "eval_every": 1_200, "batch_size": SMALL_BATCH, "denoise_batch": 0, "dropout": False},
     "paper": SHORT,
     "aligned": OURS,
-    "denoise": OURS | {"batch_size": SMALL},
-    "aligned+denoise": OURS | {"denoise_batch": SMALL},
+    "denoise": OURS | {"batch_size": SMALL_BATCH},
+    "aligned+denoise": OURS | {"denoise_batch": SMALL_BATCH},
 }
+DATA = {"folder": "data/toy", "maker": "toy", "train_size": 20_000, "held_out": 1_000}
 
 
-def get_config(recipe: str = "", encoder: str = "gemini") -> ConfigDict:
+def get_config(recipe: str = "", encoder: str = "gemini") -> TrainConfig:
     recipe = one_of("recipe", recipe or "toy", CHANGES)
-    sizes = SIZES[one_of("encoder", encoder, SIZES)]
+    sizes = {} if is_own_encoder(encoder) else SIZES[one_of("encoder", encoder, SIZES)]
     changes = CHANGES[recipe]
     if recipe != "paper" and encoder == "human":
-        # Nothing normalises its rows, which start many times too large.
+        # Nothing normalizes its embeddings, which start many times too large.
         changes = changes | {"learning_rate": 1e-2}
-    data = {"folder": "data/toy", "train_size": 20_000, "held_out": 1_000}
-    return make_config(encoder, sizes, recipe if recipe != "toy" else "aligned+denoise", **changes, data=data)
+    return make_config(encoder, sizes, recipe if recipe != "toy" else "aligned+denoise", **changes, data=DATA)

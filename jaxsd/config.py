@@ -1,27 +1,117 @@
-"""Config files and their overrides: `--config gemini.py:paper --config.batch_size=64`.
+"""Configs of training, and their overrides: `--config gemini.py:paper --config.batch_size=64`.
 
-A config file is Python and holds `get_config(recipe: str = "") -> ml_collections.ConfigDict`. Where other values follow
-from one, get_config takes it as a further argument, of type str, and is given its override.
+A config file is Python and holds `get_config(recipe: str = "") -> TrainConfig`. Where other values follow from one,
+get_config takes that one as a further argument, of type str, and is given its override.
 
-args, rest = parser.parse_known_args()
-config = load_config(args.config, rest)
+arguments, rest = parser.parse_known_args()
+config = load_config(arguments.config, rest)
 """
 
 import argparse
+import ast
+import dataclasses
 import difflib
+import importlib.machinery
 import importlib.util
 import inspect
+import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from ml_collections import ConfigDict
-
-ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ROOT / "configs"
+PACKAGE = Path(__file__).resolve().parent
+# Installed, the config files are the package jaxsd.configs; in a checkout they stand beside jaxsd.
+CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
 PREFIX = "--config."
 BOOLEANS = {"true": True, "false": False}
+NAMES = {str: "a string", bool: "true or false", int: "an int", float: "a float", dict: "a mapping"}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The data set to train on, and how it is made where it can be made."""
+
+    folder: str = "data/avt"
+    maker: str = ""  # what makes the splits that are missing: a name of jaxsd.bundled.MAKERS, or "" for nothing
+    train_size: int = 0  # examples that the maker makes to train on
+    held_out: int = 0  # examples that the maker makes of each held-out split
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All values of a training. The defaults are the paper's, to the letter (arXiv 2509.09717)."""
+
+    encoder: str  # a name of encoders.ENCODERS, or an own encoder as "path/to/file.py:Class"
+    encoder_config: dict[str, Any]  # the encoder's sizes
+    data: DataConfig = field(default_factory=DataConfig)
+    init: str = ""  # a folder with an encoder to start from
+    # The losses of jaxsd.training.losses.LOSSES, and how much each weighs.
+    weights: dict[str, float] = field(default_factory=lambda: {"contrastive": 1.0, "sequence": 0.0, "denoise": 0.0})
+    text_pooling: str = "eos"  # CLIP's own; "bos", a constant, gives the published numbers
+    audio_pooling: str = "mean"  # the paper does not say which of the 77 embeddings, or that it is their mean
+    learned_temperature: bool = False
+    dropout: bool = True
+    # For how long: epochs or steps, the other being 0.
+    epochs: int = 32
+    steps: int = 0
+    batch_size: int = 1151
+    denoise_batch: int = 0  # the examples of a batch that go through the U-Net; 0: all
+    # The paper gives the learning rate and no more.
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    warmup: int = 0  # steps
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0  # 0: no clipping
+    branch_init: float = 1.0  # scales the initial last kernels of a Transformer's residual branches
+    position_init: float = 1.0  # scales a Transformer's initial position embeddings
+    average_decay: float = 0.0  # of the moving average of the parameters, which is what a run leaves; 0: the last ones
+    # How it is computed: this changes the result by rounding, and accumulate by what dropout draws, but no further.
+    accumulate: int = 1  # parts in which a batch goes through the encoder
+    remat: bool = False  # compute activations again instead of keeping them
+    dtype: str = "auto"  # bfloat16 on an accelerator, float32 on a CPU
+    seed: int = 0
+    save_every: int = 1000  # steps
+    eval_every: int = 0  # steps; 0: every epoch
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """The config of nested mappings, such as a run's config.json; a key that is absent has its default.
+
+        Raises ValueError for an unknown key, a value of another type or an absent key without a default.
+        """
+        return _from_dict(cls, values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """One line of JSON with sorted keys; equal configs give equal lines."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    @property
+    def own_encoder(self) -> bool:
+        """Whether the encoder is a class in a Python file."""
+        return is_own_encoder(self.encoder)
+
+
+def is_own_encoder(name: str) -> bool:
+    """Whether `name` is that of a class in a Python file: "path/to/file.py:Class"."""
+    return name.rpartition(":")[0].endswith(".py") or name.endswith(".py")
+
+
+def merge(base: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`, later ones first; nested mappings are merged key by key."""
+    merged = dict(base)
+    for change in changes:
+        for key, value in change.items():
+            old = merged.get(key)
+            merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
 
 
 def add_config_argument(parser: argparse.ArgumentParser) -> None:
@@ -34,27 +124,31 @@ def add_config_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The locked config of `spec`, FILE[:RECIPE], with `--config.KEY=VALUE` or `--config.KEY VALUE` applied in order.
+def load_config(spec: str, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The config of `spec`, FILE[:RECIPE], with `--config.KEY=VALUE` or `--config.KEY VALUE` applied in order.
 
     FILE is a path, or the name of a file in configs/; `.py` may be left out. Raises ValueError, in one sentence, where
-    there is no such file, recipe or key or a value has not the type of the one it replaces, and whatever the file does.
+    there is no such file, recipe or key or a value is of another type than the key's, and whatever the file raises.
     """
     name, _, recipe = spec.partition(":")
     path = find_config(name)
     get_config = getattr(_execute(path), "get_config", None)
     if get_config is None:
         raise ValueError(f"{path} holds no get_config(), which a config file must")
-    config = get_config(recipe) if recipe else get_config()
-    if not isinstance(config, ConfigDict):
-        raise ValueError(f"get_config() of {path} gives a {type(config).__name__}; it must give a ConfigDict")
-    pairs = list(_pairs(overrides, config))
-    wanted = list(inspect.signature(get_config).parameters)[1:]
-    if chosen := {key: text for key, text in pairs if key in wanted}:
-        config = get_config(recipe, **chosen)
-    config.lock()
+
+    def called(**chosen: str) -> TrainConfig:
+        config = get_config(recipe, **chosen) if recipe or chosen else get_config()
+        if not isinstance(config, TrainConfig):
+            raise ValueError(
+                f"get_config() of {path} returns a {type(config).__name__}; it must return a jaxsd.config.TrainConfig"
+            )
+        return config
+
+    pairs = list(_pairs(overrides))
+    parameters = list(inspect.signature(get_config).parameters)[1:]
+    config = called(**{key: text for key, text in pairs if key in parameters})
     for key, text in pairs:
-        override(config, key, text)
+        config = override(config, key, text)
     return config
 
 
@@ -64,7 +158,7 @@ def config_files() -> list[str]:
 
 
 def find_config(name: str) -> Path:
-    """The file that `name` means: an existing path, else one in configs/. Raises ValueError that lists those there."""
+    """The file that `name` means: an existing path, else one in configs/. Raises ValueError that lists the latter."""
     file = Path(name if name.endswith(".py") else f"{name}.py")
     for path in (file, CONFIGS / file):
         if path.is_file():
@@ -72,23 +166,27 @@ def find_config(name: str) -> Path:
     raise ValueError(f"no config file {name!r}; there are {', '.join(config_files())}, or give a path")
 
 
-def override(config: ConfigDict, key: str, text: str) -> None:
-    """Set the value at a dotted `key` to what `text` says, read as the type of the value there.
+def override(config: TrainConfig, key: str, text: str) -> TrainConfig:
+    """`config` with the value at a dotted `key` as `text` gives it, read as the type of that key.
 
+    An own encoder's `encoder_config` takes new keys too; their values are Python literals, or else strings.
     Raises ValueError that names the nearest key, or the type.
     """
-    *parents, leaf = key.split(".")
-    section = config
-    for parent in parents:
-        section = section.get(parent) if isinstance(section, ConfigDict) else None
-    if not isinstance(section, ConfigDict) or leaf not in section:
-        raise ValueError(f"no config key {key!r}{_nearest(key, _keys(config))}")
-    if isinstance(section[leaf], ConfigDict):
-        raise ValueError(f"{key} is a section; set one of {', '.join(f'{key}.{name}' for name in section[leaf])}")
-    try:
-        section[leaf] = _parse(text, section.get_type(leaf), section[leaf])
-    except ValueError as error:
-        raise ValueError(f"{key} must be {error}, not {text!r}") from None
+    types = dict(_leaves(config))
+    if key in types:
+        try:
+            value = _parse(text, types[key])
+        except ValueError:
+            raise ValueError(f"{key} must be {NAMES[types[key]]}, not {text!r}") from None
+    elif config.own_encoder and key.startswith("encoder_config.") and key.count(".") == 1:
+        value = _literal(text)
+    elif section := [known for known in types if known.startswith(f"{key}.")]:
+        raise ValueError(f"{key} is a section; set one of {', '.join(section)}")
+    else:
+        raise ValueError(f"no config key {key!r}{_nearest(key, types)}")
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return TrainConfig.from_dict(merge(config.to_dict(), value))
 
 
 def one_of(what: str, name: str, choices: Iterable[str]) -> str:
@@ -99,23 +197,26 @@ def one_of(what: str, name: str, choices: Iterable[str]) -> str:
     return name
 
 
-def _execute(path: Path) -> Any:
-    """The module in a file, which may import others of configs/."""
-    if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))
+def _execute(path: Path) -> ModuleType:
+    """The module in a file, which may import jaxsd.configs."""
+    if importlib.util.find_spec("jaxsd.configs") is None:  # a checkout
+        package = importlib.machinery.ModuleSpec("jaxsd.configs", None, is_package=True)
+        package.submodule_search_locations = [str(CONFIGS)]
+        sys.modules["jaxsd.configs"] = importlib.util.module_from_spec(package)
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    assert spec and spec.loader  # as of every .py file
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def _pairs(arguments: Sequence[str], config: ConfigDict) -> Iterator[tuple[str, str]]:
+def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Key and text of each override, written as one argument or as two."""
     remaining = iter(arguments)
     for argument in remaining:
         option, equals, text = argument.partition("=")
         if not option.startswith(PREFIX):
-            keys = [PREFIX + key for key in _keys(config)]
+            keys = [PREFIX + name for name in (*_names(TrainConfig), *(f"data.{name}" for name in _names(DataConfig)))]
             raise ValueError(f"unknown argument {argument!r}{_nearest(PREFIX + option.lstrip('-'), keys)}")
         key = option.removeprefix(PREFIX)
         if not equals:
@@ -125,43 +226,88 @@ def _pairs(arguments: Sequence[str], config: ConfigDict) -> Iterator[tuple[str, 
         yield key, text
 
 
-def _keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _keys(value, f"{prefix}{key}.")
+def _names(cls: type) -> list[str]:
+    return [one.name for one in dataclasses.fields(cls)]
+
+
+def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, type]]:
+    """The dotted key of every value of a config, and its type."""
+    for name, annotation in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif isinstance(value, dict):
+            kind = typing.get_args(annotation)[1]
+            yield from ((f"{prefix}{name}.{key}", type(old) if kind is Any else kind) for key, old in value.items())
         else:
-            yield prefix + key
+            yield prefix + name, annotation
+
+
+def _from_dict(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+    types = typing.get_type_hints(cls)
+    if unknown := [name for name in values if name not in types]:
+        raise ValueError(f"no config key {prefix + unknown[0]!r}{_nearest(unknown[0], types)}")
+    defaults = {one.name: _default(one) for one in dataclasses.fields(cls)}
+    if missing := [name for name in types if name not in values and defaults[name] is dataclasses.MISSING]:
+        raise ValueError(f"the config has no {prefix + missing[0]}")
+    checked = {name: _checked(prefix + name, value, types[name]) for name, value in values.items()}
+    return cls(**{name: _over(defaults[name], value) for name, value in checked.items()})
+
+
+def _default(one: dataclasses.Field) -> Any:
+    return one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+
+
+def _over(default: Any, value: Any) -> Any:
+    """`value`, where both are mappings with the keys of `default` that it leaves out."""
+    return merge(default, value) if isinstance(default, dict) and isinstance(value, dict) else value
+
+
+def _checked(key: str, value: Any, kind: Any) -> Any:
+    """`value` as the `kind` of the annotation; an int is also a float. Raises ValueError where it is of another."""
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping | kind):
+        return value if isinstance(value, kind) else _from_dict(kind, value, f"{key}.")
+    if typing.get_origin(kind) is dict and isinstance(value, Mapping):
+        part = typing.get_args(kind)[1]
+        return {name: _checked(f"{key}.{name}", one, part) for name, one in value.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{key} is {value!r}; it must be {NAMES.get(kind, 'a mapping')}")
+    return value
 
 
 def _nearest(key: str, keys: Iterable[str]) -> str:
     """A clause that names the key meant, by whole key or last part, or lists all where none is near."""
     keys = list(keys)
-    by_leaf = {known.rpartition(".")[2]: known for known in keys}
+    leaf, by_leaf = key.rpartition(".")[2], {known.rpartition(".")[2]: known for known in keys}
+    if leaf in by_leaf:
+        return f"; did you mean {by_leaf[leaf]!r}?"
     if found := difflib.get_close_matches(key, keys, n=1):
         return f"; did you mean {found[0]!r}?"
-    if found := difflib.get_close_matches(key.rpartition(".")[2], by_leaf, n=1):
+    if found := difflib.get_close_matches(leaf, by_leaf, n=1):
         return f"; did you mean {by_leaf[found[0]]!r}?"
     return f"; there are {', '.join(keys)}"
 
 
-def _parse(text: str, kind: type, old: Any) -> Any:
-    """`text` as a `kind`; the parts of a tuple are of the kind of the old one's first. Raises ValueError: "an int"."""
-    if kind is str:
-        return text
+def _parse(text: str, kind: type) -> Any:
+    """`text` as a `kind`. Raises ValueError where it is none."""
     if kind is bool:
         if text.lower() not in BOOLEANS:
-            raise ValueError("true or false")
+            raise ValueError(text)
         return BOOLEANS[text.lower()]
-    if kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            raise ValueError("an int" if kind is int else "a float") from None
-    if kind is tuple:
-        part = type(old[0]) if old else str
-        parts = [item.strip(" '\"") for item in text.strip("() ").split(",") if item.strip()]
-        try:
-            return tuple(_parse(item, part, ()) for item in parts)
-        except ValueError as error:
-            raise ValueError(f"a tuple, each part {error}") from None
-    raise ValueError(f"set in the config file, being a {kind.__name__}")
+    if kind in (str, int, float):
+        return kind(text)
+    value = _literal(text)
+    if type(value) is not kind:
+        raise ValueError(text)
+    return value
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

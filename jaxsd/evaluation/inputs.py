@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
-from ml_collections import ConfigDict
 
 import encoders
 from encoders.__main__ import resolve_encoder
 from jaxsd.bundled import TOY_ENCODERS, clip_source, encoder_source, model_source
 from jaxsd.clip.pipeline import CLIP
+from jaxsd.config import TrainConfig
 from jaxsd.data.columns import ABOUT, open_columns
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.files import read_json
@@ -118,7 +118,7 @@ def _load_subject(name: str, source: str, before: bool) -> EvaluatedEncoder:
     from jaxsd.training.train import make_encoder
 
     return EvaluatedEncoder(
-        name, source, encoder, config["audio_pooling"], make_encoder(ConfigDict(config), jnp.float32)
+        name, source, encoder, config["audio_pooling"], make_encoder(TrainConfig.from_dict(config), jnp.float32)
     )
 
 

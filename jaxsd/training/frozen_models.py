@@ -5,11 +5,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from ml_collections import ConfigDict
 
 from jaxsd.bundled import clip_source, model_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.towers import TextModel, normalise
+from jaxsd.config import TrainConfig
 from jaxsd.data.columns import ABOUT
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.files import read_json
@@ -37,7 +37,7 @@ class FrozenModels(nnx.Module):
         self.empty = nnx.Param(pipe.encode_text([""])) if pipe else None
 
 
-def load_frozen_models(config: ConfigDict, folder, dtype: jnp.dtype) -> FrozenModels:
+def load_frozen_models(config: TrainConfig, folder, dtype: jnp.dtype) -> FrozenModels:
     """What training by `config` on the split in `folder`, and watching it, needs of the models that the split names.
 
     They are kept and compute in `dtype`. Raises ValueError where the split names no CLIP or
@@ -50,7 +50,7 @@ def load_frozen_models(config: ConfigDict, folder, dtype: jnp.dtype) -> FrozenMo
     source = clip_source(name)
     clip = CLIP.from_pretrained(source, revision=about.get("clip_revision"), dtype=dtype)
     projection = clip.model.text_projection.kernel[...]
-    width = config.encoder_config.width
+    width = config.encoder_config["width"]
     if width != len(projection):
         raise ValueError(
             f"encoder_config.width is {width}, but the hidden states of the data's CLIP, {name}, have width "
@@ -67,4 +67,4 @@ def load_frozen_models(config: ConfigDict, folder, dtype: jnp.dtype) -> FrozenMo
                 f"the U-Net of {about['diffusion']} attends to width {pipe.unet.config.cross_attention_dim}, but the "
                 f"data's CLIP, {name}, has width {width}; prepare the data with models that go together"
             )
-    return FrozenModels(projection, clip.model.text_model if config.weights.sequence else None, bos, pipe)
+    return FrozenModels(projection, clip.model.text_model if config.weights["sequence"] else None, bos, pipe)

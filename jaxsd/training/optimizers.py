@@ -5,9 +5,10 @@ from typing import Any
 
 import jax
 import optax
-from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers
 from optax.contrib import muon as muon_or_adam
+
+from jaxsd.config import TrainConfig
 
 PyTree = Any
 
@@ -39,7 +40,7 @@ SCHEDULES = {
 }
 
 
-def make_optimiser(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+def make_optimiser(config: TrainConfig, steps: int) -> optax.GradientTransformation:
     """The optimiser that a config asks for, for a training of `steps`."""
     schedule = SCHEDULES[config.schedule](config.learning_rate, config.warmup, steps)
     options = {"weight_decay": config.weight_decay, "mask": is_kernel} if config.optimizer == "adamw" else {}

@@ -1,6 +1,5 @@
 """Training an audio encoder: towards CLIP's embeddings and hidden states, through the frozen U-Net, or both."""
 
-import json
 import math
 from collections.abc import Callable
 from functools import partial
@@ -11,12 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 
 import encoders
 from encoders.layers import rematerialise
 from jaxsd.clip.pooling import POOLINGS, pool_embeddings
-from jaxsd.config import one_of
+from jaxsd.config import TrainConfig, one_of
 from jaxsd.data.columns import ABOUT, open_columns
 from jaxsd.data.loader import Loader
 from jaxsd.diffusion.denoising import denoising_errors_at, draw_noise
@@ -38,7 +36,7 @@ TEXT_POOLINGS = ("eos", "bos")
 DTYPES = ("auto", "float32", "bfloat16")
 
 
-def train(config: ConfigDict, folder, *, wandb: bool = False) -> nnx.Module:
+def train(config: TrainConfig, folder, *, wandb: bool = False) -> nnx.Module:
     """Train as `config` says on the data set in `config.data.folder`, into `folder`; the encoder that it leaves.
 
     `folder` gets config.json, what `jaxsd.training.loop.fit` leaves, encoder.json and model.safetensors; `wandb` logs
@@ -91,7 +89,7 @@ def train(config: ConfigDict, folder, *, wandb: bool = False) -> nnx.Module:
 # --- what is asked for ----------------------------------------------------------------------------------------------
 
 
-def validate_config(config: ConfigDict):
+def validate_config(config: TrainConfig):
     """Raise ValueError, in one sentence, for values that no training can have."""
     one_of("encoder", config.encoder, encoders.ENCODERS)
     one_of("text_pooling", config.text_pooling, TEXT_POOLINGS)
@@ -102,35 +100,34 @@ def validate_config(config: ConfigDict):
     if (config.epochs > 0) == (config.steps > 0):
         raise ValueError(f"epochs is {config.epochs} and steps is {config.steps}; one of them must be 0, not both")
     for key in ("batch_size", "accumulate", "save_every"):
-        if config[key] < 1:
-            raise ValueError(f"{key} is {config[key]}; it must be at least 1")
+        if getattr(config, key) < 1:
+            raise ValueError(f"{key} is {getattr(config, key)}; it must be at least 1")
     for key in ("epochs", "steps", "warmup", "eval_every", "weight_decay", "clip_norm", "learning_rate"):
-        if config[key] < 0:
-            raise ValueError(f"{key} is {config[key]}; it must not be negative")
+        if getattr(config, key) < 0:
+            raise ValueError(f"{key} is {getattr(config, key)}; it must not be negative")
     if config.weight_decay and config.optimizer != "adamw":
         raise ValueError(f"weight_decay is {config.weight_decay}, which needs --config.optimizer=adamw")
     if not 0 <= config.average_decay < 1:
         raise ValueError(f"average_decay is {config.average_decay}; allowed: 0 to below 1")
-    weights = config.weights.to_dict()
-    if min(weights.values()) < 0 or not any(weights.values()):
-        raise ValueError(f"weights are {weights}; allowed: none below 0, one above")
+    if min(config.weights.values()) < 0 or not any(config.weights.values()):
+        raise ValueError(f"weights are {config.weights}; allowed: none below 0, one above")
     if not 0 <= config.denoise_batch <= config.batch_size:
         raise ValueError(f"denoise_batch is {config.denoise_batch}; allowed: 0 to batch_size, {config.batch_size}")
-    if config.weights.denoise and denoised(config) % config.accumulate:
+    if config.weights["denoise"] and denoised(config) % config.accumulate:
         raise ValueError(f"accumulate is {config.accumulate}; it must divide the {denoised(config)} rows to denoise")
 
 
-def denoised(config: ConfigDict) -> int:
+def denoised(config: TrainConfig) -> int:
     """The rows of a batch that go through the U-Net."""
     return config.denoise_batch or config.batch_size
 
 
-def wanted_columns(config: ConfigDict) -> list[str]:
+def wanted_columns(config: TrainConfig) -> list[str]:
     columns = {"contrastive": ("text", "image"), "sequence": ("tokens",), "denoise": ("latents",)}
     return ["audio"] + [name for part, names in columns.items() if config.weights[part] for name in names]
 
 
-def open_training_split(config: ConfigDict, split: str) -> dict[str, np.ndarray]:
+def open_training_split(config: TrainConfig, split: str) -> dict[str, np.ndarray]:
     """The columns of a split. Raises FileNotFoundError or ValueError that say how to make what is missing."""
     folder = Path(config.data.folder) / split
     make = f"python -m jaxsd.data prepare MANIFEST --out {config.data.folder}"
@@ -145,10 +142,10 @@ def open_training_split(config: ConfigDict, split: str) -> dict[str, np.ndarray]
     return columns
 
 
-def check_or_write_config(folder: Path, config: ConfigDict, write: bool = True):
+def check_or_write_config(folder: Path, config: TrainConfig, write: bool = True):
     """Write `config.json`, or check that the run there has this very config. Raises ValueError naming what differs."""
     path = folder / "config.json"
-    values = json.loads(config.to_json())
+    values = config.to_dict()
     if path.is_file():
         old, new = flatten(read_json(path)), flatten(values)
         different = [
@@ -174,9 +171,9 @@ def flatten(tree: dict, prefix: str = "") -> dict:
 # --- what is trained, and towards what ------------------------------------------------------------------------------
 
 
-def make_encoder(config: ConfigDict, dtype: jnp.dtype) -> nnx.Module:
+def make_encoder(config: TrainConfig, dtype: jnp.dtype) -> nnx.Module:
     """A new encoder, or that of the folder `config.init`, which must have the same sizes (else ValueError)."""
-    sizes = config.encoder_config.to_dict()
+    sizes = config.encoder_config
     if config.init:
         encoder = encoders.load(config.init, dtype=dtype)
         if type(encoder) is not encoders.ENCODERS[config.encoder] or encoder.config != sizes:
@@ -214,21 +211,21 @@ def replicated_rows(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, replicated_sharding())
 
 
-def make_gradient(config: ConfigDict, graph, targets_graph) -> Callable:
+def make_gradient(config: TrainConfig, graph, targets_graph) -> Callable:
     """`gradient(params, frozen, batch, key) -> ((loss, parts of it), gradients)` of the config's objective."""
 
     def encode(targets, params, rows, key):
         """Row by row: the pooled vector, the error of the hidden states, the denoising error of the first rows."""
         hidden = nnx.merge(graph, params["encoder"])(rows["audio"], rngs=key if config.dropout else None)
         outputs = {}
-        if config.weights.contrastive:
+        if config.weights["contrastive"]:
             outputs["vector"] = pool_embeddings(hidden, targets.projection[...], config.audio_pooling)
-        if config.weights.sequence:
+        if config.weights["sequence"]:
             # Of all 77 rows: the U-Net attends to those behind the end of the text as well.
             outputs["sequence"] = jnp.mean(
                 (hidden - targets.text_model(rows["tokens"]).hidden_states) ** 2, axis=(1, 2)
             )
-        if config.weights.denoise:
+        if config.weights["denoise"]:
             context = jax.lax.with_sharding_constraint(hidden[: len(rows["latents"])], batch_sharding())
             drawn = rows["latents"], context, rows["timesteps"], rows["noise"]
             outputs["denoise"], _ = denoising_errors_at(targets.unet, targets.schedule, *drawn)
@@ -236,23 +233,23 @@ def make_gradient(config: ConfigDict, graph, targets_graph) -> Callable:
 
     def combine(targets, params, outputs, batch):
         values = {}
-        if config.weights.contrastive:
+        if config.weights["contrastive"]:
             text, image = (replicated_rows(batch[name].astype(jnp.float32)) for name in ("text", "image"))
             if config.text_pooling == "bos":
                 text = jnp.broadcast_to(targets.bos[...], text.shape)
             scale = jnp.minimum(jnp.exp(params["log_scale"]), LARGEST_SCALE) if config.learned_temperature else 1.0
             compare = partial(cross_entropies, outputs["vector"], scale=scale, valid=batch["valid"])
             values["contrastive"] = (compare(text) + compare(image)) / 6  # arXiv 2509.09717, eq. 2
-        if config.weights.sequence:
+        if config.weights["sequence"]:
             values["sequence"] = jnp.mean(outputs["sequence"], where=batch["valid"])
-        if config.weights.denoise:
+        if config.weights["denoise"]:
             values["denoise"] = jnp.mean(outputs["denoise"])
         return sum(config.weights[name] * value for name, value in values.items()), values
 
     def gradient(params, frozen, batch, key):
         targets = nnx.merge(targets_graph, frozen)
         dropout_key, noise_key = jax.random.split(key)
-        if config.weights.denoise:
+        if config.weights["denoise"]:
             latents = batch["latents"][: denoised(config)].astype(jnp.float32)
             timesteps, noise = draw_noise(noise_key, latents, targets.schedule)
             batch = batch | {"latents": latents, "timesteps": timesteps, "noise": noise}

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 
 from jaxsd.clip.pooling import pool_embeddings
+from jaxsd.config import TrainConfig
 from jaxsd.diffusion.denoising import denoising_errors_at, draw_noise
 from jaxsd.evaluation import metrics
 from jaxsd.sharding import batch_sharding, gather_examples, replicated_sharding
@@ -18,7 +18,7 @@ from jaxsd.training.loop import PyTree, TrainState
 TOGETHER = 256  # rows at a time, at most
 
 
-def make_validation(config: ConfigDict, graph, targets_graph, frozen, data: Mapping[str, np.ndarray]) -> Callable:
+def make_validation(config: TrainConfig, graph, targets_graph, frozen, data: Mapping[str, np.ndarray]) -> Callable:
     """`evaluate(state) -> figures` of the encoder that a run would leave, over all rows of `data` at once.
 
     The paper's loss and metrics with retrieval (see jaxsd.evaluation.metrics) and, where there are latents, the frozen

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from flax import nnx
 
 import encoders
 from jaxsd.clip.pooling import pool_embeddings
-from jaxsd.config import ROOT, load_config
+from jaxsd.config import load_config
 from jaxsd.data.columns import open_columns, write_columns
 from jaxsd.data.loader import Loader
 from jaxsd.evaluation import metrics
@@ -28,6 +29,7 @@ from jaxsd.training.validation import make_validation
 from tests.helpers import models
 from tests.helpers.training_curve import losses
 
+ROOT = Path(__file__).parents[2]
 SIZES = {"width": 24, "depth": 1, "heads": 2, "mlp": 32}
 TINY = [f"--config.encoder_config.{key}={value}" for key, value in SIZES.items()]
 

@@ -8,9 +8,9 @@ import matplotlib
 import numpy as np
 from flax import nnx
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict
 
 import encoders
+from jaxsd.config import TrainConfig
 from jaxsd.data.columns import open_columns
 from jaxsd.evaluation import evaluate as evaluation
 from jaxsd.evaluation import metrics
@@ -63,7 +63,7 @@ def compare(
     return section
 
 
-def _measure(run: Path, config: ConfigDict, split: EvaluationSplit, *, pictures: int) -> list[float]:
+def _measure(run: Path, config: TrainConfig, split: EvaluationSplit, *, pictures: int) -> list[float]:
     """The figures of NAMES."""
     encoder = encoders.load(run)
     found = evaluation.evaluate([EvaluatedEncoder("run", str(run), encoder)], split, references=())

@@ -8,9 +8,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict
 
 from encoders import ENCODERS
+from jaxsd.config import TrainConfig
 from jaxsd.evaluation import evaluate as evaluation
 from jaxsd.evaluation import metrics
 from jaxsd.evaluation.inputs import EvaluationSplit, load_evaluated_encoders
@@ -115,7 +115,7 @@ def _place(key: Key) -> tuple[int, int, int]:
     return list(RECIPES).index(recipe), list(ENCODERS).index(encoder), seed
 
 
-def _measure(run: Path, config: ConfigDict, split: EvaluationSplit, *, pictures: int) -> list[float]:
+def _measure(run: Path, config: TrainConfig, split: EvaluationSplit, *, pictures: int) -> list[float]:
     about = scores.toy_eval_options(split, pictures)
     subjects = load_evaluated_encoders([str(run)])
     found = evaluation.evaluate(subjects, split, text_pooling=config.text_pooling, references=(), **about)

@@ -3,15 +3,14 @@
 import csv
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from scipy import stats
 
-from jaxsd.config import load_config
+from jaxsd.config import TrainConfig, load_config
 from jaxsd.evaluation.inputs import EvaluationSplit, open_evaluation_split
 from jaxsd.files import replacing
 from jaxsd.toy import scores
@@ -33,23 +32,21 @@ class Run:
 Runs = dict[Key, Run]
 
 
-def configure(recipe: str, changes: Mapping, key: Key, overrides: Sequence[str]) -> ConfigDict:
+def configure(recipe: str, changes: Mapping, key: Key, overrides: Sequence[str]) -> TrainConfig:
     """The config of a run: a recipe of configs/toy.py with `changes`, then `overrides` (--config.KEY=VALUE)."""
     changes = {"encoder": key[1], "seed": key[2], **changes}
     config = load_config(
         f"toy.py:{recipe}", [*(f"--config.{name}={value}" for name, value in changes.items()), *overrides]
     )
-    config.warmup = min(config.warmup, config.steps // 10)
-    config.eval_every = config.steps
-    return config
+    return replace(config, warmup=min(config.warmup, config.steps // 10), eval_every=config.steps)
 
 
 def run_all(
     folder: Path,
     table: Path,
-    configs: Mapping[Key, ConfigDict],
+    configs: Mapping[Key, TrainConfig],
     names: Sequence[str],
-    measure: Callable[[Path, ConfigDict, EvaluationSplit], Sequence[float]],
+    measure: Callable[[Path, TrainConfig, EvaluationSplit], Sequence[float]],
     asked: str,
 ) -> Runs:
     """Train every config into a folder of its own in `folder`, then `measure(run, config, test split)` it.
@@ -83,8 +80,8 @@ def run_all(
     return runs
 
 
-def _digest(config: ConfigDict, asked: str) -> str:
-    return hashlib.sha256(f"{config.to_json(sort_keys=True)} {asked}".encode()).hexdigest()[:12]
+def _digest(config: TrainConfig, asked: str) -> str:
+    return hashlib.sha256(f"{config.to_json()} {asked}".encode()).hexdigest()[:12]
 
 
 def _read(table: Path, names: Sequence[str]) -> Runs:

@@ -15,7 +15,7 @@ from jaxsd.toy.experiments.runs import Run
 def test_every_recipe_is_a_config(recipe):
     base, changes = RECIPES[recipe]
     config = load_config(f"toy.py:{base}", [f"--config.{key}={value}" for key, value in changes.items()])
-    assert all(config[key] == value for key, value in changes.items() if "." not in key)
+    assert all(getattr(config, key) == value for key, value in changes.items() if "." not in key)
 
 
 def test_tables_are_of_the_runs(rng):
