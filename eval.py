@@ -34,19 +34,27 @@ def main():
 
     import jax  # after the arguments are known to be right, as all that imports it
 
+    from jaxsd.bundled import load_maker
+    from jaxsd.data.columns import ABOUT
     from jaxsd.evaluation import evaluate as evaluation
     from jaxsd.evaluation import report
     from jaxsd.evaluation.inputs import load_evaluated_encoders, open_evaluation_split
-    from jaxsd.toy import scores
+    from jaxsd.files import read_json
 
     earlier = [report.read(run) for run in arguments.runs if run.endswith(".json")]
     runs = [run for run in arguments.runs if not run.endswith(".json")]
     if runs:
         subjects = load_evaluated_encoders(runs, before=arguments.before)
         folder = arguments.data / arguments.split
-        if arguments.data == TOY:
-            scores.make_data(folder, arguments.split)
+        maker = read_json(folder / ABOUT).get("maker") if (folder / ABOUT).is_file() else None
+        if arguments.data == TOY and not folder.exists():
+            maker = "toy"
+        if maker:
+            load_maker(maker).make_split(folder, arguments.split)
         split = open_evaluation_split(folder)
+        options = load_maker(maker).evaluation_options(split, arguments.pictures) if maker else {}
+        if arguments.pictures and not maker:
+            options = {"drawing": evaluation.Drawing(arguments.pictures, guidance=7.5, steps=50)}
         report.merge(
             [*earlier, evaluation.empty_results(split, arguments.text_pooling)]
         )  # refuses before the work, not after
@@ -57,7 +65,7 @@ def main():
                 split,
                 text_pooling=arguments.text_pooling,
                 repeats=arguments.repeats if arguments.repeats is not None else 1 if on_cpu else 100,
-                **scores.toy_eval_options(split, arguments.pictures),
+                **options,
             )
         )
     results = report.merge(earlier)

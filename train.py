@@ -22,10 +22,13 @@ def main():
     out = arguments.out or Path("runs") / "-".join([Path(name).stem, recipe]).rstrip("-")
     cli.start_distributed(arguments)
 
-    from jaxsd.toy.training import make_data
-    from jaxsd.training.train import train
+    from jaxsd.bundled import load_maker
+    from jaxsd.training.train import train, validate_config
 
-    make_data(config)
+    validate_config(config)
+    if config.data.maker:
+        for split, size in (("train", config.data.train_size), ("validation", config.data.held_out)):
+            load_maker(config.data.maker).make_split(Path(config.data.folder) / split, split, size)
     train(config, out, wandb=arguments.wandb)
     print(out)
 

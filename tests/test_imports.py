@@ -15,7 +15,7 @@ def test_encoders_stand_alone():
 
 
 def test_running_needs_neither_torch_nor_diffusers():
-    loaded = imported("jaxsd.generation", "jaxsd.training", "jaxsd.toy.scores")
+    loaded = imported("jaxsd.generation", "jaxsd.training", "jaxsd.toy.maker")
     assert not loaded & {"torch", "diffusers", "transformers"}
 
 

@@ -30,9 +30,10 @@ def main():
 
         info(arguments.folder)
     else:
-        from jaxsd.toy.dataset import write_toy
+        from jaxsd.bundled import load_maker
 
-        made = write_toy(arguments.out, arguments.size, arguments.held_out, arguments.seed)
+        sizes = {"train": arguments.size, "validation": arguments.held_out, "test": arguments.held_out}
+        made = load_maker("toy").make_dataset(arguments.out, sizes, seed=arguments.seed)
         print(arguments.out if made else f"{arguments.out}: all there, nothing to do")
 
 

@@ -7,7 +7,8 @@ text, image: float16 (n, projection), unit-norm CLIP embeddings of the captions 
 tokens: int32 (n, 77), the captions' token ids
 latents: float16 (n, height, width, channels), the pictures' mean VAE latents times the scaling factor
 
-and what else is known of a row: `row` (int64), its place in the manifest, or `thing` (int32) of the toy world.
+and what else is known of a row: `row` (int64), its place in the manifest, or `class` (int32), the index of its class
+among `classes` in `dataset.json`, which may also have a caption a class, `class_captions`.
 `dataset.json` names the models whose features these are. It comes last: a folder without it is unfinished.
 """
 

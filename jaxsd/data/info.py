@@ -21,7 +21,7 @@ NEEDED = ("audio", "text", "image", "tokens")
 MODELS = ("clip", "clip_revision", "diffusion", "diffusion_revision", "pooling", "eos_token_id")
 # dtype and number of axes; of other columns nothing is known
 KINDS = {"audio": ("int16", 2), "text": ("float16", 2), "image": ("float16", 2), "tokens": ("int32", 2)}
-KINDS |= {"latents": ("float16", 4), "row": ("int64", 1), "thing": ("int32", 1)}
+KINDS |= {"latents": ("float16", 4), "row": ("int64", 1), "class": ("int32", 1)}
 
 
 def info(folder):

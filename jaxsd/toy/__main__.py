@@ -49,9 +49,9 @@ def main():
 
         print(demo(arguments.out))
     elif arguments.command == "train":
-        from jaxsd.toy.train import run
+        from jaxsd.toy.train_models import train_models
 
-        print(run(arguments.out, arguments.seed))
+        print(train_models(arguments.out, arguments.seed))
     elif arguments.command == "reproduce":
         import encoders
         from jaxsd.config import one_of

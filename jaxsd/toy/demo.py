@@ -14,9 +14,11 @@ from jaxsd.bundled import TOY_MODEL, TOY_SAMPLES, encoder_source
 from jaxsd.config import load_config
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.evaluation import report
+from jaxsd.evaluation.evaluate import evaluate
+from jaxsd.evaluation.inputs import load_evaluated_encoders, open_evaluation_split
 from jaxsd.evaluation.report import contact_sheet
-from jaxsd.toy import scores, world
-from jaxsd.toy.training import train
+from jaxsd.toy import maker, world
+from jaxsd.training.train import train
 
 BEST = "gemini"
 TRAIN_SIZE, HELD_OUT, STEPS, PICTURES = 2_000, 250, 800, 50
@@ -36,13 +38,17 @@ def demo(folder: Path) -> Path:
     run = folder / "encoder"
     print(f"1/3  training a small encoder from scratch for {STEPS} steps", flush=True)
     start = time.monotonic()
+    for split, size in (("train", TRAIN_SIZE), ("validation", HELD_OUT), ("test", HELD_OUT)):
+        maker.make_split(data / split, split, size)
     train(config, run)
     print(f"     trained in {time.monotonic() - start:.0f} s: {run}", flush=True)
 
     print(
         "2/3  evaluating it beside the bundled gemini, which was trained for longer on ten times the data", flush=True
     )
-    report.show(scores.score([str(run), BEST], data, PICTURES, data_size=HELD_OUT))
+    split = open_evaluation_split(data / "test")
+    subjects = load_evaluated_encoders([str(run), BEST])
+    report.show(evaluate(subjects, split, **maker.evaluation_options(split, PICTURES)))
 
     print("3/3  a picture for each sample sound, with the bundled gemini", flush=True)
     return sample_sheet(folder / "contact-sheet.png", [BEST])
@@ -53,11 +59,11 @@ def sample_sheet(path: Path, names: Sequence[str]) -> Path:
 
     `names` are those of bundled encoders, or folders. Every sound has the same noise to start from in all rows.
     """
-    clips = np.stack([load_clip(TOY_SAMPLES / f"{thing}.wav").samples for thing in world.THINGS])
+    clips = np.stack([load_clip(TOY_SAMPLES / f"{name}.wav").samples for name in world.CLASSES])
     pipe = StableDiffusion.from_pretrained(TOY_MODEL)
     pictures = {}
     for name in names:
         rows = nnx.jit(lambda model, pcm: model(pcm))(encoders.load(encoder_source(name)), clips)
-        pictures[name] = pipe(rows, guidance=scores.GUIDANCE, steps=scores.STEPS, key=jax.random.key(0))
-    pictures["training picture"] = world.pictures(world.scenes("train", len(world.THINGS)))
-    return contact_sheet(path, world.THINGS, clips, {name: np.asarray(made) for name, made in pictures.items()})
+        pictures[name] = pipe(rows, guidance=maker.GUIDANCE, steps=maker.STEPS, key=jax.random.key(0))
+    pictures["training picture"] = world.images(world.scenes("train", len(world.CLASSES)))
+    return contact_sheet(path, world.CLASSES, clips, {name: np.asarray(made) for name, made in pictures.items()})

@@ -1,89 +1,133 @@
-"""The toy world as a data set on disk, with the features of its own CLIP and VAE."""
+"""Makes data sets of the toy world, and says how to evaluate on them.
+
+`jaxsd.bundled.load_maker("toy")` gives this module to commands that know nothing of the toy world.
+"""
 
 import hashlib
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from flax import nnx
 
-from jaxsd.bundled import TOY_MODEL
+from jaxsd.bundled import TOY_MODEL, model_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.data.build import SplitBuild, all_there, build
-from jaxsd.data.columns import Kind
-from jaxsd.data.features import FeatureTowers, to_float
+from jaxsd.data.columns import ABOUT, Kind
+from jaxsd.data.features import FeatureTowers
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.diffusion.vae import VAE
+from jaxsd.evaluation.evaluate import Drawing, Labels
+from jaxsd.evaluation.inputs import EvaluationSplit
+from jaxsd.files import read_json
 from jaxsd.toy import world
-from jaxsd.toy.world.examples import make
+from jaxsd.toy.judge import load_judge, verdicts
 
-BATCH = 250
-SMALL = 512  # below this many rows, starting processes costs more than it saves
-MADE: dict[str, Kind] = {"audio": (np.int16, (world.SAMPLE_RATE,)), "thing": (np.int32, ())}
+MAKER = "toy"  # the name of this module in jaxsd.bundled.MAKERS
+HELD_OUT = 1_000  # examples of a split of which nobody says how many there should be
+JUDGED = 200  # images of an evaluation where nobody says how many to draw
+GUIDANCE, STEPS = 3.0, 25  # of the images that are judged
+SERIAL_EXAMPLES = 512  # below this many, starting processes costs more than it saves
+MADE_COLUMNS: dict[str, Kind] = {"audio": (np.int16, (world.SAMPLE_RATE,)), "class": (np.int32, ())}
 
 
-def write_toy(folder, size: int, held_out: int, seed: int = 0) -> bool:
-    """Write `folder`/train of `size` rows and `folder`/validation and /test of `held_out` each, or what is missing.
+def make_split(folder, split: str, size: int | None = None, *, seed: int = 0, weights: Path = TOY_MODEL) -> bool:
+    """Make one split of the toy world in `folder`, or what is missing of it.
 
-    Returns whether there was anything to write. Raises ValueError for a size below 1 or a folder of another data set.
+    Args:
+        folder: the folder of the split itself.
+        split: a name of `world.WORLD_SPLITS`, from which the examples are drawn.
+        size: how many examples. None: the split is as the one in `folder` says of itself, and a new one has HELD_OUT.
+        seed: the world's seed.
+        weights: folder of the models that compute the features.
+
+    Returns:
+        Whether there was anything to make.
+
+    Raises:
+        ValueError: `folder` holds data of another source, size, seed or of other models, or `size` is below 1.
     """
-    sizes = {"train": size, "validation": held_out, "test": held_out}
-    return _write([_split(Path(folder) / name, name, rows, TOY_MODEL, seed) for name, rows in sizes.items()], TOY_MODEL)
+    if size is None:
+        about = _read_about(Path(folder))
+        split, size, seed = about.get("split", split), about.get("rows", HELD_OUT), about.get("seed", seed)
+        weights = model_source(about.get("diffusion", weights))
+    return _make([_split_build(Path(folder), split, size, seed, Path(weights))], Path(weights))
 
 
-def write_dataset(folder, split: str, size: int, weights: Path = TOY_MODEL, seed: int = 0):
-    """Write `size` examples of a split, with features of the models in `weights`, or what is missing of them.
+def make_dataset(folder, sizes: Mapping[str, int], *, seed: int = 0) -> bool:
+    """Make the splits of these sizes, each in a folder of its name in `folder`, or what is missing of them.
 
-    Raises ValueError where `folder` holds another data set.
+    Returns whether there was anything to make. Raises ValueError as `make_split` does, before anything is made.
     """
-    _write([_split(Path(folder), split, size, Path(weights), seed)], Path(weights))
+    builds = [_split_build(Path(folder) / split, split, size, seed, TOY_MODEL) for split, size in sizes.items()]
+    return _make(builds, TOY_MODEL)
 
 
-def _split(folder: Path, name: str, size: int, weights: Path, seed: int) -> SplitBuild:
+def evaluation_options(split: EvaluationSplit, count: int | None = None) -> dict[str, Any]:
+    """The keyword arguments of `jaxsd.evaluation.evaluate.evaluate` for a split of the toy world.
+
+    `count` is the number of images to draw under every conditioning, 0 for none (default: 200, or all there are).
+    """
+    count = min(JUDGED, len(split)) if count is None else count
+    labels = Labels(split.about["class_captions"], np.asarray(split.columns["class"]))
+    if not count:
+        return {"labels": labels}
+    drawn = split.about["split"], count, split.about["seed"]
+    scenes = world.scenes(*drawn)
+    judge = partial(verdicts, load_judge(), scenes=scenes, captions=world.captions(*drawn))
+    real = world.images(scenes).astype(np.float32) / 255
+    return {"labels": labels, "drawing": Drawing(count, GUIDANCE, STEPS, judge, real)}
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    """The dataset.json in `folder`, {} where there is none. Raises ValueError where it is not of the toy world."""
+    if not (folder / ABOUT).is_file():
+        return {}
+    about = read_json(folder / ABOUT)
+    if about.get("source") != "toy world":
+        raise ValueError(
+            f"{folder} holds a data set of {about.get('source', 'another source')}, not of the toy world; "
+            "choose another folder, or set --config.data.maker= to train on that data set as it is"
+        )
+    return about
+
+
+def _split_build(folder: Path, split: str, size: int, seed: int, weights: Path) -> SplitBuild:
+    _read_about(folder)
     if size < 1:
-        raise ValueError(f"{folder}: {size} rows; allowed: 1 or more")
+        raise ValueError(f"{folder}: {size} examples; allowed: 1 or more")
     models = {"clip": "toy", "diffusion": "toy"}
     if weights.resolve() != TOY_MODEL.resolve():
         models = {"clip": str((weights / "clip").resolve()), "diffusion": str(weights.resolve())}
-    about = {"source": "toy world", "split": name, "rows": size, "seed": seed, **models, "weights": _digest(weights)}
-    return SplitBuild(folder, size, lambda first, last: [(name, index) for index in range(first, last)], about)
+    about = {
+        "source": "toy world",
+        "maker": MAKER,
+        "split": split,
+        "rows": size,
+        "seed": seed,
+        **models,
+        "weights": _weights_digest(weights),
+        "classes": list(world.CLASSES),
+        "class_captions": [world.class_caption(name) for name in world.CLASSES],
+    }
+    return SplitBuild(folder, size, lambda first, last: [(split, index) for index in range(first, last)], about)
 
 
-def _digest(weights: Path) -> str:
-    """Of the parameters of all models: features of others are another data set."""
+def _weights_digest(weights: Path) -> str:
+    """A digest of the parameters of all models: features of other models are another data set."""
     digest = hashlib.sha256()
     for path in sorted(weights.rglob("*.safetensors")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def _write(splits: list[SplitBuild], weights: Path) -> bool:
-    if all_there(splits):
+def _make(builds: list[SplitBuild], weights: Path) -> bool:
+    if all_there(builds):
         return False
     clip = CLIP.from_pretrained(weights / "clip", dtype=np.float32)
     pipe = StableDiffusion.from_pretrained(weights, dtype=np.float32)
-    side = pipe.unet.config.sample_size * pipe.vae.config.factor
-    small = sum(split.size for split in splits) < SMALL
-    seed = splits[0].about["seed"]
-    build(splits, partial(make, seed=seed), MADE, FeatureTowers(clip, pipe.vae, side), workers=0 if small else None)
+    towers = FeatureTowers(clip, pipe.vae, pipe.unet.config.sample_size * pipe.vae.config.factor)
+    workers = 0 if sum(one.size for one in builds) < SERIAL_EXAMPLES else None
+    make = partial(world.make_examples, seed=builds[0].about["seed"])
+    build(builds, make, MADE_COLUMNS, towers, workers=workers)
     return True
-
-
-def encode_pictures(vae: VAE, pictures: np.ndarray) -> np.ndarray:
-    """Mean latents of uint8 pictures (n, height, width, 3), float32, unscaled."""
-    encode = nnx.jit(lambda vae, x: vae.encode(to_float(x)).mean)
-    return in_batches(lambda x: encode(vae, x), pictures)
-
-
-def in_batches(function, rows) -> np.ndarray:
-    """`function` over `rows`, BATCH at a time (the last one padded, so that it compiles once)."""
-    results = []
-    for start in range(0, len(rows), BATCH):
-        part = rows[start : start + BATCH]
-        missing = BATCH - len(part)
-        if isinstance(part, np.ndarray):
-            padded = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
-        else:
-            padded = [*part, *[part[-1]] * missing]
-        results.append(np.asarray(function(padded))[: len(part)])
-    return np.concatenate(results)

@@ -1,7 +1,7 @@
-"""Trains the toy world's models from a seed, each stage resumable.
+"""Trains the toy world's models from a seed, one stage after the other. Each stage resumes where it stopped.
 
-The stages share one folder: `pictures.npy` and the like are made once, every stage keeps its checkpoints in a
-subfolder, and a finished stage is its `<stage>.safetensors` (the moving average of the parameters).
+The stages share one folder. Arrays such as `images.npy` are made once. A stage keeps its checkpoints in a subfolder
+of its own. A finished stage has left `<stage>.safetensors`: the moving average of the parameters.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jaxtyping import Array, Float, PyTree
 
 import encoders
+from jaxsd.batching import map_batches
 from jaxsd.clip.pipeline import CLIP, Preprocessing
 from jaxsd.clip.tokens import tokenize
-from jaxsd.clip.towers import CLIPModel, TextConfig, VisionConfig
+from jaxsd.clip.towers import CLIPModel, TextConfig, TextModel, VisionConfig
 from jaxsd.config import load_config
+from jaxsd.data.features import to_float
 from jaxsd.data.loader import shuffled
 from jaxsd.diffusion.denoising import denoising_errors
 from jaxsd.diffusion.pipeline import StableDiffusion
@@ -29,15 +32,15 @@ from jaxsd.diffusion.vae import VAE, VAEConfig
 from jaxsd.files import replacing
 from jaxsd.pretrained.mapping import read_parameters, write_parameters
 from jaxsd.toy import world
-from jaxsd.toy.dataset import encode_pictures, in_batches, to_float
-from jaxsd.toy.judge import Judge
-from jaxsd.toy.judge import labels as judge_labels
+from jaxsd.toy.judge import Judge, true_answers
+from jaxsd.toy.maker import make_split
 from jaxsd.toy.tokenizer import make_tokenizer
-from jaxsd.toy.training import train as train_encoder
 from jaxsd.training.loop import fit, init_state, make_step
 from jaxsd.training.optimizers import SCHEDULES, muon
+from jaxsd.training.train import train
 
-TRAIN_SIZE = 30_000
+TRAIN_SCENES = 30_000
+ENCODED_TOGETHER = 250  # images or texts
 VAE_STEPS, CLIP_STEPS, UNET_STEPS = 12_000, 1_500, 6_000
 
 VAE_CONFIG = VAEConfig(
@@ -62,31 +65,56 @@ VISION_CONFIG = VisionConfig(
 PROJECTION = 128
 
 
-def stage(folder: Path, name: str, model: nnx.Module, loss, batch, steps: int, peak: float, seed: int, **options):
-    """Train `model` with `loss(model, batch, key)` unless it is done; the moving average, as `model`'s type."""
+def run_stage(
+    folder: Path,
+    name: str,
+    model: nnx.Module,
+    loss: Callable,
+    batch: Callable[[int], PyTree],
+    steps: int,
+    peak: float,
+    seed: int,
+    **options,
+) -> nnx.Module:
+    """Train a model, unless the stage is finished.
+
+    Args:
+        folder: the folder that all stages share.
+        name: the name of the stage, its checkpoints and its file.
+        model: the model as it starts.
+        loss: `loss(model, batch, key)` gives the loss and a dictionary of its parts.
+        batch: `batch(step)` gives the batch of that step.
+        steps: how many steps to train.
+        peak: the highest learning rate of the cosine schedule.
+        seed: of all that is random in the steps.
+        **options: further arguments of `jaxsd.training.loop.fit`.
+
+    Returns:
+        A model of the same type that holds the moving average of the parameters.
+    """
     graph, params = nnx.split(model)
     params = nnx.as_pure(params)
     path = folder / f"{name}.safetensors"
     if not path.exists():
         schedule = SCHEDULES["cosine"](peak, min(200, steps // 10), steps)
-        optimiser = optax.chain(optax.clip_by_global_norm(1.0), muon(schedule))
-        step = make_step(lambda p, _, b, k: loss(nnx.merge(graph, p), b, k), optimiser, seed)
-        state = init_state(params, optimiser)
+        optimizer = optax.chain(optax.clip_by_global_norm(1.0), muon(schedule))
+        step = make_step(lambda p, _, b, k: loss(nnx.merge(graph, p), b, k), optimizer, seed)
+        state = init_state(params, optimizer)
         state = fit(folder / name, name, state, step, lambda first: map(batch, count(first)), steps, **options)
         write_parameters(nnx.merge(graph, state.average), path, np.float32)
     return read_parameters(model, path)
 
 
 def cached(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array in `path`, made and written there first if need be."""
+    """The array in the file `path`, which `make` makes where the file is missing."""
     if not path.exists():
         with replacing(path) as part:
             np.save(part, make())
     return np.load(path)
 
 
-def vae_loss(vae: VAE, pictures, key):
-    x = to_float(pictures)
+def vae_loss(vae: VAE, images, key):
+    x = to_float(images)
     latents = vae.encode(x)
     error = vae.decode(latents.sample(key)) - x
     mse = jnp.mean(error**2)
@@ -94,66 +122,66 @@ def vae_loss(vae: VAE, pictures, key):
     return jnp.abs(error).mean() + mse + 2e-6 * kl, {"mse": mse, "kl": kl}
 
 
-def train_vae(folder: Path, pictures: np.ndarray, seed: int) -> VAE:
-    batch = shuffled(len(pictures), 8, seed)
+def train_vae(folder: Path, images: np.ndarray, seed: int) -> VAE:
+    batch = shuffled(len(images), 8, seed)
     vae = VAE(VAE_CONFIG, rngs=nnx.Rngs(seed))
-    return stage(folder, "vae", vae, vae_loss, lambda i: pictures[batch(i)], VAE_STEPS, 2e-3, seed)
+    return run_stage(folder, "vae", vae, vae_loss, lambda i: images[batch(i)], VAE_STEPS, 2e-3, seed)
 
 
 def judge_loss(judge: Judge, batch, key):
-    pictures, answers = batch
-    logits = judge(blurred(to_float(pictures), key))
+    images, answers = batch
+    logits = judge(blurred(to_float(images), key))
     losses = {
         name: optax.softmax_cross_entropy_with_integer_labels(logits[name], answers[name]).mean() for name in logits
     }
     return sum(losses.values()), losses
 
 
-def blurred(pictures: jax.Array, key: jax.Array) -> jax.Array:
-    """Pictures with a random 3x3 blur and noise, so that the judge does not live on crisp edges."""
+def blurred(images: Float[Array, "n height width 3"], key: jax.Array) -> Float[Array, "n height width 3"]:
+    """Images with a random 3x3 blur and noise, so that the judge does not rely on crisp edges."""
     blur, level, noise = jax.random.split(key, 3)
-    share = jax.random.uniform(blur, (len(pictures), 1, 1, 1)) / 3
+    share = jax.random.uniform(blur, (len(images), 1, 1, 1)) / 3
     for axis in (1, 2):
-        sides = jnp.roll(pictures, 1, axis) + jnp.roll(pictures, -1, axis)
-        pictures = (1 - 2 * share) * pictures + share * sides
-    amount = 0.1 * jax.random.uniform(level, (len(pictures), 1, 1, 1))
-    return pictures + amount * jax.random.normal(noise, pictures.shape)
+        sides = jnp.roll(images, 1, axis) + jnp.roll(images, -1, axis)
+        images = (1 - 2 * share) * images + share * sides
+    amount = 0.1 * jax.random.uniform(level, (len(images), 1, 1, 1))
+    return images + amount * jax.random.normal(noise, images.shape)
 
 
-def train_judge(folder: Path, pictures: np.ndarray, scenes, seed: int) -> Judge:
-    batch = shuffled(len(pictures), 64, seed + 1)
-    answers = judge_labels(scenes)
+def train_judge(folder: Path, images: np.ndarray, scenes, seed: int) -> Judge:
+    batch = shuffled(len(images), 64, seed + 1)
+    answers = true_answers(scenes)
 
     def take(i):
-        rows = batch(i)
-        return pictures[rows], jax.tree.map(lambda x: x[rows], answers)
+        chosen = batch(i)
+        return images[chosen], jax.tree.map(lambda x: x[chosen], answers)
 
     judge = Judge(rngs=nnx.Rngs(seed + 1))
-    return stage(folder, "judge", judge, judge_loss, take, 1_500, 2e-3, seed + 1)
+    return run_stage(folder, "judge", judge, judge_loss, take, 1_500, 2e-3, seed + 1)
 
 
 def clip_loss(clip: CLIPModel, batch, key):
     """CLIP's symmetric cross-entropy over the batch."""
-    pictures, tokens = batch
-    texts, images = clip.embed_text(tokens), clip.embed_image(to_float(pictures))
-    logits = jnp.exp(jnp.minimum(clip.logit_scale[...], jnp.log(100.0))) * texts @ images.T
+    images, tokens = batch
+    text, image = clip.embed_text(tokens), clip.embed_image(to_float(images))
+    logits = jnp.exp(jnp.minimum(clip.logit_scale[...], jnp.log(100.0))) * text @ image.T
     diagonal = jnp.arange(len(logits))
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
     loss = (cross_entropy(logits, diagonal).mean() + cross_entropy(logits.T, diagonal).mean()) / 2
     return loss, {"accuracy": jnp.mean(logits.argmax(axis=1) == diagonal)}
 
 
-def train_clip(folder: Path, pictures: np.ndarray, tokens: np.ndarray, text: TextConfig, seed: int) -> CLIPModel:
-    batch = shuffled(len(pictures), 128, seed + 2)
-    # The text tower is causal: rows after the end-of-text token change nothing, so they are not computed.
+def train_clip(folder: Path, images: np.ndarray, tokens: np.ndarray, text: TextConfig, seed: int) -> CLIPModel:
+    batch = shuffled(len(images), 128, seed + 2)
+    # The text tower is causal: tokens after the end of the text change nothing, so they are left out.
     short = tokens[:, : int((tokens == text.eos_token_id).argmax(axis=1).max()) + 1]
 
     def take(i):
-        rows = batch(i)
-        return pictures[rows], short[rows]
+        chosen = batch(i)
+        return images[chosen], short[chosen]
 
     clip = CLIPModel(text, VISION_CONFIG, PROJECTION, rngs=nnx.Rngs(seed + 2))
-    return stage(folder, "clip", clip, clip_loss, take, CLIP_STEPS, 2e-3, seed + 2)
+    return run_stage(folder, "clip", clip, clip_loss, take, CLIP_STEPS, 2e-3, seed + 2)
 
 
 def unet_loss(unet: UNet, batch, key):
@@ -168,29 +196,35 @@ def train_unet(folder: Path, latents: np.ndarray, contexts: np.ndarray, which: n
     batch = shuffled(len(latents), 32, seed + 3)
 
     def take(i):
-        rows = batch(i)
-        dropped = np.random.default_rng([seed, i]).random(len(rows)) < 0.1
-        return latents[rows], contexts[np.where(dropped, 0, which[rows])]
+        chosen = batch(i)
+        dropped = np.random.default_rng([seed, i]).random(len(chosen)) < 0.1
+        return latents[chosen], contexts[np.where(dropped, 0, which[chosen])]
 
     unet = UNet(UNET_CONFIG, rngs=nnx.Rngs(seed + 3))
-    return stage(folder, "unet", unet, unet_loss, take, UNET_STEPS, 4e-3, seed + 3, save_every=1_000)
+    return run_stage(folder, "unet", unet, unet_loss, take, UNET_STEPS, 4e-3, seed + 3, save_every=1_000)
 
 
-def encode_texts(text_model, tokens: np.ndarray) -> np.ndarray:
+def encode_images(vae: VAE, images: np.ndarray) -> np.ndarray:
+    """The mean latents of uint8 images (n, height, width, 3), float32, unscaled."""
+    encode = nnx.jit(lambda vae, x: vae.encode(to_float(x)).mean)
+    return map_batches(lambda x: encode(vae, x), images, ENCODED_TOGETHER)
+
+
+def encode_texts(text_model: TextModel, tokens: np.ndarray) -> np.ndarray:
     """The hidden states of token ids, float16 (n, 77, width)."""
     encode = nnx.jit(lambda model, x: model(x).hidden_states.astype(jnp.float16))
-    return in_batches(lambda x: encode(text_model, x), tokens)
+    return map_batches(lambda x: encode(text_model, x), tokens, ENCODED_TOGETHER)
 
 
-def run(folder: Path, seed: int = 0) -> Path:
-    """Train the VAE, the judge, CLIP, the U-Net and the encoders in `folder`, or what is left of it.
+def train_models(folder: Path, seed: int = 0) -> Path:
+    """Train the VAE, the judge, CLIP, the U-Net and the encoders in `folder`, or those that are not finished.
 
-    Returns `folder/bundle`, laid out as the package ships it.
+    Returns `folder/bundle`, which is laid out as the package ships it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    scenes = world.scenes("train", TRAIN_SIZE, seed)
-    captions = world.captions("train", TRAIN_SIZE, seed)
-    pictures = cached(folder / "pictures.npy", lambda: world.pictures(scenes))
+    scenes = world.scenes("train", TRAIN_SCENES, seed)
+    captions = world.captions("train", TRAIN_SCENES, seed)
+    images = cached(folder / "images.npy", lambda: world.images(scenes))
 
     tokenizer = make_tokenizer(captions)
     tokenizer.save_pretrained(folder / "tokenizer")
@@ -199,10 +233,10 @@ def run(folder: Path, seed: int = 0) -> Path:
     tokens = tokenize(tokenizer, list(texts))
     which = which[1:]
 
-    vae = train_vae(folder, pictures, seed)
-    judge = train_judge(folder, pictures, scenes, seed)
-    clip = train_clip(folder, pictures, tokens[which], text, seed)
-    latents = cached(folder / "latents.npy", lambda: encode_pictures(vae, pictures))
+    vae = train_vae(folder, images, seed)
+    judge = train_judge(folder, images, scenes, seed)
+    clip = train_clip(folder, images, tokens[which], text, seed)
+    latents = cached(folder / "latents.npy", lambda: encode_images(vae, images))
     vae.config = replace(vae.config, scaling_factor=round(float(1 / latents.std()), 5))
     latents = latents * np.float32(vae.config.scaling_factor)
     contexts = cached(folder / "contexts.npy", lambda: encode_texts(clip.text_model, tokens))
@@ -216,8 +250,10 @@ def run(folder: Path, seed: int = 0) -> Path:
     write_parameters(judge, bundle / "judge.safetensors", np.float16)
 
     for name in encoders.ENCODERS:
-        changes = {"encoder": name, "data.folder": folder / "data", "seed": seed}
+        changes = {"encoder": name, "data.folder": folder / "data", "data.maker": "", "seed": seed}
         config = load_config("toy.py", [f"--config.{key}={value}" for key, value in changes.items()])
-        encoder = train_encoder(config, folder / "encoders" / name, bundle / "weights")
+        for split, size in (("train", config.data.train_size), ("validation", config.data.held_out)):
+            make_split(folder / "data" / split, split, size, seed=0, weights=bundle / "weights")
+        encoder = train(config, folder / "encoders" / name)
         encoders.save(encoder, bundle / "encoders" / name, dtype=np.float16)
     return bundle

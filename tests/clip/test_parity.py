@@ -46,7 +46,7 @@ def test_random_model(tmp_path, rng):
 
 def test_bundled_weights():
     clip = CLIP.from_pretrained(TOY_MODEL / "clip")
-    pictures = world.pictures(world.scenes("test", 20))
+    pictures = world.images(world.scenes("test", 20))
     captions = world.captions("test", 20)
     tokens = tokenize(clip.tokenizer, captions)
     text, image = embeddings_of_torch(TOY_MODEL / "clip", tokens, normalised(clip, pictures))

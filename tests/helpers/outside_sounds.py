@@ -1,4 +1,4 @@
-"""Sounds from outside the training recipes: the ten things by other synthesis, and recordings spoilt in other ways."""
+"""Sounds from outside the training recipes: the ten classes by other synthesis, and recordings spoilt in other ways."""
 
 import io
 from collections.abc import Callable
@@ -145,11 +145,11 @@ def to_pcm(sound: np.ndarray, peak: float = 0.5) -> np.ndarray:
 
 
 def synthesised(count: int, seed: int = 0) -> np.ndarray:
-    """int16 (count, 16000): the things in rotation, by other synthesis, with a little noise."""
+    """int16 (count, 16000): the classes in rotation, by other synthesis, with a little noise."""
     clips = []
     for index in range(count):
         rng = np.random.default_rng([seed, index])
-        sound = OTHER_SYNTHESIS[world.THINGS[index % len(world.THINGS)]](rng)
+        sound = OTHER_SYNTHESIS[world.CLASSES[index % len(world.CLASSES)]](rng)
         clips.append(to_pcm(sound / sound.std() + 0.01 * rng.standard_normal(RATE), rng.uniform(0.1, 0.9)))
     return np.stack(clips)
 
@@ -198,7 +198,7 @@ SPOILT: dict[str, Callable[[np.ndarray, Rng], np.ndarray]] = {
 def conditions(clips: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
     """Sounds from outside by kind, int16 (n, 16000) each: other synthesis, and held-out `clips` spoilt.
 
-    Clip i is of thing i modulo ten, as in the toy world's splits.
+    Clip i is of class i modulo ten, as in the toy world's splits.
     """
     spoilt = {
         name: np.stack([spoil(clip, np.random.default_rng([seed, i])) for i, clip in enumerate(clips)])

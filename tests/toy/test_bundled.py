@@ -10,16 +10,16 @@ from jaxsd import bundled
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.evaluation import evaluate as evaluation
 from jaxsd.evaluation.inputs import load_evaluated_encoders
-from jaxsd.toy import judge as judge_module
-from jaxsd.toy import scores, world
+from jaxsd.toy import maker, world
+from jaxsd.toy.judge import load_judge, verdicts
 
-# The share of right things that a bundled encoder's pictures must reach; docs/toy-world.md has how good they are.
+# The share of images of the right class that a bundled encoder must reach; docs/toy-world.md has how good they are.
 RIGHT = {"gemini": 0.95, "grok": 0.95, "chatgpt": 0.8, "deepseek": 0.8, "human": 0.6}
 
 
 @pytest.fixture(scope="module")
 def judge():
-    return judge_module.load_judge()
+    return load_judge()
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +34,20 @@ def test_weights_are_small():
     assert all(path.stat().st_size <= 1.5e6 for path in (*models, bundled.TOY_JUDGE))
 
 
-def test_the_judge_knows_real_pictures(judge):
-    shares = scores.accuracy(judge, world.pictures(world.scenes("test", 500)))
-    assert min(shares[name] for name in ("thing", "colour", "background", "side")) >= 0.97
+def test_the_judge_knows_real_images(judge):
+    scenes = world.scenes("test", 500)
+    right = verdicts(judge, world.images(scenes), scenes)
+    assert min(right[question].mean() for question in ("class", "color", "background", "side")) >= 0.97
 
 
 def test_the_judge_is_at_chance_on_noise(judge, rng):
     noise = rng.uniform(size=(200, 64, 64, 3)).astype(np.float32)
-    assert scores.accuracy(judge, noise)["thing"] < 0.25
+    assert verdicts(judge, noise, world.scenes("test", 200))["class"].mean() < 0.25
 
 
 def accuracy_of(pipe, judge, context):
-    pictures = evaluation.pictures(pipe, context, guidance=scores.GUIDANCE, steps=15)
-    return scores.accuracy(judge, pictures)["thing"]
+    images = evaluation.pictures(pipe, context, guidance=maker.GUIDANCE, steps=15)
+    return verdicts(judge, images, world.scenes("test", len(images)))["class"].mean()
 
 
 def test_the_encoders_are_found_by_name():
@@ -56,13 +57,13 @@ def test_the_encoders_are_found_by_name():
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_sounds_become_pictures_of_what_was_heard(pipe, judge, name):
+def test_sounds_become_images_of_their_class(pipe, judge, name):
     audio = world.sounds("test", 50, workers=1)
     encoder = encoders.load(bundled.encoder_source(name))
     rows = nnx.jit(lambda model, pcm: model(pcm))(encoder, audio)
     assert accuracy_of(pipe, judge, np.asarray(rows)) >= RIGHT[name]
 
 
-def test_random_rows_are_pictures_of_anything(pipe, judge):
+def test_random_embeddings_are_images_of_anything(pipe, judge):
     noise = np.asarray(jax.random.normal(jax.random.key(0), (50, 77, 128)))
     assert accuracy_of(pipe, judge, noise) <= 0.3

@@ -8,8 +8,8 @@ from flax import nnx
 import encoders
 from jaxsd.bundled import TOY_MODEL, encoder_source
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.toy import scores, world
-from jaxsd.toy.judge import labels, load_judge
+from jaxsd.toy import maker, world
+from jaxsd.toy.judge import load_judge, verdicts
 from tests.helpers import outside_sounds as outside
 
 CLIPS = 100
@@ -20,11 +20,11 @@ def test_outside_sounds_are_drawn_at_least_half_as_often_as_held_out_ones():
     clips = world.sounds("test", CLIPS, workers=1)
     encoder, pipe = encoders.load(encoder_source("gemini")), StableDiffusion.from_pretrained(TOY_MODEL)
     encode = nnx.jit(lambda encoder, pcm: encoder(pcm))
-    truth, judge = labels(world.scenes("test", CLIPS)), load_judge()
+    scenes, judge = world.scenes("test", CLIPS), load_judge()
 
     def right(sounds):
-        made = pipe(encode(encoder, sounds), guidance=scores.GUIDANCE, steps=scores.STEPS, key=jax.random.key(0))
-        return scores.verdicts(judge, np.asarray(made), truth)["thing"].mean()
+        made = pipe(encode(encoder, sounds), guidance=maker.GUIDANCE, steps=maker.STEPS, key=jax.random.key(0))
+        return verdicts(judge, np.asarray(made), scenes)["class"].mean()
 
     shares = {"held out": right(clips)} | {name: right(spoilt) for name, spoilt in outside.conditions(clips).items()}
     print(shares)

@@ -11,8 +11,10 @@ import pytest
 
 from jaxsd import bundled
 from jaxsd.toy import world
-from jaxsd.toy.world.drawing import BACKGROUND_RGB, COLOUR_RGB, draw
-from jaxsd.toy.world.sounds import synthesise
+from jaxsd.toy.world import examples
+from jaxsd.toy.world.drawing import draw
+from jaxsd.toy.world.palette import BACKGROUND_RGB, COLOR_RGB
+from jaxsd.toy.world.synthesis import synthesize
 
 
 def digest(example: world.Example) -> str:
@@ -20,9 +22,9 @@ def digest(example: world.Example) -> str:
     return hashlib.sha256(parts).hexdigest()
 
 
-def colour_mask(image: np.ndarray, colour: str) -> np.ndarray:
-    """Pixels (height, width) that are of a colour, up to rounding."""
-    return np.abs(image.astype(int) - COLOUR_RGB[colour]).max(axis=-1) <= 6
+def color_mask(image: np.ndarray, color: str) -> np.ndarray:
+    """Pixels (height, width) that are of a color, up to rounding."""
+    return np.abs(image.astype(int) - COLOR_RGB[color]).max(axis=-1) <= 6
 
 
 def read_wav(path: Path) -> np.ndarray:
@@ -51,16 +53,25 @@ def test_same_arguments_give_the_same_example(index: int) -> None:
     assert digest(world.example("train", index, seed=3)) == digest(world.example("train", index, seed=3))
 
 
+@pytest.mark.parametrize(
+    "split, expected", [("train", "f8784e67321964df 1e328cf379a93992"), ("test", "b6a07828b90a5aed 6c2137f63dcbade1")]
+)
+def test_images_and_captions_stay_what_they_were(split: str, expected: str) -> None:
+    # Sounds may differ between processors by the last bit; the samples below stand for them.
+    images, captions = world.images(world.scenes(split, 40)), "\n".join(world.captions(split, 40))
+    assert expected.split() == [hashlib.sha256(data).hexdigest()[:16] for data in (images.tobytes(), captions.encode())]
+
+
 def test_no_two_examples_of_any_split_or_seed_agree_in_any_part() -> None:
-    examples = [world.example(split, i, seed) for split in world.SPLITS for i in range(10) for seed in (0, 1)]
+    examples = [world.example(split, i, seed) for split in world.WORLD_SPLITS for i in range(10) for seed in (0, 1)]
     assert len({example.audio.tobytes() for example in examples}) == len(examples)
     assert len({example.image.tobytes() for example in examples}) == len(examples)
     assert len({example.scene for example in examples}) == len(examples)
 
 
-@pytest.mark.parametrize("split", world.SPLITS)
-def test_things_are_balanced(split: str) -> None:
-    assert Counter(scene.thing for scene in world.scenes(split, 50)) == dict.fromkeys(world.THINGS, 5)
+@pytest.mark.parametrize("split", world.WORLD_SPLITS)
+def test_classes_are_balanced(split: str) -> None:
+    assert Counter(scene.class_name for scene in world.scenes(split, 50)) == dict.fromkeys(world.CLASSES, 5)
 
 
 def test_many_at_once_equal_one_by_one() -> None:
@@ -68,14 +79,14 @@ def test_many_at_once_equal_one_by_one() -> None:
     many = world.scenes("validation", 10, seed=2)
     assert many == [example.scene for example in one_by_one]
     assert world.captions("validation", 10, seed=2) == [example.caption for example in one_by_one]
-    np.testing.assert_array_equal(world.pictures(many), [example.image for example in one_by_one])
+    np.testing.assert_array_equal(world.images(many), [example.image for example in one_by_one])
     np.testing.assert_array_equal(world.sounds("validation", 10, seed=2), [example.audio for example in one_by_one])
 
 
 def test_processes_keep_order(monkeypatch: pytest.MonkeyPatch, scenes: list[world.Scene]) -> None:
-    monkeypatch.setattr(world, "_SERIAL_LIMIT", 0)
-    shared = world.pictures(scenes, workers=2)
-    np.testing.assert_array_equal(shared, world.pictures(scenes, workers=1))
+    monkeypatch.setattr(examples, "_SERIAL_LIMIT", 0)
+    shared = world.images(scenes, workers=2)
+    np.testing.assert_array_equal(shared, world.images(scenes, workers=1))
 
 
 def test_captions_are_short_lower_case_words_from_a_small_vocabulary(captions: list[str]) -> None:
@@ -86,11 +97,11 @@ def test_captions_are_short_lower_case_words_from_a_small_vocabulary(captions: l
     assert len(vocabulary) < 60
 
 
-def test_captions_name_the_thing_and_only_true_attributes(captions: list[str]) -> None:
+def test_captions_name_the_class_and_only_true_attributes(captions: list[str]) -> None:
     for caption, scene in zip(captions, world.scenes("train", len(captions)), strict=True):
-        noun_and_action = world.class_caption(scene.thing).removeprefix("an ").removeprefix("a ")
+        noun_and_action = world.class_caption(scene.class_name).removeprefix("an ").removeprefix("a ")
         assert noun_and_action in caption
-        assert {colour for colour in world.COLOURS if colour in caption.split()} <= {scene.colour}
+        assert {color for color in world.COLORS if color in caption.split()} <= {scene.color}
         assert {side for side, phrase in world.SIDE_PHRASE.items() if phrase in caption} <= {scene.side}
         named = {background for background, phrase in world.BACKGROUND_PHRASE.items() if phrase in caption}
         assert named <= {scene.background}
@@ -99,38 +110,38 @@ def test_captions_name_the_thing_and_only_true_attributes(captions: list[str]) -
 def test_most_captions_name_every_attribute_and_some_none(captions: list[str]) -> None:
     phrases = [*world.SIDE_PHRASE.values(), *world.BACKGROUND_PHRASE.values()]
     counts = Counter(
-        sum(phrase in caption for phrase in phrases) + sum(colour in caption.split() for colour in world.COLOURS)
+        sum(phrase in caption for phrase in phrases) + sum(color in caption.split() for color in world.COLORS)
         for caption in captions
     )
     assert counts[3] / len(captions) == pytest.approx(0.60, abs=0.05)
     assert counts[0] / len(captions) == pytest.approx(0.15, abs=0.04)
 
 
-def test_what_a_caption_names_is_known(scenes: list[world.Scene]) -> None:
-    scene = replace(scenes[0], colour="red", side="left", background="snow")
-    assert world.named("a red dog barking on the left in the snow", scene) == set(world.ATTRIBUTES)
-    assert world.named("a red dog barking at night", scene) == {"colour"}
-    assert not world.named(world.class_caption(scene.thing), scene)
+def test_the_attributes_that_a_caption_names(scenes: list[world.Scene]) -> None:
+    scene = replace(scenes[0], color="red", side="left", background="snow")
+    assert world.named_attributes("a red dog barking on the left in the snow", scene) == set(world.ATTRIBUTES)
+    assert world.named_attributes("a red dog barking at night", scene) == {"color"}
+    assert not world.named_attributes(world.class_caption(scene.class_name), scene)
 
 
 def test_class_captions_are_distinct_and_name_no_attribute() -> None:
-    captions = {world.class_caption(thing) for thing in world.THINGS}
-    assert len(captions) == len(world.THINGS)
-    assert not {word for caption in captions for word in caption.split()} & set(world.COLOURS)
+    captions = {world.class_caption(name) for name in world.CLASSES}
+    assert len(captions) == len(world.CLASSES)
+    assert not {word for caption in captions for word in caption.split()} & set(world.COLORS)
 
 
-def test_picture_shape_and_type(scenes: list[world.Scene]) -> None:
-    assert world.pictures(scenes[:3]).shape == (3, 64, 64, 3)
-    assert world.pictures(scenes[:3]).dtype == np.uint8
+def test_image_shape_and_type(scenes: list[world.Scene]) -> None:
+    assert world.images(scenes[:3]).shape == (3, 64, 64, 3)
+    assert world.images(scenes[:3]).dtype == np.uint8
     assert draw(scenes[0], resolution=32).shape == (32, 32, 3)
 
 
-def test_the_named_colour_dominates_the_others(scenes: list[world.Scene]) -> None:
+def test_the_named_color_dominates_the_others(scenes: list[world.Scene]) -> None:
     for scene in scenes:
         image = draw(scene)
-        area = {colour: int(colour_mask(image, colour).sum()) for colour in world.COLOURS}
-        assert max(area, key=area.__getitem__) == scene.colour, scene
-        assert area[scene.colour] >= 80, scene
+        area = {color: int(color_mask(image, color).sum()) for color in world.COLORS}
+        assert max(area, key=area.__getitem__) == scene.color, scene
+        assert area[scene.color] >= 80, scene
 
 
 def test_the_sky_tells_the_background(scenes: list[world.Scene]) -> None:
@@ -138,18 +149,20 @@ def test_the_sky_tells_the_background(scenes: list[world.Scene]) -> None:
         np.testing.assert_array_equal(draw(scene)[0, [0, -1]].max(axis=0), BACKGROUND_RGB[scene.background][0])
 
 
-@pytest.mark.parametrize("thing", world.THINGS)
-def test_the_object_stands_on_the_named_side(thing: str) -> None:
-    for scene in [scene for scene in world.scenes("test", 100) if scene.thing == thing]:
+@pytest.mark.parametrize("name", world.CLASSES)
+def test_the_object_stands_on_the_named_side(name: str) -> None:
+    for scene in [scene for scene in world.scenes("test", 100) if scene.class_name == name]:
         left, middle, right = (
-            np.nonzero(colour_mask(draw(replace(scene, side=side)), scene.colour))[1].mean() for side in world.SIDES
+            np.nonzero(color_mask(draw(replace(scene, side=side)), scene.color))[1].mean() for side in world.SIDES
         )
         assert left + 3 < middle < right - 3
 
 
 def test_every_scene_number_shows() -> None:
     scene = world.Scene("bird", "red", "day", "middle", 0.9, 0.0, 0.0, 45.0, 0.2, False)
-    changes = dict(size=1.0, dx=1.0, dy=1.0, horizon=47.0, phase=0.9, mirrored=True, thing="dog", background="snow")
+    changes = dict(
+        size=1.0, dx=1.0, dy=1.0, horizon=47.0, phase=0.9, mirrored=True, class_name="dog", background="snow"
+    )
     for name, value in changes.items():
         assert not np.array_equal(draw(scene), draw(replace(scene, **{name: value}))), name
 
@@ -169,9 +182,9 @@ def test_loudness_varies_widely(sounds: np.ndarray) -> None:
     assert peak.max() > 8 * peak.min()
 
 
-def test_things_differ_under_the_same_random_numbers() -> None:
-    clips = [synthesise(thing, np.random.default_rng(5)) for thing in world.THINGS]
-    assert len({clip.tobytes() for clip in clips}) == len(world.THINGS)
+def test_classes_differ_under_the_same_random_numbers() -> None:
+    clips = [synthesize(name, np.random.default_rng(5)) for name in world.CLASSES]
+    assert len({clip.tobytes() for clip in clips}) == len(world.CLASSES)
 
 
 def band_levels(sounds: np.ndarray) -> np.ndarray:
@@ -184,24 +197,24 @@ def band_levels(sounds: np.ndarray) -> np.ndarray:
     return np.concatenate([level.mean(axis=1), level.std(axis=1)], axis=1)
 
 
-def test_things_can_be_told_apart_by_ear(sounds: np.ndarray) -> None:
+def test_classes_can_be_told_apart_by_ear(sounds: np.ndarray) -> None:
     known, heard = band_levels(world.sounds("train", 300, workers=1)), band_levels(sounds)
     scale = known.std(axis=0)
     distance = np.abs(heard[:, None] / scale - known[None] / scale).sum(axis=-1)
-    nearest = distance.argmin(axis=1) % len(world.THINGS)
-    assert np.mean(nearest == np.arange(len(sounds)) % len(world.THINGS)) > 0.8
+    nearest = distance.argmin(axis=1) % len(world.CLASSES)
+    assert np.mean(nearest == np.arange(len(sounds)) % len(world.CLASSES)) > 0.8
 
 
 def test_shipped_samples_are_the_samples_split() -> None:
-    assert {path.name for path in bundled.TOY_SAMPLES.iterdir()} == {f"{thing}.wav" for thing in world.THINGS}
-    for index, thing in enumerate(world.THINGS):
-        shipped = read_wav(bundled.TOY_SAMPLES / f"{thing}.wav").astype(int)
+    assert {path.name for path in bundled.TOY_SAMPLES.iterdir()} == {f"{name}.wav" for name in world.CLASSES}
+    for index, name in enumerate(world.CLASSES):
+        shipped = read_wav(bundled.TOY_SAMPLES / f"{name}.wav").astype(int)
         made = world.example("samples", index).audio.astype(int)
         # Processors differ in the last bit of a sine, which may flip a rounding.
-        assert np.abs(shipped - made).max() <= 1, thing
+        assert np.abs(shipped - made).max() <= 1, name
 
 
-def test_write_samples_writes_every_thing(tmp_path: Path) -> None:
+def test_write_samples_writes_every_class(tmp_path: Path) -> None:
     world.write_samples(tmp_path)
-    for index, thing in enumerate(world.THINGS):
-        np.testing.assert_array_equal(read_wav(tmp_path / f"{thing}.wav"), world.example("samples", index).audio)
+    for index, name in enumerate(world.CLASSES):
+        np.testing.assert_array_equal(read_wav(tmp_path / f"{name}.wav"), world.example("samples", index).audio)

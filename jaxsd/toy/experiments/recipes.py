@@ -18,16 +18,16 @@ from jaxsd.evaluation.inputs import EvaluatedEncoder, EvaluationSplit
 from jaxsd.evaluation.report.plots import COLOURS, STYLE
 from jaxsd.evaluation.report.tables import Table
 from jaxsd.files import replacing
-from jaxsd.toy import scores, world
+from jaxsd.toy import maker, world
 from jaxsd.toy.experiments.runs import Runs, configure, mean, run_all
-from jaxsd.toy.judge import labels, load_judge
+from jaxsd.toy.judge import load_judge, verdicts
 from jaxsd.training.metric_writers import read_metrics
 
 RECIPES = ("paper", "aligned", "denoise", "aligned+denoise")
 GUIDANCES = (1.5, 3.0, 5.0, 7.5)
 CAPTIONS = 4_000  # of the training split, which stand for all that the U-Net was trained on
 FIGURES = ("denoising", "denoising gain", "distance", "s a step")
-NAMES = (*FIGURES, *(f"{thing}@{guidance:g}" for guidance in GUIDANCES for thing in ("all", *world.THINGS)))
+NAMES = (*FIGURES, *(f"{thing}@{guidance:g}" for guidance in GUIDANCES for thing in ("all", *world.CLASSES)))
 
 
 def compare(
@@ -37,7 +37,7 @@ def compare(
 
     Writes the section in Markdown, by default `folder`/recipes.md, with a PNG and the CSV file of runs beside it
     (`jaxsd.toy.experiments.runs.run_all`). `overrides` (--config.KEY=VALUE) are of every run. Raises ValueError where
-    there are not as many held-out sounds as `pictures`, or not a picture of each thing.
+    there are not as many held-out sounds as `pictures`, or not a picture of each class.
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; allowed: 1 or more")
@@ -46,8 +46,8 @@ def compare(
     keys = [(recipe, encoder, seed) for seed in range(seeds) for recipe in RECIPES]
     configs = {key: configure(key[0], {}, key, overrides) for key in keys}
     held_out = configs[keys[0]].data.held_out
-    if not len(world.THINGS) <= pictures <= held_out:
-        raise ValueError(f"pictures is {pictures}; allowed: {len(world.THINGS)} to {held_out}")
+    if not len(world.CLASSES) <= pictures <= held_out:
+        raise ValueError(f"pictures is {pictures}; allowed: {len(world.CLASSES)} to {held_out}")
     runs = run_all(
         folder,
         section.with_suffix(".csv"),
@@ -78,11 +78,11 @@ def _measure(run: Path, config: TrainConfig, split: EvaluationSplit, *, pictures
         float(metrics.nearest(np.asarray(rows), captions).mean()) / np.sqrt(captions.var(axis=0).mean()),
         config.batch_size / float(np.median(speeds)),
     ]
-    truth, judge = labels(world.scenes("test", pictures, split.about["seed"])), load_judge()
+    scenes, judge = world.scenes("test", pictures, split.about["seed"]), load_judge()
     for guidance in GUIDANCES:
-        made = evaluation.pictures(split.pipe, rows, guidance=guidance, steps=scores.STEPS)
-        right = scores.verdicts(judge, made, truth)
-        values += [float(right["thing"].mean()), *(float(right[f"thing={thing}"].mean()) for thing in world.THINGS)]
+        made = evaluation.pictures(split.pipe, rows, guidance=guidance, steps=maker.STEPS)
+        right = verdicts(judge, made, scenes)
+        values += [float(right["class"].mean()), *(float(right[f"class={thing}"].mean()) for thing in world.CLASSES)]
     return values
 
 
@@ -99,7 +99,7 @@ def _share(runs: Runs, recipe: str, name: str, pictures: int) -> str:
     """The share of a recipe's pictures that are right, over all its seeds, with Wilson's interval."""
     shares = [run.figures[name] for key, run in runs.items() if key[0] == recipe]
     share, count = float(np.mean(shares)), len(shares) * pictures
-    low, high = metrics.wilson(share, count if name.startswith("all") else count // len(world.THINGS))
+    low, high = metrics.wilson(share, count if name.startswith("all") else count // len(world.CLASSES))
     return f"{100 * share:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
@@ -114,22 +114,22 @@ def _tables(runs: Runs, pictures: int) -> list[Table]:
         ]
         figures.append((recipe, *(_share(runs, recipe, f"all@{g:g}", pictures) for g in GUIDANCES), *means))
         things += [
-            (f"{recipe}, {guidance:g}", *(_share(runs, recipe, f"{t}@{guidance:g}", pictures) for t in world.THINGS))
+            (f"{recipe}, {guidance:g}", *(_share(runs, recipe, f"{t}@{guidance:g}", pictures) for t in world.CLASSES))
             for guidance in GUIDANCES
         ]
     return [
         Table(
             "Every recipe",
-            "Right things in per cent, over all seeds, with Wilson's 95 % intervals, by guidance; the other columns "
+            "Right classes in per cent, over all seeds, with Wilson's 95 % intervals, by guidance; the other columns "
             "are means over the seeds ± half of their 95 % interval (Student's t). Distance: that of the rows to those "
             "of the nearest training caption, in standard deviations of the captions' rows.",
             ("recipe", *(f"guidance {g:g}, %" for g in GUIDANCES), *FIGURES),
             figures,
         ),
         Table(
-            "Every thing",
-            "Right things in per cent with Wilson's 95 % intervals, by recipe and guidance.",
-            ("recipe, guidance", *world.THINGS),
+            "Every class",
+            "Right classes in per cent with Wilson's 95 % intervals, by recipe and guidance.",
+            ("recipe, guidance", *world.CLASSES),
             things,
         ),
     ]
@@ -139,14 +139,14 @@ def _section(runs: Runs, pictures: int, figure: str) -> str:
     seeds = len({key[2] for key in runs})
     parts = [
         f"{seeds} seeds a recipe, {pictures} pictures a seed and guidance, of held-out sounds.\n",
-        f"![Share of right things by guidance, and denoising gain against distance; a dot a seed]({figure})\n",
+        f"![Share of right classes by guidance, and denoising gain against distance; a dot a seed]({figure})\n",
     ]
     parts += [f"### {table.title}\n\n{table.note}\n\n{table.to_markdown()}" for table in _tables(runs, pictures)]
     return "\n".join(parts)
 
 
 def _figure(runs: Runs) -> Figure:
-    """Left the share of right things over the guidance, right where the rows are; a colour a recipe, a dot a seed."""
+    """Left the share of right classes over the guidance, right where the rows are; a colour a recipe, a dot a seed."""
     figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=120)
     left, right = figure.subplots(1, 2)
     for recipe, colour in zip(dict.fromkeys(key[0] for key in runs), COLOURS, strict=False):
@@ -155,7 +155,7 @@ def _figure(runs: Runs) -> Figure:
         left.plot(GUIDANCES, shares.mean(axis=0), color=colour, label=recipe)
         left.plot(GUIDANCES, shares.T, ".", color=colour)
         right.plot([f["distance"] for f in chosen], [f["denoising gain"] for f in chosen], ".", color=colour)
-    left.set(xlabel="guidance", ylabel="right things, %", xticks=GUIDANCES, ylim=(0, 101))
+    left.set(xlabel="guidance", ylabel="right classes, %", xticks=GUIDANCES, ylim=(0, 101))
     right.set(xlabel="distance to the nearest caption's rows", ylabel="denoising gain over no caption")
     right.set_yscale("symlog", linthresh=0.001)  # the gains of recipes lie two orders of magnitude apart
     right.axhline(0, color="0.8", zorder=0)

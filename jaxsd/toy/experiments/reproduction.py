@@ -17,7 +17,7 @@ from jaxsd.evaluation.inputs import EvaluationSplit, load_evaluated_encoders
 from jaxsd.evaluation.report.plots import COLOURS, STYLE
 from jaxsd.evaluation.report.tables import Table
 from jaxsd.files import replacing
-from jaxsd.toy import scores
+from jaxsd.toy import maker
 from jaxsd.toy.experiments.runs import Key, Runs, configure, mean, run_all
 
 # As the recipes have it at full size.
@@ -69,7 +69,7 @@ COLUMNS = (
     Column("recall@10 a→t, %", lambda _, one: 100 * one["R@10_a2t"], "{:.1f}"),
     Column("recall@10 a→i, %", lambda _, one: 100 * one["R@10_a2i"], "{:.1f}"),
     Column("denoising gain", lambda _, one: one["denoising gain"], "{:.4f}", linear_to=0.01),
-    Column("right thing, %", lambda _, one: 100 * one.get("thing", np.nan), "{:.0f}"),
+    Column("right class, %", lambda _, one: 100 * one.get("class", np.nan), "{:.0f}"),
 )
 
 
@@ -116,7 +116,7 @@ def _place(key: Key) -> tuple[int, int, int]:
 
 
 def _measure(run: Path, config: TrainConfig, split: EvaluationSplit, *, pictures: int) -> list[float]:
-    about = scores.toy_eval_options(split, pictures)
+    about = maker.evaluation_options(split, pictures)
     subjects = load_evaluated_encoders([str(run)])
     found = evaluation.evaluate(subjects, split, text_pooling=config.text_pooling, references=(), **about)
     (entry,) = found["encoders"].values()

@@ -13,8 +13,8 @@ from scipy import stats
 from jaxsd.config import TrainConfig, load_config
 from jaxsd.evaluation.inputs import EvaluationSplit, open_evaluation_split
 from jaxsd.files import replacing
-from jaxsd.toy import scores
-from jaxsd.toy.training import train
+from jaxsd.toy.maker import make_split
+from jaxsd.training.train import train
 
 Key = tuple[str, str, int]  # recipe, encoder, seed
 KEY = ("recipe", "encoder", "seed")
@@ -67,10 +67,11 @@ def run_all(
         recipe, encoder, seed = key
         print(f"{place}/{len(configs)}  {recipe}, {encoder}, seed {seed}", flush=True)
         run = folder / recipe / f"{encoder}-{seed}"
+        data, held_out = Path(config.data.folder), config.data.held_out
+        for name, size in (("train", config.data.train_size), ("validation", held_out), ("test", held_out)):
+            make_split(data / name, name, size)
         train(config, run)
-        data = Path(config.data.folder) / "test"
-        scores.make_data(data, "test", config.data.held_out)
-        split = open_evaluation_split(data)
+        split = open_evaluation_split(data / "test")
         figures = dict(zip(names, map(float, measure(run, config, split)), strict=True))
         runs[key] = Run(digests[key], len(split), figures)
         _write(table, names, runs)

@@ -1,24 +1,134 @@
-"""Examples of the toy world as rows of a data set; for worker processes, so nothing here imports JAX."""
+"""Examples of the toy world, each a pure function of a split, an index and a seed.
 
-from collections.abc import Sequence
+Worker processes import this file, so nothing here imports JAX.
+"""
+
+import multiprocessing
+import os
+import wave
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int16, UInt8
 
 from jaxsd.data.workers import Examples
-from jaxsd.toy import world
+from jaxsd.toy.world.drawing import draw
+from jaxsd.toy.world.scene import CLASSES, Scene, sample_scene
+from jaxsd.toy.world.synthesis import SAMPLE_RATE, synthesize
+from jaxsd.toy.world.wording import describe
+
+WORLD_SPLITS = ("train", "validation", "test", "samples")
+"""The splits of a data set, and that of the sounds that ship with the package."""
+
+_STREAMS = ("scene", "caption", "sound")
+_SERIAL_LIMIT = 512  # below this many examples, starting processes costs more than it saves
 
 
-def make(items: Sequence[tuple[str, int]], seed: int) -> Examples:
-    """The examples at these places (split, index)."""
-    examples = [world.example(split, index, seed) for split, index in items]
-    pictures = np.stack([example.image for example in examples])
+class Example(NamedTuple):
+    """A sound, an image and a caption of one class, and the scene that image and caption are of.
+
+    audio: int16 (16000,), one second at 16 kHz. image: uint8 (64, 64, 3).
+    """
+
+    audio: Int16[np.ndarray, " samples"]
+    image: UInt8[np.ndarray, "height width 3"]
+    caption: str
+    scene: Scene
+
+
+def example(split: str, index: int, seed: int = 0) -> Example:
+    """The example of that index in a split. The same arguments give the same example."""
+    scene = _scene(split, index, seed)
+    return Example(_sound(index, split, seed), draw(scene), _caption(split, index, seed), scene)
+
+
+def scenes(split: str, n: int, seed: int = 0) -> list[Scene]:
+    """The first n scenes of a split."""
+    return [_scene(split, index, seed) for index in range(n)]
+
+
+def captions(split: str, n: int, seed: int = 0) -> list[str]:
+    """The first n captions of a split."""
+    return [_caption(split, index, seed) for index in range(n)]
+
+
+def images(scenes: Sequence[Scene], workers: int | None = None) -> UInt8[np.ndarray, "n 64 64 3"]:
+    """Draw n scenes, in `workers` processes (None: one a processor core)."""
+    return np.array(_map(draw, scenes, workers), np.uint8).reshape(-1, 64, 64, 3)
+
+
+def sounds(split: str, n: int, seed: int = 0, workers: int | None = None) -> Int16[np.ndarray, "{n} samples"]:
+    """Synthesize the first n sounds of a split.
+
+    Args:
+        split: one of WORLD_SPLITS.
+        n: number of sounds.
+        seed: the world's seed.
+        workers: processes to synthesize with; None is one a processor core.
+
+    Returns:
+        int16 (n, 16000) at 16 kHz.
+    """
+    clips = _map(partial(_sound, split=split, seed=seed), range(n), workers)
+    return np.array(clips, np.int16).reshape(-1, SAMPLE_RATE)
+
+
+def make_examples(items: Sequence[tuple[str, int]], seed: int) -> Examples:
+    """The examples of these (split, index), as a data set takes them."""
+    made = [example(split, index, seed) for split, index in items]
+    pixels = np.stack([one.image for one in made])
     return Examples(
         columns={
-            "audio": np.stack([example.audio for example in examples]),
-            "thing": np.array([world.THINGS.index(example.scene.thing) for example in examples], np.int32),
+            "audio": np.stack([one.audio for one in made]),
+            "class": np.array([CLASSES.index(one.scene.class_name) for one in made], np.int32),
         },
-        captions=[example.caption for example in examples],
-        pictures=pictures,
-        vae_pictures=pictures,
+        captions=[one.caption for one in made],
+        pictures=pixels,
+        vae_pictures=pixels,
         bad={},
     )
+
+
+def write_samples(folder: str | Path) -> None:
+    """Write one sound of every class, from the split "samples", as `<class>.wav`: 16 kHz, mono, 16 bits."""
+    for index, class_name in enumerate(CLASSES):
+        with wave.open(str(Path(folder) / f"{class_name}.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(SAMPLE_RATE)
+            file.writeframes(example("samples", index).audio.astype("<i2").tobytes())
+
+
+def _rng(split: str, index: int, seed: int, stream: str) -> np.random.Generator:
+    return np.random.default_rng([seed, WORLD_SPLITS.index(split), index, _STREAMS.index(stream)])
+
+
+def _class_name(index: int) -> str:
+    return CLASSES[index % len(CLASSES)]
+
+
+def _scene(split: str, index: int, seed: int) -> Scene:
+    return sample_scene(_rng(split, index, seed, "scene"), _class_name(index))
+
+
+def _caption(split: str, index: int, seed: int) -> str:
+    return describe(_scene(split, index, seed), _rng(split, index, seed, "caption"))
+
+
+def _sound(index: int, split: str, seed: int) -> Int16[np.ndarray, " samples"]:
+    return synthesize(_class_name(index), _rng(split, index, seed, "sound"))
+
+
+def _map(function: Callable, inputs: Sequence, workers: int | None) -> list[np.ndarray]:
+    """Apply a function in order, in several processes where there is work enough to share."""
+    workers = workers or os.cpu_count() or 1
+    if workers == 1 or len(inputs) < _SERIAL_LIMIT:
+        return [function(one) for one in inputs]
+    # Spawn, because forking a process whose accelerator runtime holds threads can hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        return list(pool.map(function, inputs, chunksize=128))

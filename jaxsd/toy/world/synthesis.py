@@ -1,25 +1,25 @@
-"""One-second sounds of the toy world's things, synthesised from simple physical recipes.
+"""One-second sounds of the toy world's classes, synthesized from simple physical recipes.
 
-Every recipe returns float (16000,) at any level; recording it adds the room, the microphone, background
-noise and loudness. All variation comes from the random generator, so a generator's state fixes the sound.
+Every recipe returns floats (16000,) at any level. `_record` adds the room, the microphone, background noise and
+loudness. All variation comes from the random generator, so the generator's state determines the sound.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jaxtyping import Int16
 from scipy import fft, signal
 
-RATE = 16_000
+SAMPLE_RATE = 16_000
+"""Samples per second of every sound."""
 LENGTH = 16_000
 
 _SPECTRUM_LENGTH = 20_000  # padded, so that a filter's ringing does not wrap to the start
-_TIME = np.arange(LENGTH) / RATE
-_FREQUENCY = fft.rfftfreq(_SPECTRUM_LENGTH, 1 / RATE)
+_TIME = np.arange(LENGTH) / SAMPLE_RATE
+_FREQUENCY = fft.rfftfreq(_SPECTRUM_LENGTH, 1 / SAMPLE_RATE)
 _ROOM_LENGTH = 25_600
-_ROOM_FREQUENCY = fft.rfftfreq(_ROOM_LENGTH, 1 / RATE)
-_NOISE_OCTAVES = np.log2(np.maximum(fft.rfftfreq(LENGTH, 1 / RATE), 20.0) / 1000.0)
+_ROOM_FREQUENCY = fft.rfftfreq(_ROOM_LENGTH, 1 / SAMPLE_RATE)
+_NOISE_OCTAVES = np.log2(np.maximum(fft.rfftfreq(LENGTH, 1 / SAMPLE_RATE), 20.0) / 1000.0)
 
 Rng = np.random.Generator
 
@@ -53,18 +53,18 @@ def _wander(rng: Rng, rate: float) -> np.ndarray:
 
 def _pulses(pitch: np.ndarray, sharpness: np.ndarray | float) -> np.ndarray:
     """Smooth pulse train following a pitch in hertz; sharper pulses have more harmonics."""
-    phase = 2 * np.pi * np.cumsum(pitch) / RATE
+    phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE
     pulses = np.exp(sharpness * (np.cos(phase) - 1.0))
     return pulses - pulses.mean()
 
 
-def _resonances(centres: Sequence[float], widths: Sequence[float], gains: Sequence[float]) -> np.ndarray:
+def _resonances(centers: Sequence[float], widths: Sequence[float], gains: Sequence[float]) -> np.ndarray:
     """Transfer function of parallel decaying resonances."""
-    centre, half_width, gain = (np.asarray(values, float)[:, None] for values in (centres, widths, gains))
+    center, half_width, gain = (np.asarray(values, float)[:, None] for values in (centers, widths, gains))
     half_width = half_width / 2
-    # Alternate signs keep neighbouring resonances from cancelling between their peaks.
-    sign = (-1.0) ** np.arange(len(centre))[:, None]
-    return np.sum(sign * gain * half_width / (half_width + 1j * (_FREQUENCY - centre)), axis=0)
+    # Alternate signs keep neighboring resonances from cancelling between their peaks.
+    sign = (-1.0) ** np.arange(len(center))[:, None]
+    return np.sum(sign * gain * half_width / (half_width + 1j * (_FREQUENCY - center)), axis=0)
 
 
 def _filter(sound: np.ndarray, transfer: np.ndarray) -> np.ndarray:
@@ -92,8 +92,8 @@ def _hit(start: float, attack: float, decay: float) -> np.ndarray:
 
 def _ringing(strikes: np.ndarray, frequency: float, decay: float) -> np.ndarray:
     """Decaying sinusoid started by every sample of a strike signal."""
-    radius = np.exp(-1.0 / (decay * RATE))
-    angle = 2 * np.pi * frequency / RATE
+    radius = np.exp(-1.0 / (decay * SAMPLE_RATE))
+    angle = 2 * np.pi * frequency / SAMPLE_RATE
     return signal.lfilter([np.sin(angle)], [1.0, -2.0 * radius * np.cos(angle), radius**2], strikes)
 
 
@@ -109,7 +109,7 @@ def _bell(rng: Rng) -> np.ndarray:
     else:
         at = rng.uniform(0.0, 0.35) + np.arange(rng.integers(1, 4)) * rng.uniform(0.2, 0.6)
     at = at[at < 0.95]
-    strikes[(at * RATE).astype(int)] = rng.uniform(0.6, 1.0, len(at))
+    strikes[(at * SAMPLE_RATE).astype(int)] = rng.uniform(0.6, 1.0, len(at))
     # A clapper is soft: a few tenths of a millisecond of contact.
     strikes = signal.lfilter([1.0], [1.0, -rng.uniform(0.1, 0.75)], strikes)
     sound = np.zeros(LENGTH)
@@ -139,7 +139,7 @@ def _song(rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     for start in np.arange(first, 0.96, spacing)[: rng.integers(2, 24 if trill else 7)]:
         if not trill:
             motif = np.clip(register * np.exp(rng.normal(0.0, 0.25, 3)), 1500, 7400)
-        where = slice(int(start * RATE), min(LENGTH, int((start + syllable) * RATE)))
+        where = slice(int(start * SAMPLE_RATE), min(LENGTH, int((start + syllable) * SAMPLE_RATE)))
         t = np.linspace(0.0, 1.0, where.stop - where.start)
         path = np.interp(t, [0.0, 0.5, 1.0], motif)
         frequency[where] = path * (1.0 + depth * np.sin(2 * np.pi * flutter * syllable * t))
@@ -151,7 +151,7 @@ def _bird(rng: Rng) -> np.ndarray:
     sound = np.zeros(LENGTH)
     for loudness in (1.0, rng.uniform(0.05, 0.5))[: rng.integers(1, 3)]:
         frequency, level = _song(rng)
-        phase = 2 * np.pi * np.cumsum(frequency) / RATE
+        phase = 2 * np.pi * np.cumsum(frequency) / SAMPLE_RATE
         overtone = np.where(frequency < 3800, rng.uniform(0.0, 0.35), 0.0)
         sound += loudness * level * (np.sin(phase) + overtone * np.sin(2 * phase))
     rustle = _band(_noise(rng, -4.0), 200, 6000)
@@ -163,7 +163,7 @@ def _bonfire(rng: Rng) -> np.ndarray:
     density = _log_uniform(rng, 8, 70)
     burst = np.exp(0.6 * _wander(rng, 6.0))
     for _ in range(4):
-        chance = density / 4 / RATE * burst
+        chance = density / 4 / SAMPLE_RATE * burst
         clicks = (rng.random(LENGTH) < chance) * np.exp(rng.normal(0.0, 0.9, LENGTH))
         grain = rng.standard_normal(LENGTH) * signal.lfilter([1.0], [1.0, -np.exp(-1 / rng.uniform(3, 40))], clicks)
         crackle += _ringing(grain, _log_uniform(rng, 600, 6000), _log_uniform(rng, 0.0002, 0.002))
@@ -234,7 +234,7 @@ def _car(rng: Rng) -> np.ndarray:
     else:
         revs = np.linspace(1.0, rng.uniform(0.6, 2.2), LENGTH)
     firing = idle * revs * (1.0 + 0.01 * _wander(rng, 30.0))
-    phase = np.cumsum(firing) / RATE
+    phase = np.cumsum(firing) / SAMPLE_RATE
     # Cylinders never fire quite alike, which gives the engine its slow lope.
     strength = rng.uniform(0.6, 1.0, cylinders)[phase.astype(int) % cylinders]
     pulses = np.exp(rng.uniform(4, 40) * (np.cos(2 * np.pi * phase) - 1.0)) * strength
@@ -280,22 +280,22 @@ def _dog(rng: Rng) -> np.ndarray:
 # Decay of the circle on which strings' spectra are taken: their sound, which outlasts the clip, has faded enough
 # after one spectrum length not to wrap to the start.
 _FADE = 10.0 ** (-5.0 / _SPECTRUM_LENGTH * np.arange(_SPECTRUM_LENGTH))
-_DELAY = -2j * np.pi * _FREQUENCY / RATE + np.log(_FADE[1])
+_DELAY = -2j * np.pi * _FREQUENCY / SAMPLE_RATE + np.log(_FADE[1])
 _AVERAGE = 0.5 + 0.5 * np.exp(_DELAY)
 
 
 def _pluck(rng: Rng, pitch: float, start: float, decay: float, brightness: float) -> np.ndarray:
     """Spectrum of a faded plucked string: a burst of noise going round a lossy delay loop."""
-    period = RATE / pitch
+    period = SAMPLE_RATE / pitch
     length = int(period)
     burst = rng.uniform(-1.0, 1.0, length)
     burst = signal.lfilter([1.0 - brightness], [1.0, -brightness], burst)
     # Plucking near the bridge cancels the harmonics that have a node there.
     burst -= np.roll(burst, int(length * rng.uniform(0.08, 0.3)))
-    first = int(start * RATE)
+    first = int(start * SAMPLE_RATE)
     excitation = np.zeros(_SPECTRUM_LENGTH)
     excitation[first : first + length] = burst * _FADE[first : first + length]
-    loss = np.exp(-6.9 * period / (decay * RATE))
+    loss = np.exp(-6.9 * period / (decay * SAMPLE_RATE))
     # The delay need not be a whole number of samples, which keeps high notes in tune.
     return fft.rfft(excitation) / (1.0 - loss * np.exp((period - 0.5) * _DELAY) * _AVERAGE)
 
@@ -357,7 +357,7 @@ def _pipe(rng: Rng, pitch: float, stops: np.ndarray, softness: float) -> np.ndar
             if multiple * overtone * pitch < 7500:
                 harmonics[multiple * overtone] += level * overtone**-softness
     cycle = fft.irfft(harmonics * np.exp(2j * np.pi * rng.random(1025)), 2048)
-    phase = (pitch / RATE * np.arange(LENGTH) + rng.random()) % 1.0
+    phase = (pitch / SAMPLE_RATE * np.arange(LENGTH) + rng.random()) % 1.0
     return cycle[(phase * 2048).astype(int)]
 
 
@@ -395,7 +395,7 @@ def _waves(rng: Rng) -> np.ndarray:
     return rng.uniform(0.3, 1.0) * low + rng.uniform(0.5, 1.0) * middle + _decibels(rng.uniform(-14, -2)) * high
 
 
-_RECIPES: dict[str, Callable[[Rng], np.ndarray]] = {
+_SYNTHESIZERS: dict[str, Callable[[Rng], np.ndarray]] = {
     "bell": _bell,
     "bird": _bird,
     "bonfire": _bonfire,
@@ -413,8 +413,8 @@ _INDOORS = frozenset({"cafe", "guitar", "organ"})
 def _room(rng: Rng, indoors: bool) -> np.ndarray:
     """Impulse response: the direct sound, a few early reflections and a decaying tail."""
     seconds = _log_uniform(rng, 0.15, 1.5) if indoors else _log_uniform(rng, 0.05, 0.6)
-    count = min(_ROOM_LENGTH - LENGTH, int(seconds * RATE))
-    tail = rng.standard_normal(count) * np.exp(-6.9 * np.arange(count) / (seconds * RATE))
+    count = min(_ROOM_LENGTH - LENGTH, int(seconds * SAMPLE_RATE))
+    tail = rng.standard_normal(count) * np.exp(-6.9 * np.arange(count) / (seconds * SAMPLE_RATE))
     wet = rng.uniform(0.1, 0.8) if indoors else rng.uniform(0.0, 0.4)
     response = wet * tail / np.sqrt(np.sum(tail**2))
     echoes = rng.integers(20, min(count, 600), 5)
@@ -452,14 +452,14 @@ def _record(dry: np.ndarray, rng: Rng, indoors: bool) -> np.ndarray:
     return np.round(sound * (peak * 32767 / np.abs(sound).max())).astype(np.int16)
 
 
-def synthesise(thing: str, rng: np.random.Generator) -> np.ndarray:
-    """Synthesise a thing's sound.
+def synthesize(class_name: str, rng: np.random.Generator) -> Int16[np.ndarray, " samples"]:
+    """Synthesize one sound of a class.
 
     Args:
-        thing: one of the world's things.
-        rng: source of all variation: pitch, tempo, onset, room, background noise and loudness.
+        class_name: one of the world's classes.
+        rng: the source of all variation: pitch, tempo, onset, room, background noise and loudness.
 
     Returns:
         int16 (16000,), one second at 16 kHz.
     """
-    return _record(_RECIPES[thing](rng), rng, thing in _INDOORS)
+    return _record(_SYNTHESIZERS[class_name](rng), rng, class_name in _INDOORS)
