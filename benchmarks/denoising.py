@@ -3,7 +3,7 @@
 python -m benchmarks.denoising [--encoder gemini] [--batch 1] [--repeats 3]
 
 A step of the recipe `denoise`: the encoder's rows condition the U-Net on noisy 64x64 latents, and the loss goes back
-through the U-Net, whose activations are computed again (rematerialised; XLA undoes that on a CPU), to the encoder. In
+through the U-Net, whose activations are computed again (rematerialized; XLA undoes that on a CPU), to the encoder. In
 bfloat16 and with batches of 128 on an accelerator, in float32 with batches of 1 on a CPU; without reading data.
 """
 
@@ -19,7 +19,7 @@ from flax import nnx
 
 from benchmarks.diffusion import random
 from benchmarks.timing import in_turns
-from encoders.layers import rematerialise
+from encoders.layers import rematerialize
 from jaxsd.config import load_config
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet, UNetConfig
@@ -42,8 +42,8 @@ def ours(name: str, size: int):
     unet = random(lambda: UNet(UNetConfig(), dtype=dtype, rngs=nnx.Rngs(0)), dtype)
     pipe = SimpleNamespace(unet=unet, schedule=NoiseSchedule(), encode_text=lambda _: jnp.zeros((1, 77, 768)))
     targets = FrozenModels(jnp.zeros((768, 768)), pipe=pipe)
-    rematerialise(encoder)
-    rematerialise(targets)
+    rematerialize(encoder)
+    rematerialize(targets)
     (graph, params), (targets_graph, frozen) = nnx.split(encoder), nnx.split(targets)
     optimiser = make_optimiser(config, config.warmup + 1)
     step = make_step(None, optimiser, 0, gradient_fn=make_gradient(config, graph, targets_graph))

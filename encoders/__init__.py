@@ -1,20 +1,47 @@
-"""Five audio encoders that map one second of sound to the shape of CLIP's text embedding (arXiv 2509.09717).
+"""Audio encoders that map one second of sound to the shape of CLIP's text embedding (arXiv 2509.09717).
 
-A clip in, an embedding out:
+    encoder = encoders.create("gemini", rngs=nnx.Rngs(0))  # or "my_encoder.py:MyEncoder"
+    embeddings = encoder(pcm)  # (batch, 16000) int16 -> (batch, 77, 768) float32
+    encoders.save(encoder, "out/")
+    encoder = encoders.load("out/")
 
-    enc = encoders.create("gemini", rngs=nnx.Rngs(0))
-    y = enc(pcm)  # (batch, 16000) int16 -> (batch, 77, 768) float32
-    encoders.save(enc, "out/")
-    enc = encoders.load("out/")
+`ENCODERS` maps the names of the bundled encoders to their classes. Every module of this package that registers a class
+is found when the package is imported. `encoders.base.AudioEncoder` says what an encoder of your own must have.
 
-`python -m encoders NAME` checks one and counts its layers.
+`python -m encoders` lists the bundled encoders; `python -m encoders NAME` checks one and counts its layers.
 """
 
+import importlib
+import pkgutil
+
+# isort: off
+from encoders.human import Human  # the order of the paper's Table 2, and so of ENCODERS
 from encoders.chatgpt import ChatGPT
 from encoders.deepseek import DeepSeek
 from encoders.gemini import Gemini
 from encoders.grok import Grok
-from encoders.human import Human
-from encoders.store import ENCODERS, create, load, save
 
-__all__ = ["ENCODERS", "ChatGPT", "DeepSeek", "Gemini", "Grok", "Human", "create", "load", "save"]
+# isort: on
+from encoders.base import AudioEncoder
+from encoders.registry import ENCODERS, create, register
+from encoders.store import describe, load, read_config, save
+
+for _module in pkgutil.iter_modules(__path__):
+    if not _module.name.startswith("_"):
+        importlib.import_module(f"encoders.{_module.name}")
+
+__all__ = [
+    "ENCODERS",
+    "ChatGPT",
+    "DeepSeek",
+    "AudioEncoder",
+    "Gemini",
+    "Grok",
+    "Human",
+    "create",
+    "describe",
+    "load",
+    "read_config",
+    "register",
+    "save",
+]

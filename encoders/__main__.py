@@ -1,17 +1,16 @@
-"""Check an encoder against the paper's contract and count its layers.
+"""List the bundled encoders, or check one encoder against the paper's contract and count its layers.
 
+    python -m encoders
     python -m encoders gemini
-    python -m encoders my_encoder.py
+    python -m encoders my_encoder.py:MyEncoder
 
-A Python file must hold exactly one NNX module class without a leading underscore, constructed as Class(rngs=...).
+The class of a Python file is constructed as Class(rngs=...); a file with one public NNX module class needs no :Class.
 Exits with 1 if a clause of the contract fails and with 2 if there is no such encoder.
 """
 
 import argparse
-import importlib.util
+import inspect
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import jax
 from flax import nnx
@@ -20,91 +19,84 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-import encoders
 from encoders import contract
+from encoders.layers import abstract
+from encoders.registry import ENCODERS, find_class
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m encoders", description="Check an audio encoder against the paper's contract."
+        prog="python -m encoders",
+        description="List the bundled audio encoders, or check one encoder against the paper's contract.",
     )
-    parser.add_argument("encoder", metavar="NAME|FILE.py", help=f"{', '.join(encoders.ENCODERS)}, or a Python file")
+    parser.add_argument(
+        "encoder",
+        nargs="?",
+        metavar="NAME|FILE.py[:Class]",
+        help=f"{', '.join(ENCODERS)}, or a class in a Python file, which is run; without it, the bundled are listed",
+    )
     name = parser.parse_args(argv).encoder
+    console = Console()
+    if name is None:
+        console.print(bundled_table())
+        return 0
     try:
-        build = resolve_encoder(name)
+        cls = find_class(name)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    return int(not check_and_count(cls, console))
 
-    console = Console()
-    failed = False
+
+def check_and_count(cls: type[nnx.Module], console: Console) -> bool:
+    """Print the clauses of the contract and, if all are kept, the counts of layers. Returns whether all are kept."""
+
+    def build() -> nnx.Module:
+        return cls(rngs=nnx.Rngs(0))
+
+    kept = True
     # Lower precisions round differently from one batch size to the next.
     with jax.default_matmul_precision("highest"):
-        for clause, problem in contract.check(build):
-            failed |= problem is not None
+        for clause, problem in contract.check_contract(build):
+            kept &= problem is None
             mark = "[red]FAILS[/]" if problem else "[green]ok[/]   "
             console.print(f"{mark} {clause}" + (f": {escape(problem)}" if problem else ""))
-    if not failed:
+    if kept:
         encoder = build()
         size = f"{contract.parameter_count(encoder):,} parameters"
         console.print(f"\n{size}, {contract.flops_per_clip(encoder) / 1e9:.2f} GFLOPs a clip\n")
-        console.print(table(name, encoder))
-    return int(failed)
+        console.print(layer_table(cls.__name__, encoder))
+    return kept
 
 
-def resolve_encoder(name: str) -> Callable[[], nnx.Module]:
-    """What constructs the bundled encoder of that name, or the one in a Python file.
-
-    Raises ValueError if there is none.
-    """
-    if name in encoders.ENCODERS:
-        cls = encoders.ENCODERS[name]
-    elif name.endswith(".py"):
-        cls = _only_class(Path(name))
-    else:
-        raise ValueError(f"no encoder {name!r}: choose from {', '.join(encoders.ENCODERS)}, or give a Python file")
-    return lambda: cls(rngs=nnx.Rngs(0))
+def bundled_table() -> Table:
+    """The bundled encoders at their default sizes."""
+    table = Table(box=box.SIMPLE)
+    table.add_column("name")
+    table.add_column("parameters", justify="right")
+    table.add_column("")
+    for name, cls in ENCODERS.items():
+        description = (inspect.getdoc(inspect.getmodule(cls)) or "").partition("\n")[0]
+        table.add_row(name, f"{contract.parameter_count(abstract(cls)):,}", escape(description))
+    return table
 
 
-def table(name: str, encoder: nnx.Module) -> Table:
+def layer_table(name: str, encoder: nnx.Module) -> Table:
     """Layers and parameters of an encoder beside the paper's five."""
-    result = Table(box=box.SIMPLE, title="Layers as the paper counts them (arXiv 2509.09717, Table 2)")
-    result.add_column("")
-    result.add_column(Path(name).stem, justify="right", style="bold")
-    for column in encoders.ENCODERS:
-        result.add_column(f"paper:\n{column}", justify="right")
-    counts = contract.inventory(encoder)
-    for kind, published in contract.PAPER.items():
-        result.add_row(kind, str(counts[kind]), *(str(published[column]) for column in encoders.ENCODERS))
-    millions = (contract.parameter_count(encoder), *(contract.PARAMETERS[column] for column in encoders.ENCODERS))
-    result.add_row("million parameters", *(f"{count / 1e6:.2f}" for count in millions))
-    if name not in encoders.ENCODERS:
-        result.caption = "Functions such as jax.nn.gelu, pools and branchings are not seen in a file's own modules."
-    return result
-
-
-def _only_class(path: Path) -> type[nnx.Module]:
-    if not path.is_file():
-        raise ValueError(f"no file {path}")
-    spec = importlib.util.spec_from_file_location(f"_encoder_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
-    found = [
-        value
-        for value in public.values()
-        if isinstance(value, type) and issubclass(value, nnx.Module) and value.__module__ == spec.name
-    ]
-    if len(found) != 1:
-        names = ", ".join(cls.__name__ for cls in found) or "none"
-        raise ValueError(
-            f"{path} must hold exactly one NNX module class without a leading underscore; it holds {names}"
-        )
-    return found[0]
+    table = Table(box=box.SIMPLE, title="Layers as the paper counts them (arXiv 2509.09717, Table 2)")
+    table.add_column("", no_wrap=True)
+    table.add_column(escape(name), justify="right", style="bold", overflow="fold")
+    for published in contract.PAPER_PARAMETERS:
+        table.add_column(f"paper:\n{published}", justify="right")
+    counts = contract.count_layers(encoder)
+    for kind in dict.fromkeys([*contract.PAPER_LAYERS, *counts]):
+        published = contract.PAPER_LAYERS.get(kind, {})
+        table.add_row(kind, str(counts[kind]), *(str(published.get(name, "")) for name in contract.PAPER_PARAMETERS))
+    millions = (contract.parameter_count(encoder), *contract.PAPER_PARAMETERS.values())
+    table.add_row("million parameters", *(f"{count / 1e6:.2f}" for count in millions))
+    if not any(getattr(module, "operations", None) for _, module in nnx.iter_modules(encoder)):
+        table.caption = "Functions such as jax.nn.gelu, pools and branchings count only where a class lists them."
+    return table
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The encoder designed by ChatGPT: patches of the waveform into a short Transformer (arXiv 2509.09717)."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,14 +10,17 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
 from encoders import layers
+from encoders.base import AudioEncoder
+from encoders.registry import register
 from encoders.spectrogram import TOKENS, waveform
 from encoders.transformer import Transformer
 
-PATCH = 208  # samples; 77 patches are 16 more samples than a clip has, which are zeros
 
-
-class ChatGPT(nnx.Module):
+@register("chatgpt")
+class ChatGPT(AudioEncoder):
     """(batch, 16000) PCM -> (batch, 77, width) float32."""
+
+    operations: ClassVar[dict[str, int]] = {"Dropout": 1}
 
     def __init__(
         self,
@@ -30,7 +35,7 @@ class ChatGPT(nnx.Module):
     ):
         self.width, self.depth, self.heads, self.mlp = width, depth, heads, mlp
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.proj = layers.PatchConv1d(PATCH, width, **options)
+        self.proj = layers.PatchConv1d(width, **options)
         self.pos_embed = nnx.Param(jnp.zeros((TOKENS, width), param_dtype))
         self.transformer = Transformer(width, depth, heads, mlp, **options)
 
@@ -42,6 +47,6 @@ class ChatGPT(nnx.Module):
         self, pcm: Num[Array | np.ndarray, "batch 16000"], *, rngs: nnx.Rngs | jax.Array | None = None
     ) -> Float[Array, "batch 77 width"]:
         """Encode one-second clips of 16 kHz PCM at integer scale; dropout is on only if `rngs` is given."""
-        embedding_key, key = layers.split(layers.dropout_key(rngs), 2)
+        embedding_key, key = layers.split_key(layers.dropout_key(rngs), 2)
         x = self.proj(waveform(pcm)) + self.pos_embed[None]
         return self.transformer(layers.dropout(x, embedding_key), key)

@@ -8,13 +8,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
 from encoders import layers
+from encoders.base import AudioEncoder
+from encoders.registry import register
 from encoders.spectrogram import TOKENS, waveform
 from encoders.transformer import Transformer
 
-PATCH = 208  # samples; 77 patches are 16 more samples than a clip has, which are zeros
 
-
-class DeepSeek(nnx.Module):
+@register("deepseek")
+class DeepSeek(AudioEncoder):
     """(batch, 16000) PCM -> (batch, 77, width) float32."""
 
     def __init__(
@@ -30,7 +31,7 @@ class DeepSeek(nnx.Module):
     ):
         self.width, self.depth, self.heads, self.mlp = width, depth, heads, mlp
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.proj = layers.PatchConv1d(PATCH, width, **options)
+        self.proj = layers.PatchConv1d(width, **options)
         self.pos_embed = nnx.Param(jax.random.normal(rngs.params(), (TOKENS, width), param_dtype))
         self.transformer = Transformer(width, depth, heads, mlp, **options)
 

@@ -8,13 +8,16 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
 from encoders import layers
-from encoders.spectrogram import TOKENS, decibels_below_peak, mel_spectrogram, standardise, waveform
+from encoders.base import AudioEncoder
+from encoders.registry import register
+from encoders.spectrogram import TOKENS, decibels_below_peak, mel_spectrogram, standardize, waveform
 from encoders.transformer import Transformer
 
 BANDS = 80
 
 
-class Gemini(nnx.Module):
+@register("gemini")
+class Gemini(AudioEncoder):
     """(batch, 16000) PCM -> (batch, 77, width) float32."""
 
     def __init__(
@@ -43,7 +46,7 @@ class Gemini(nnx.Module):
     ) -> Float[Array, "batch 77 width"]:
         """Encode one-second clips of 16 kHz PCM at integer scale; dropout is on only if `rngs` is given."""
         # The library the paper used takes the dB floor from the loudest clip of the batch; here it is per clip.
-        x = standardise(decibels_below_peak(mel_spectrogram(waveform(pcm), bands=BANDS)))
+        x = standardize(decibels_below_peak(mel_spectrogram(waveform(pcm), bands=BANDS)))
         x = self.proj(x) + self.pos_embed[None]
         return self.transformer(x, layers.dropout_key(rngs))
 

@@ -8,13 +8,16 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
 from encoders import layers
+from encoders.base import AudioEncoder
+from encoders.registry import register
 from encoders.spectrogram import TOKENS, power_spectrum, waveform
 from encoders.transformer import Transformer
 
 WINDOW, HOP = 256, 207  # samples; 77 frames without padding
 
 
-class Grok(nnx.Module):
+@register("grok")
+class Grok(AudioEncoder):
     """(batch, 16000) PCM -> (batch, 77, width) float32."""
 
     def __init__(

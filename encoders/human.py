@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 
 from encoders import layers
+from encoders.base import AudioEncoder
+from encoders.registry import register
 from encoders.spectrogram import SAMPLES, TOKENS, waveform
 
 # Each block's channels, from its input to its output, and the kernel size of its steps.
@@ -19,11 +22,20 @@ BLOCKS = (((1, 2, 4), 25), ((4, 8, 16), 5), ((16, 32, 64), 3), ((64, TOKENS), 3)
 kaiming_normal = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
-class Human(nnx.Module):
-    """(batch, 16000) PCM -> (batch, 77, width) float32. The output is not normalised.
+@register("human")
+class Human(AudioEncoder):
+    """(batch, 16000) PCM -> (batch, 77, width) float32. The output is not normalized.
 
     stride: of the first convolution, 1 in the paper; all that follows is as many times shorter and faster.
     """
+
+    operations: ClassVar[dict[str, int]] = {
+        "Dropout": 1,
+        "SiLU": 1,
+        "adaptive avg pool": 1,
+        "adaptive max pool": 2,
+        "branching": 1,
+    }
 
     def __init__(
         self,
@@ -54,7 +66,7 @@ class Human(nnx.Module):
     ) -> Float[Array, "batch 77 width"]:
         """Encode one-second clips of 16 kHz PCM at integer scale; dropout is on only if `rngs` is given."""
         x = waveform(pcm)[:, None, :]
-        for block, key in zip(self.blocks, layers.split(layers.dropout_key(rngs), len(BLOCKS)), strict=True):
+        for block, key in zip(self.blocks, layers.split_key(layers.dropout_key(rngs), len(BLOCKS)), strict=True):
             x = block(x, key)
         return (
             self.avg(adaptive_pool(x, self.width, average))
@@ -68,6 +80,8 @@ class Block(nnx.Module):
 
     The first step and the shortcut have the stride; `time` is the length of the output.
     """
+
+    operations: ClassVar[dict[str, int]] = {"branching": 1}
 
     def __init__(
         self,
@@ -85,10 +99,10 @@ class Block(nnx.Module):
         steps = list(zip(channels, channels[1:], strict=False))
         strides = (stride, 1)
         self.convs = nnx.List(
-            [Conv1d(*step, size, stride, **options) for step, stride in zip(steps, strides, strict=False)]
+            [layers.Conv1d(*step, size, stride, **options) for step, stride in zip(steps, strides, strict=False)]
         )
         self.norms = nnx.List([layers.layer_norm(time, param_dtype=param_dtype, rngs=rngs) for _ in steps])
-        self.adapter = Conv1d(channels[0], channels[-1], 1, stride, **options)
+        self.adapter = layers.Conv1d(channels[0], channels[-1], 1, stride, **options)
 
     @layers.remat_block
     def __call__(
@@ -103,43 +117,15 @@ class Block(nnx.Module):
 class Head(nnx.Module):
     """A linear layer over the pooled time axis plus a 1x1 convolution over the channels, of the same input."""
 
+    operations: ClassVar[dict[str, int]] = {"branching": 1}
+
     def __init__(self, width: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.linear = layers.linear(width, width, kernel_init=kaiming_normal, **options)
-        self.adapter = Conv1d(TOKENS, TOKENS, 1, **options)
+        self.adapter = layers.Conv1d(TOKENS, TOKENS, 1, **options)
 
     def __call__(self, x: Float[Array, "batch 77 width"]) -> Float[Array, "batch 77 width"]:
         return (self.linear(x) + self.adapter(x)).astype(jnp.float32)
-
-
-class Conv1d(nnx.Module):
-    """1-D convolution with 'same' padding on (batch, channels, time), the layout that keeps LayerNorm's axis last."""
-
-    def __init__(
-        self,
-        channels_in: int,
-        channels_out: int,
-        size: int,
-        stride: int = 1,
-        *,
-        kernel_init: Callable | None = None,
-        dtype: DTypeLike,
-        param_dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ):
-        default = layers.uniform(size * channels_in)
-        shape = (size, channels_in, channels_out)
-        self.kernel = nnx.Param((kernel_init or default)(rngs.params(), shape, param_dtype))
-        self.bias = nnx.Param(default(rngs.params(), (channels_out,), param_dtype))
-        self.stride = stride
-        self.dtype = dtype
-
-    def __call__(self, x: Float[Array, "batch channels_in samples"]) -> Float[Array, "batch channels_out time"]:
-        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype), kernel, (self.stride,), "SAME", dimension_numbers=("NCH", "HIO", "NCH")
-        )
-        return y + bias[None, :, None]
 
 
 def adaptive_pool(
@@ -161,14 +147,14 @@ def average(x: Float[Array, "*batch window"]) -> Float[Array, "*batch"]:
 
 
 def largest(x: Float[Array, "*batch window"]) -> Float[Array, "*batch"]:
-    return _pick(x, x.argmax(axis=-1))
+    return _at(x, x.argmax(axis=-1))
 
 
 def smallest(x: Float[Array, "*batch window"]) -> Float[Array, "*batch"]:
-    return _pick(x, x.argmin(axis=-1))
+    return _at(x, x.argmin(axis=-1))
 
 
-def _pick(x: jax.Array, index: jax.Array) -> jax.Array:
+def _at(x: Float[Array, "*batch window"], index: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
     """The sample at `index` of the last axis.
 
     The gradient of `max` looks for samples that equal the maximum. Under jit it may look in values computed a second

@@ -1,7 +1,8 @@
-"""What several encoders need and Flax NNX does not bring: PyTorch's initialisation, and dropout without state."""
+"""What several encoders need and Flax NNX does not bring: PyTorch's initialization, and dropout without state."""
 
 from collections.abc import Callable
 from functools import partial, wraps
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,49 +10,92 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from encoders.spectrogram import frame
+from encoders.spectrogram import frames
 
 DROPOUT = 0.1  # the rate of every dropout in the five encoders
+PATCH = 208  # samples; 77 patches are 16 more samples than a clip has, which are zeros
 
 
-def uniform(fan_in: int) -> Callable:
+def uniform(fan_in: int) -> Callable[..., jax.Array]:
     """PyTorch's default for weights and biases of Linear and Conv: uniform within 1 / sqrt(fan_in)."""
     limit = fan_in**-0.5
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -limit, limit)
 
 
 def linear(features_in: int, features_out: int, **kwargs) -> nnx.Linear:
-    """`nnx.Linear` initialised as `torch.nn.Linear`."""
+    """`nnx.Linear` initialized as `torch.nn.Linear`."""
     init = {"kernel_init": uniform(features_in), "bias_init": uniform(features_in)}
     return nnx.Linear(features_in, features_out, **init | kwargs)
 
 
 class PatchConv1d(nnx.Linear):
-    """A Conv1d over the waveform whose stride is its kernel size, as one matrix product."""
+    """A Conv1d over the waveform whose stride is its kernel size, PATCH, as one matrix product."""
 
-    def __init__(self, size: int, width: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
-        init = {"kernel_init": uniform(size), "bias_init": uniform(size)}
-        super().__init__(size, width, **init, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    counted_as: ClassVar[str] = "Conv1d"
+
+    def __init__(self, width: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
+        init = {"kernel_init": uniform(PATCH), "bias_init": uniform(PATCH)}
+        super().__init__(PATCH, width, **init, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch 16000"]) -> Float[Array, "batch 77 width"]:
-        return super().__call__(frame(x, self.in_features, self.in_features))
+        return super().__call__(frames(x, PATCH, PATCH))
+
+
+class Conv1d(nnx.Module):
+    """1-D convolution with 'same' padding on (batch, channels, time), the layout that keeps LayerNorm's axis last."""
+
+    counted_as: ClassVar[str] = "Conv1d"
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        size: int,
+        stride: int = 1,
+        *,
+        kernel_init: Callable[..., jax.Array] | None = None,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        default = uniform(size * channels_in)
+        shape = (size, channels_in, channels_out)
+        self.kernel = nnx.Param((kernel_init or default)(rngs.params(), shape, param_dtype))
+        self.bias = nnx.Param(default(rngs.params(), (channels_out,), param_dtype))
+        self.stride = stride
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "batch channels_in samples"]) -> Float[Array, "batch channels_out time"]:
+        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype), kernel, (self.stride,), "SAME", dimension_numbers=("NCH", "HIO", "NCH")
+        )
+        return y + bias[None, :, None]
 
 
 def layer_norm(features: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Layer normalisation over the last axis, always computed in and returning float32."""
+    """Layer normalization over the last axis, always computed in and returning float32."""
     return nnx.LayerNorm(
         features, epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, param_dtype=param_dtype, rngs=rngs
     )
 
 
-class OneKey:
-    """In place of `nnx.Rngs` where values do not matter: every parameter gets the same key."""
+class OneKey(nnx.Rngs):
+    """`nnx.Rngs` whose every stream gives the same key, for where values do not matter."""
 
     def __init__(self):
         self.key = jax.random.key(0)
 
-    def params(self) -> jax.Array:
+    def __call__(self) -> jax.Array:
         return self.key
+
+    def __getattr__(self, name: str) -> Callable[[], jax.Array]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self[name]
+
+    def __getitem__(self, name: str) -> Callable[[], jax.Array]:
+        return lambda: self.key
 
 
 def abstract(make: Callable[..., nnx.Module]) -> nnx.Module:
@@ -63,7 +107,7 @@ def abstract(make: Callable[..., nnx.Module]) -> nnx.Module:
 
 
 def remat_block(call: Callable) -> Callable:
-    """For the `__call__` of a block: where its `remat` is true, its activations are computed again on the way back."""
+    """For the `__call__` of a block: if the block's `remat` is true, the gradient computes its activations again."""
 
     @wraps(call)
     def wrapped(self, *inputs):
@@ -72,15 +116,15 @@ def remat_block(call: Callable) -> Callable:
     return wrapped
 
 
-def rematerialise(model: nnx.Module) -> None:
-    """Turn `remat` on in all blocks of a model: the gradient then takes less memory and more time."""
+def rematerialize(model: nnx.Module) -> None:
+    """Set `remat` in all blocks of a model: the gradient then takes less memory and more time."""
     for _, module in nnx.iter_modules(model):
         if hasattr(module, "remat"):
             module.remat = True
 
 
-def dropout(x: jax.Array, key: jax.Array | None, rate: float = DROPOUT) -> jax.Array:
-    """Zero elements at `rate` and scale up the rest; without a key, return x."""
+def dropout(x: Float[Array, "*shape"], key: jax.Array | None, rate: float = DROPOUT) -> Float[Array, "*shape"]:
+    """Set elements to zero at `rate` and scale up the rest; without a key, return x."""
     if key is None:
         return x
     return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
@@ -91,6 +135,6 @@ def dropout_key(rngs: nnx.Rngs | jax.Array | None) -> jax.Array | None:
     return rngs.dropout() if isinstance(rngs, nnx.Rngs) else rngs
 
 
-def split(key: jax.Array | None, count: int) -> list[jax.Array | None]:
-    """`count` independent keys, or as many None."""
+def split_key(key: jax.Array | None, count: int) -> list[jax.Array] | list[None]:
+    """`count` independent keys; of None, as many None."""
     return [None] * count if key is None else list(jax.random.split(key, count))

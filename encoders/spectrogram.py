@@ -14,7 +14,7 @@ SAMPLES = 16_000  # one second at 16 kHz
 TOKENS = 77  # CLIP's text length, and so every encoder's
 
 
-def waveform(pcm: Num[Array | np.ndarray, "batch 16000"]) -> Float[Array, "batch 16000"]:
+def waveform(pcm: Num[Array | np.ndarray, "..."]) -> Float[Array, "batch 16000"]:
     """Scale 16-bit PCM (integers, or floats at integer scale) to float32 in about [-1, 1].
 
     Raises ValueError unless the shape is (batch, 16000).
@@ -24,16 +24,15 @@ def waveform(pcm: Num[Array | np.ndarray, "batch 16000"]) -> Float[Array, "batch
     return jnp.asarray(pcm, jnp.float32) / 32767
 
 
-def frame(x: Float[Array, "batch time"], size: int, hop: int) -> Float[Array, "batch 77 {size}"]:
+def frames(x: Float[Array, "batch time"], size: int, hop: int) -> Float[Array, "batch 77 {size}"]:
     """The first 77 windows of `size` samples, one each `hop` samples."""
     overlap = -(-size // hop)
     needed = (TOKENS + overlap - 1) * hop
-    # Cut into hops once; a frame is then `overlap` neighbouring hops, which needs slices only and no gather.
+    # Cut into hops once; a frame is then `overlap` neighboring hops, which needs slices only and no gather.
     # Zeros added at the end lie beyond the last frame.
     x = jnp.pad(x, ((0, 0), (0, max(0, needed - x.shape[1]))))[:, :needed]
     hops = x.reshape(x.shape[0], -1, hop)
-    frames = jnp.concatenate([hops[:, i : i + TOKENS] for i in range(overlap)], axis=-1)
-    return frames[..., :size]
+    return jnp.concatenate([hops[:, i : i + TOKENS] for i in range(overlap)], axis=-1)[..., :size]
 
 
 @cache
@@ -45,7 +44,7 @@ def hann(size: int) -> np.ndarray:
 def power_spectrum(x: Float[Array, "batch time"], size: int, hop: int) -> Float[Array, "batch 77 bins"]:
     """|STFT|^2 of the first 77 frames under a periodic Hann window; bins = size // 2 + 1."""
     # Measured on CPU against a product with the DFT matrix: 2 to 5 times faster for 1024 samples, 1.3 to 1.6 for 256.
-    spectrum = jnp.fft.rfft(frame(x, size, hop) * hann(size)[None, None], axis=-1)
+    spectrum = jnp.fft.rfft(frames(x, size, hop) * hann(size)[None, None], axis=-1)
     return spectrum.real**2 + spectrum.imag**2
 
 
@@ -58,15 +57,15 @@ def mel_filterbank(bins: int, bands: int, top_hz: float) -> np.ndarray:
     top_mel = 2595 * np.log10(1 + top_hz / 700)
     edges = 700 * (10 ** (np.linspace(0, top_mel, bands + 2) / 2595) - 1)
     hz = np.linspace(0, top_hz, bins)[:, None]
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    rising, falling = (hz - low) / (centre - low), (high - hz) / (high - centre)
+    low, center, high = edges[:-2], edges[1:-1], edges[2:]
+    rising, falling = (hz - low) / (center - low), (high - hz) / (high - center)
     return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
 
 
 def mel_spectrogram(
     x: Float[Array, "batch 16000"], *, size: int = 1024, hop: int = 210, bands: int = 80
 ) -> Float[Array, "batch 77 {bands}"]:
-    """Mel power spectrogram of centred frames with reflect padding, bands from 0 to 8000 Hz."""
+    """Mel power spectrogram of centerd frames with reflect padding, bands from 0 to 8000 Hz."""
     power = power_spectrum(jnp.pad(x, ((0, 0), (size // 2, size // 2)), mode="reflect"), size, hop)
     filters = mel_filterbank(size // 2 + 1, bands, 8000.0)
     return jnp.matmul(power, filters, precision=jax.lax.Precision.HIGHEST)
@@ -83,7 +82,7 @@ def decibels_below_peak(
     return jnp.maximum(db - db.max(axis=(1, 2), keepdims=True), -dynamic_range)
 
 
-def standardise(x: Float[Array, "batch time bands"]) -> Float[Array, "batch time bands"]:
+def standardize(x: Float[Array, "batch time bands"]) -> Float[Array, "batch time bands"]:
     """Zero mean and unit deviation (ddof 1) per clip over both axes; a constant clip becomes zeros."""
     mean = x.mean(axis=(1, 2), keepdims=True)
     deviation = x.std(axis=(1, 2), ddof=1, keepdims=True)

@@ -1,11 +1,12 @@
 """The Transformer encoder that chatgpt, deepseek, gemini and grok share.
 
 As `torch.nn.TransformerEncoder` with batch_first, exact GELU and dropout in four places of each layer; layers are
-initialised independently. Parameters have param_dtype, matrix products run in dtype, and the residual stream, norms
+initialized independently. Parameters have param_dtype, matrix products run in dtype, and the residual stream, norms
 and softmax stay in float32.
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,13 @@ from jaxtyping import Array, Float
 
 from encoders import layers
 
-Linear = Callable[..., nnx.Linear]  # of features in, features out and nnx.Linear's options: fixes the initialisation
+Linear = Callable[..., nnx.Linear]  # of features in, features out and nnx.Linear's options: fixes the initialization
 
 
-class SelfAttention(nnx.Module):
+class MultiheadAttention(nnx.Module):
     """Multi-head self-attention with one fused projection for queries, keys and values, in that order."""
+
+    counted_as: ClassVar[str] = "MultiheadAttention"
 
     def __init__(
         self,
@@ -51,15 +54,22 @@ class SelfAttention(nnx.Module):
         return self.out_proj(out.reshape(batch, time, width))
 
 
-def _attend_with_dropout(q: jax.Array, k: jax.Array, v: jax.Array, key: jax.Array) -> jax.Array:
+def _attend_with_dropout(
+    q: Float[Array, "batch time heads features"],
+    k: Float[Array, "batch time heads features"],
+    v: Float[Array, "batch time heads features"],
+    key: jax.Array,
+) -> Float[Array, "batch time heads features"]:
     """Attention that drops weights after the softmax, which `jax.nn.dot_product_attention` cannot."""
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     weights = layers.dropout(jax.nn.softmax(scores), key)
     return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v)
 
 
-class Layer(nnx.Module):
+class TransformerLayer(nnx.Module):
     """Self-attention and a GELU feed-forward, each with a residual, and a norm before or after."""
+
+    operations: ClassVar[dict[str, int]] = {"Dropout": 3, "branching": 2}
 
     def __init__(
         self,
@@ -75,7 +85,7 @@ class Layer(nnx.Module):
     ):
         self.norm_first, self.remat = norm_first, False
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.self_attn = SelfAttention(width, heads, linear=linear, **options)
+        self.self_attn = MultiheadAttention(width, heads, linear=linear, **options)
         self.linear1 = linear(width, mlp, **options)
         self.linear2 = linear(mlp, width, **options)
         self.norm1 = layers.layer_norm(width, param_dtype=param_dtype, rngs=rngs)
@@ -85,25 +95,30 @@ class Layer(nnx.Module):
     def __call__(
         self, x: Float[Array, "batch time width"], key: jax.Array | None = None
     ) -> Float[Array, "batch time width"]:
-        attention_key, feed_forward_key = layers.split(key, 2)
+        attention_key, feed_forward_key = layers.split_key(key, 2)
         if self.norm_first:
             x = x + self.attend(self.norm1(x), attention_key)
             return x + self.feed_forward(self.norm2(x), feed_forward_key)
         x = self.norm1(x + self.attend(x, attention_key))
         return self.norm2(x + self.feed_forward(x, feed_forward_key))
 
-    def attend(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        weights_key, out_key = layers.split(key, 2)
+    def attend(self, x: Float[Array, "batch time width"], key: jax.Array | None) -> Float[Array, "batch time width"]:
+        weights_key, out_key = layers.split_key(key, 2)
         return layers.dropout(self.self_attn(x, weights_key), out_key)
 
-    def feed_forward(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        hidden_key, out_key = layers.split(key, 2)
+    def feed_forward(
+        self, x: Float[Array, "batch time width"], key: jax.Array | None
+    ) -> Float[Array, "batch time width"]:
+        hidden_key, out_key = layers.split_key(key, 2)
         hidden = layers.dropout(jax.nn.gelu(self.linear1(x), approximate=False), hidden_key)
         return layers.dropout(self.linear2(hidden), out_key)
 
 
 class Transformer(nnx.Module):
     """A stack of layers, and with norm_first a last LayerNorm."""
+
+    # An activation counts once however often it is used, as in the paper.
+    operations: ClassVar[dict[str, int]] = {"GELU": 1}
 
     def __init__(
         self,
@@ -119,12 +134,12 @@ class Transformer(nnx.Module):
         rngs: nnx.Rngs,
     ):
         options = {"norm_first": norm_first, "linear": linear, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.layers = nnx.List([Layer(width, heads, mlp, **options) for _ in range(depth)])
+        self.layers = nnx.List([TransformerLayer(width, heads, mlp, **options) for _ in range(depth)])
         self.norm = layers.layer_norm(width, param_dtype=param_dtype, rngs=rngs) if norm_first else None
 
     def __call__(
         self, x: Float[Array, "batch time width"], key: jax.Array | None = None
     ) -> Float[Array, "batch time width"]:
-        for layer, layer_key in zip(self.layers, layers.split(key, len(self.layers)), strict=True):
+        for layer, layer_key in zip(self.layers, layers.split_key(key, len(self.layers)), strict=True):
             x = layer(x, layer_key)
         return x if self.norm is None else self.norm(x)

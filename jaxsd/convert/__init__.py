@@ -1,4 +1,4 @@
-"""Other people's checkpoints <-> our modules.
+"""The paper's PyTorch modules of the five audio encoders <-> `encoders`.
 
 encoder = encoder_from_torch(torch_module.state_dict())  # one of the five audio encoders
 torch_module.load_state_dict({key: torch.from_numpy(value) for key, value in encoder_to_torch(encoder).items()})

@@ -336,9 +336,9 @@ def add_alignment(entry: Entry, vectors: Float[np.ndarray, "M projection"], targ
 
 def inventory(encoder: nnx.Module) -> dict[str, float]:
     """Layers as Table 2 counts them, parameters, and floating-point operations a clip."""
-    counts = contract.inventory(encoder)
+    counts = contract.count_layers(encoder)
     return {
-        **{kind: counts[kind] for kind in contract.PAPER},
+        **{kind: counts[kind] for kind in contract.PAPER_LAYERS},
         "parameters": contract.parameter_count(encoder),
         "FLOPs": contract.flops_per_clip(encoder),
     }

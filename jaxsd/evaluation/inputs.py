@@ -13,7 +13,6 @@ from flax import nnx
 from jaxtyping import Float
 
 import encoders
-from encoders.__main__ import resolve_encoder
 from jaxsd.bundled import TOY_ENCODERS, clip_source, encoder_source, model_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.config import TrainConfig
@@ -105,9 +104,7 @@ def _name(source: str) -> str:
 
 def _load_subject(name: str, source: str, before: bool) -> EvaluatedEncoder:
     if source.endswith(".py"):
-        encoder = resolve_encoder(source)()
-        encoder.eval()
-        return EvaluatedEncoder(name, source, encoder)
+        return EvaluatedEncoder(name, source, encoders.create(source, rngs=nnx.Rngs(0)))
     encoder = encoders.load(encoder_source(source))
     path = Path(source) / "config.json"
     config = read_json(path) if path.is_file() else {}

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from jax.typing import ArrayLike
 
-from encoders.store import CONFIG
+from encoders.store import ENCODER_JSON
 from jaxsd.pretrained.mapping import read_safetensors
 
 TORCH, SAFETENSORS = (".pth", ".pt", ".bin"), ".safetensors"
@@ -54,7 +54,7 @@ def find_pieces(source: Path) -> tuple[Path, list[Path]]:
     folder = source if source.is_dir() else source.parent
     found = [(match, path) for path in sorted(folder.glob("*.part*")) if (match := PIECE.fullmatch(path.name))]
     if source.is_dir():
-        absent = f"a folder without {CONFIG} or pieces named like FILE.pth.part00"
+        absent = f"a folder without {ENCODER_JSON} or pieces named like FILE.pth.part00"
     else:
         absent = f"no such file, nor pieces named like {source.name}.part00"
         found = [(match, path) for match, path in found if match["whole"] == source.name]

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 import encoders
-from encoders.layers import rematerialise
+from encoders.layers import rematerialize
 from jaxsd.clip.pooling import POOLINGS, pool_embeddings
 from jaxsd.config import TrainConfig, one_of
 from jaxsd.data.columns import ABOUT, open_columns
@@ -55,8 +55,8 @@ def train(config: TrainConfig, folder, *, wandb: bool = False) -> nnx.Module:
     encoder = make_encoder(config, dtype)
     targets = load_frozen_models(config, Path(config.data.folder) / "train", dtype)
     if config.remat:
-        rematerialise(encoder)
-        rematerialise(targets)
+        rematerialize(encoder)
+        rematerialize(targets)
     check_or_write_config(folder, config)
 
     graph, params = nnx.split(encoder)

@@ -20,14 +20,14 @@ import encoders
 from jaxsd.convert import encoder_from_torch, encoder_to_torch
 from jaxsd.convert.files import convert
 from jaxsd.pretrained.mapping import parameters
-from tests.references.encoders import Sizes, clips, randomise, torch, torch_encoder
+from tests.references.encoders import Sizes, clips, randomize, torch, torch_encoder
 
 SMALL = Sizes(width=24, depth=2, heads=3, mlp=40)
 BUFFERS = {"mel_spectrogram.spectrogram.window", "mel_spectrogram.mel_scale.fb", "window"}
 
 
 def state_dict(name, sizes=SMALL):
-    return randomise(torch_encoder(name, sizes)).state_dict()
+    return randomize(torch_encoder(name, sizes)).state_dict()
 
 
 def same(one: nnx.Module, other: nnx.Module) -> bool:
@@ -197,6 +197,8 @@ def test_one_error_lists_everything_wrong(name, changes, problems):
         ),
         ({"linear.weight": torch.ones(3, dtype=torch.complex64)}, r"unlike linear.weight \(Tensor\)"),
         ({"linear.weight": torch.eye(3).to_sparse()}, r"unlike linear.weight \(Tensor\)"),
+        ({"a": torch.ones(3), "b": torch.tensor([1.0, np.nan])}, "has values that are not finite as float32 in b$"),
+        ({"a": torch.full((3,), 1e300, dtype=torch.float64)}, "has values that are not finite as float32 in a$"),
     ],
 )
 def test_what_is_no_encoder_is_refused(tensors, message):
@@ -450,11 +452,10 @@ def test_an_encoders_folder_is_overwritten_and_keeps_its_other_files(tmp_path, c
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, checkpoint, monkeypatch, out):
     encoders.save(encoder_from_torch(state_dict("human")), tmp_path / "run")
 
-    def save(encoder, folder):
-        (folder / "model.safetensors").write_bytes(b"half")
+    def fail(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(encoders, "save", save)
+    monkeypatch.setattr("os.fsync", fail)
     refused(checkpoint, tmp_path / out, f"{out} cannot be written to: .*No space left", tmp_path, heads=3)
 
 

@@ -69,7 +69,9 @@ def test_a_strided_human_has_shorter_norms_and_the_same_output():
 
 
 def test_an_unknown_name_lists_the_choices():
-    with pytest.raises(ValueError, match="unknown encoder 'bard'; choose from human, chatgpt, deepseek, gemini, grok"):
+    with pytest.raises(
+        ValueError, match="unknown encoder 'bard'; choose from human, chatgpt, deepseek, gemini, grok, or give"
+    ):
         encoders.create("bard", rngs=nnx.Rngs(0))
 
 

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from encoders.spectrogram import decibels_below_peak, mel_spectrogram, power_spectrum, standardise, waveform
+from encoders.spectrogram import decibels_below_peak, mel_spectrogram, power_spectrum, standardize, waveform
 from encoders.transformer import Transformer
 from jaxsd.convert import encoder_from_torch
-from jaxsd.convert.encoders import transformer
+from jaxsd.convert.encoders import transformer_mapping
 from jaxsd.pretrained.mapping import import_parameters, parameters
 from tests.references.encoders import (
     Sizes,
     clips,
-    randomise,
+    randomize,
     torch,
     torch_encoder,
     torch_log_mel,
@@ -48,7 +48,7 @@ CASES = [
 def case(request):
     """Outputs and gradients of one encoder here and there, for the same parameters."""
     name, sizes = request.param
-    module = randomise(torch_encoder(name, sizes))
+    module = randomize(torch_encoder(name, sizes))
     pcm = clips()
     expected = module(torch.tensor(pcm, dtype=torch.float32))
     weights = np.random.default_rng(1).normal(size=expected.shape).astype(np.float32)
@@ -102,11 +102,11 @@ def test_gradients_of_every_parameter_agree(case):
 
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_a_small_transformer_agrees_where_the_norms_epsilon_matters(norm_first):
-    module = randomise(torch_transformer(SMALL, norm_first), scale=0.1)
+    module = randomize(torch_transformer(SMALL, norm_first), scale=0.1)
     options = {"norm_first": norm_first, "dtype": jnp.float32, "param_dtype": jnp.float32}
     target = nnx.eval_shape(lambda: Transformer(**asdict(SMALL), **options, rngs=nnx.Rngs(0)))
     tensors = {key: p.detach().numpy() for key, p in module.named_parameters()}
-    ours = import_parameters(tensors, transformer("", ""), target)
+    ours = import_parameters(tensors, transformer_mapping("", ""), target)
     x = np.random.default_rng(2).normal(0, 0.003, (3, 77, SMALL.width)).astype(np.float32)
     with jax.default_matmul_precision("highest"):
         np.testing.assert_allclose(ours(jnp.asarray(x)), module(torch.tensor(x)).detach(), atol=2e-5)
@@ -115,7 +115,7 @@ def test_a_small_transformer_agrees_where_the_norms_epsilon_matters(norm_first):
 def test_the_log_mel_spectrogram_agrees():
     window = torch.hann_window(1024, dtype=torch.float64)
     expected = torch_log_mel(torch.tensor(clips(), dtype=torch.float64) / 32767, window, torch_mel_filters())
-    actual = standardise(decibels_below_peak(mel_spectrogram(waveform(clips()))))
+    actual = standardize(decibels_below_peak(mel_spectrogram(waveform(clips()))))
     assert not actual[2].any()  # silence
     np.testing.assert_allclose(actual, expected, atol=3e-5)
 

@@ -1,6 +1,7 @@
 """Saving and loading encoders."""
 
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,11 @@ def test_a_round_trip_changes_no_bit(tmp_path, name):
 
 
 def test_files_hold_the_sizes_and_every_parameter_by_its_path(folder):
-    assert json.loads((folder / "encoder.json").read_text()) == {"encoder": "gemini", **SIZES}
+    assert json.loads((folder / "encoder.json").read_text()) == {
+        "encoder": "gemini",
+        "audio_pooling": "mean",
+        **SIZES,
+    }
     saved = load_file(folder / "model.safetensors")
     assert saved.keys() == tensors(small()).keys()
     assert saved["transformer.layers.0.self_attn.in_proj.kernel"].shape == (32, 96)
@@ -77,11 +82,16 @@ def test_what_cannot_be_saved_is_refused(tmp_path):
     encoder = small()
     with pytest.raises(ValueError, match="cannot save as bfloat16: choose float32 or float16"):
         encoders.save(encoder, tmp_path, dtype=jnp.bfloat16)
-    with pytest.raises(ValueError, match="cannot save Linear: not one of human"):
+    with pytest.raises(ValueError, match="audio_pooling is 'max'; allowed: mean, first, last"):
+        encoders.save(encoder, tmp_path, audio_pooling="max")
+    with pytest.raises(ValueError, match="cannot save Linear: it takes in_features, .* and no property `config`"):
         encoders.save(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), tmp_path)
     encoder.pos_embed[...] = jnp.full((77, 32), 1e6)
     with pytest.raises(ValueError, match="pos_embed has values beyond the range of float16"):
         encoders.save(encoder, tmp_path, dtype=jnp.float16)
+    encoder.pos_embed[...] = encoder.pos_embed[...].at[3, 4].set(jnp.nan)
+    with pytest.raises(ValueError, match="pos_embed has values that are not finite"):
+        encoders.save(encoder, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -127,6 +137,59 @@ def test_a_file_that_does_not_fit_is_named_with_what_is_wrong(folder, harm, file
     with pytest.raises(ValueError, match=f"{file}.*{reason}") as caught:
         encoders.load(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_values_that_are_not_finite_do_not_load(folder):
+    change(folder, pos_embed=np.full((77, 32), np.nan, np.float32))
+    with pytest.raises(ValueError, match="model.safetensors: pos_embed has values that are not finite"):
+        encoders.load(folder)
+
+
+@pytest.mark.parametrize("failing", ["model.safetensors", "encoder.json"])
+def test_a_save_that_fails_leaves_the_old_files(folder, monkeypatch, failing):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    fsync = os.fsync
+
+    def fail(descriptor):
+        if failing in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        encoders.save(small(), folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_files_can_be_read_by_others(folder):
+    mask = os.umask(0)
+    os.umask(mask)
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~mask}
+
+
+def test_pooling_is_kept_and_an_older_file_without_it_means_the_mean(folder, tmp_path):
+    encoders.save(small(), tmp_path / "first", audio_pooling="first")
+    assert encoders.read_config(tmp_path / "first") == {"encoder": "gemini", "audio_pooling": "first", **SIZES}
+    (folder / "encoder.json").write_text(json.dumps({"encoder": "gemini", **SIZES}))
+    assert encoders.read_config(folder)["audio_pooling"] == "mean"
+    assert encoders.load(folder).config == SIZES
+    rewrite(folder, audio_pooling="max")
+    with pytest.raises(ValueError, match="encoder.json does not describe.*audio_pooling is 'max'; allowed: mean, fir"):
+        encoders.read_config(folder)
+
+
+@pytest.mark.parametrize("name", encoders.ENCODERS)
+def test_the_bundled_encoders_load_by_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert type(encoders.load(name)) is encoders.ENCODERS[name]
+    encoders.save(small(), tmp_path / name)  # a folder of that name goes before
+    assert encoders.load(name).config == SIZES
+
+
+def test_a_mistyped_name_lists_the_names(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
+    with pytest.raises(FileNotFoundError, match="no folder gemni.* are chatgpt, deepseek, gemini, grok, human$"):
+        encoders.load("gemni")
 
 
 @pytest.mark.parametrize("file", ["encoder.json", "model.safetensors"])

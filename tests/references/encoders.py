@@ -150,7 +150,7 @@ def torch_encoder(name: str, sizes: Sizes | None):
     return classes[name](sizes)
 
 
-def randomise(module: torch.nn.Module, scale: float = 1.0) -> torch.nn.Module:
+def randomize(module: torch.nn.Module, scale: float = 1.0) -> torch.nn.Module:
     """Every parameter random: weights keep the size of activations, norms stay near 1."""
     generator = torch.Generator().manual_seed(0)
     norms = {id(m.weight) for m in module.modules() if isinstance(m, torch.nn.LayerNorm)}

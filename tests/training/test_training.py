@@ -70,8 +70,8 @@ def one_step(data, *overrides):
     encoder = models.randomised(partial(encoders.create, "gemini", **SIZES), 7)
     targets = load_frozen_models(config, data / "train", jnp.float32)
     if config.remat:
-        encoders.layers.rematerialise(encoder)
-        encoders.layers.rematerialise(targets)
+        encoders.layers.rematerialize(encoder)
+        encoders.layers.rematerialize(targets)
     graph, params = nnx.split(encoder)
     targets_graph, frozen = nnx.split(targets)
     optimiser = optax.sgd(0.1)
@@ -99,7 +99,7 @@ def test_one_step_is_what_it_was(whole):
     )
 
 
-def test_accumulated_and_rematerialised_a_step_is_the_same(data, whole):
+def test_accumulated_and_rematerialized_a_step_is_the_same(data, whole):
     state, figures = one_step(data, "accumulate=4", "remat=true")  # 10 rows become 12
     assert float(figures["loss"]) == pytest.approx(float(whole[1]["loss"]), rel=1e-5)
     same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # noqa: E731
