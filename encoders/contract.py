@@ -98,7 +98,7 @@ def count_layers(encoder: nnx.Module) -> Counter[str]:
     """How often each kind of layer occurs.
 
     Modules with parameters are counted as what they are. What a module computes without a submodule is counted where
-    its class says so in `operations` (see `encoders.AudioEncoder`), as in the bundled encoders; elsewhere it is not seen.
+    its class says so in `operations` (see `encoders.AudioEncoder`); elsewhere it is not seen.
     Dropout of attention weights belongs to the attention, as in the paper.
     """
     modules = list(nnx.iter_modules(encoder))
