@@ -9,7 +9,7 @@ PIP := $(PYTHON) -m pip install --quiet
 JAX = $(shell driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | grep -oE -m1 '^[0-9]+'); \
 	if [ "$${driver:-0}" -ge 580 ]; then echo '[cuda13]'; elif [ "$${driver:-0}" -ge 525 ]; then echo '[cuda12]'; fi)
 
-.PHONY: demo test test-full lint clean
+.PHONY: demo test test-fast test-full lint clean
 
 demo: .venv/run.stamp
 	$(PYTHON) -m jaxsd.toy demo
@@ -18,12 +18,17 @@ demo: .venv/run.stamp
 test: .venv/test.stamp
 	$(PYTHON) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
+# What a change is tried with while it is made: no trained models, no other processes, nothing that compiles for long.
+test-fast: .venv/test.stamp
+	$(PYTHON) -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m 'not full_size and not slow'
+
 test-full: .venv/test.stamp
 	$(PYTHON) -m pytest -q -m full_size
 
-lint: .venv/test.stamp
+lint: .venv/lint.stamp
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m pyright
 
 # Leaves .venv and what runs wrote.
 clean:
@@ -33,6 +38,10 @@ clean:
 .venv/run.stamp: pyproject.toml
 	test -x $(PYTHON) || $(PYTHON3) -m venv .venv
 	$(PIP) -e '.$(JAX)'
+	touch $@
+
+.venv/lint.stamp: .venv/run.stamp
+	$(PIP) -e '.[lint]'
 	touch $@
 
 # torch comes first: here the build at hand is taken, where the range in `parity` would take the newest.

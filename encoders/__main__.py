@@ -26,7 +26,7 @@ from encoders.registry import ENCODERS, find_class
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m encoders",
+        prog=sys.argv[0] if sys.argv[0] == "jaxsd encoders" else "python -m encoders",
         description="List the bundled audio encoders, or check one encoder against the paper's contract.",
     )
     parser.add_argument(

@@ -1,14 +1,28 @@
 """Audio-conditioned image generation and Stable Diffusion 1.x in JAX."""
 
 import importlib
+from typing import TYPE_CHECKING
 
-# Imported when first asked for: a script's --help need not wait for JAX.
-_PUBLIC = {"CLIP": "jaxsd.clip.pipeline", "StableDiffusion": "jaxsd.diffusion.pipeline"}
+if TYPE_CHECKING:
+    from jaxsd.clip.pipeline import CLIP
+    from jaxsd.diffusion.pipeline import StableDiffusion
+    from jaxsd.sound_to_image import SoundToImage
 
-__all__ = ["CLIP", "StableDiffusion"]
+# Each is imported when it is first asked for: a script's --help need not wait for JAX.
+_MODULES = {
+    "CLIP": "jaxsd.clip.pipeline",
+    "SoundToImage": "jaxsd.sound_to_image",
+    "StableDiffusion": "jaxsd.diffusion.pipeline",
+}
+
+__all__ = ["CLIP", "SoundToImage", "StableDiffusion"]
 
 
 def __getattr__(name: str):
-    if name not in _PUBLIC:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("jaxsd")
+    if name not in _MODULES:
         raise AttributeError(f"module 'jaxsd' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

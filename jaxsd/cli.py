@@ -79,7 +79,7 @@ def start_distributed(arguments: argparse.Namespace) -> None:
 
 
 def program() -> str:
-    """How the running script was called: `train.py` or `python -m jaxsd.toy`."""
+    """How the running program was called: `train.py`, `python -m jaxsd.toy` or `jaxsd toy`."""
     spec = sys.modules["__main__"].__spec__
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
 

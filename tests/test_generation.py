@@ -1,4 +1,4 @@
-"""From sounds and texts to the conditioning and the names of the pictures; the pictures themselves are not drawn."""
+"""From sounds and prompts to image files: what is refused, what files are called, what an image depends on."""
 
 import jax
 import numpy as np
@@ -8,22 +8,16 @@ from PIL import Image
 
 import encoders
 from jaxsd import generation
-from jaxsd.audio import load_clip
-from jaxsd.bundled import TOY_SAMPLES
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.generation import generate
+from jaxsd.generation import output_paths, read_inputs, write_images
+from jaxsd.sound_to_image import SoundToImage
 from tests.helpers import models
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A model and two encoders that fit it."""
-    folder = tmp_path_factory.mktemp("trained")
-    models.stable_diffusion().save_pretrained(folder / "sd")
-    for seed, name in enumerate(("one", "two")):
-        encoder = encoders.create("chatgpt", width=24, depth=1, heads=2, mlp=8, rngs=nnx.Rngs(seed))
-        encoders.save(encoder, folder / name)
-    return folder
+def model():
+    encoder = encoders.create("chatgpt", width=24, depth=1, heads=2, mlp=8, rngs=nnx.Rngs(0))
+    return SoundToImage({"one": encoder}, models.stable_diffusion())
 
 
 @pytest.fixture
@@ -32,7 +26,7 @@ def drawn(monkeypatch):
     calls = []
 
     def draw(self, cond, uncond, *, on_step, **others):
-        calls.append({"cond": np.asarray(cond), "uncond": np.asarray(uncond), **others})
+        calls.append({"cond": np.asarray(cond), "uncond": uncond, **others})
         on_step(1, 1, None)
         return np.zeros((len(cond), 8, 8, 3))
 
@@ -40,43 +34,18 @@ def drawn(monkeypatch):
     return calls
 
 
-def heard(folder, name, clips):
-    return np.asarray(nnx.jit(lambda model, pcm: model(pcm))(encoders.load(folder / name), clips))
-
-
-def read(texts):
-    return np.asarray(models.stable_diffusion().encode_text(texts))
-
-
-def test_the_papers_conditioning(trained, drawn, tmp_path):
-    """The mean over the encoders; with a text, the mean of that and the text; the same of silence and no text."""
-    names = [str(trained / name) for name in ("one", "two")]
-    sounds = ["dog.wav", "waves.wav"]
-    about = {"sounds": sounds, "encoder_names": names, "model": trained / "sd", "unconditional": "silence"}
-    generate(tmp_path, texts=["a dog"], **about)
-    generate(tmp_path, **about)
-    clips = np.stack([np.zeros(16_000, np.int16), *(load_clip(TOY_SAMPLES / sound).samples for sound in sounds)])
-    rows = (heard(trained, "one", clips) + heard(trained, "two", clips)) / 2
-    with_text, without = drawn
-    np.testing.assert_allclose(with_text["cond"], (rows[1:] + read(["a dog"])) / 2, atol=1e-5)
-    np.testing.assert_allclose(with_text["uncond"], (rows[:1] + read([""])) / 2, atol=1e-5)
-    np.testing.assert_allclose(without["cond"], rows[1:], atol=1e-5)
-    np.testing.assert_allclose(without["uncond"], rows[:1], atol=1e-5)
-
-
-def test_texts_alone_and_a_negative_one(trained, drawn, tmp_path):
-    texts = ["A dog, at night!", "rain"]
-    paths = generate(tmp_path, texts=texts, negative="blurry", model=trained / "sd")
+def test_prompts_alone_name_the_files(model, drawn, tmp_path):
+    prompts = ["A dog, at night!", "rain"]
+    paths = write_images(model, read_inputs([], prompts, None), tmp_path, negative="blurry")
     assert [path.name for path in paths] == ["a-dog-at-night.png", "rain.png"]
-    np.testing.assert_allclose(drawn[0]["cond"], read(texts), atol=1e-5)
-    np.testing.assert_allclose(drawn[0]["uncond"], read(["blurry"]), atol=1e-5)
-    assert drawn[0]["guidance"] == 7.5
+    np.testing.assert_allclose(drawn[0]["cond"], model.pipe.encode_text(prompts), atol=1e-5)
+    np.testing.assert_allclose(drawn[0]["uncond"], model.pipe.encode_text(["blurry"]), atol=1e-5)
+    assert (drawn[0]["guidance"], drawn[0]["steps"]) == (7.5, 50)
 
 
-def test_a_picture_is_that_of_its_sound_seed_and_number(trained, drawn, tmp_path, monkeypatch):
-    monkeypatch.setattr(generation, "MOST_PICTURES", 4)
-    about = {"encoder_names": [str(trained / "one")], "model": trained / "sd", "seed": 5}
-    paths = generate(tmp_path / "out", sounds=["dog.wav", "bell.wav"], count=3, **about)
+def test_an_image_is_that_of_its_sound_seed_and_number(model, drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(generation, "MOST_IMAGES", 4)
+    paths = write_images(model, read_inputs(["dog.wav", "bell"], [], None), tmp_path / "out", count=3, seed=5)
     assert [path.name for path in paths] == [f"{x}{n}.png" for x in ("dog", "bell") for n in ("", "-2", "-3")]
     assert all(Image.open(path).size == (8, 8) for path in paths)
     conds = np.concatenate([call["cond"] for call in drawn])
@@ -84,29 +53,48 @@ def test_a_picture_is_that_of_its_sound_seed_and_number(trained, drawn, tmp_path
     assert len(conds) == 8  # two batches of four, the last one filled up
     assert len({key.tobytes() for key in keys[:3]}) == 3
     np.testing.assert_array_equal(keys[:3], keys[3:6])
-    generate(tmp_path / "out", sounds=["bell.wav"], **about)
+    write_images(model, read_inputs(["bell.wav"], [], None), tmp_path / "out", seed=5)
     np.testing.assert_allclose(drawn[2]["cond"], conds[3:4], atol=1e-5)
     np.testing.assert_array_equal(jax.random.key_data(drawn[2]["key"])[0], keys[3])
+
+
+def test_guidance_of_one_needs_no_unconditional_embedding(model, drawn, tmp_path):
+    write_images(model, read_inputs(["dog"], [], None), tmp_path, guidance=1.0)
+    assert drawn[0]["uncond"] is None
+
+
+def test_a_file_that_is_there_is_kept(tmp_path):
+    (tmp_path / "dog.png").write_text("mine")
+    assert output_paths(["dog", "dog"], tmp_path, 1, False) == [tmp_path / "dog-2.png", tmp_path / "dog-3.png"]
+    assert output_paths(["dog"], tmp_path, 2, True) == [tmp_path / "dog.png", tmp_path / "dog-2.png"]
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({}, "there is neither a sound nor a text to make a picture of; give --audio, --text or both"),
-        (
-            {"sounds": ["dog.wav"] * 3, "texts": ["a", "b"]},
-            "texts are 2 and sounds are 3; allowed: as many, or one for",
-        ),
-        ({"sounds": ["dog.wav"], "count": 0}, "count is 0; allowed: 1 or more"),
-        ({"sounds": ["dog.wav"], "dtype": "int8"}, "dtype is 'int8'; allowed: float32, bfloat16, float16"),
-        ({"sounds": ["dog.wav"]}, "the encoder gemini makes rows of 128 numbers, where this model's U-Net takes 24"),
-        ({"texts": ["a"], "strength": 2.0, "image": "picture.png"}, "strength is 2.0; allowed: above 0, up to 1"),
-        ({"texts": ["a"], "image": "nowhere.png"}, "nowhere.png"),
+        (([], [], None), "there is neither a sound nor a text to make an image of; give --audio, --text or both"),
+        ((["dog.wav"] * 3, ["a", "b"], None), "texts are 2 and sounds are 3; allowed: as many, or one for"),
+        ((["nowhere"], [], None), "nowhere: no such file, nor a sample sound of that name; the samples are bell, bird"),
+        (([], ["a"], "nowhere.png"), "nowhere.png"),
     ],
 )
-def test_what_does_not_fit_is_told_before_anything_is_drawn(trained, drawn, tmp_path, monkeypatch, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (4, 4)).save("picture.png")
+def test_inputs_that_cannot_be_are_refused(arguments, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        generate(tmp_path / "out", model=trained / "sd", **arguments)
+        read_inputs(*arguments)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"count": 0}, "count is 0; allowed: 1 or more"),
+        ({"steps": 0}, "steps is 0; allowed"),
+        ({"sampler": "magic"}, "unknown sampler 'magic'"),
+        ({"strength": 2.0}, "strength is 2.0; allowed: above 0, up to 1"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_anything_is_drawn(model, drawn, tmp_path, options, message):
+    Image.new("RGB", (4, 4)).save(tmp_path / "image.png")
+    inputs = read_inputs(["dog"], [], str(tmp_path / "image.png"))
+    with pytest.raises(ValueError, match=message):
+        write_images(model, inputs, tmp_path / "out", **options)
     assert not drawn and not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ from jaxsd.convert.files import convert
 
 def main():
     parser = argparse.ArgumentParser(
-        prog="python -m jaxsd.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "source",

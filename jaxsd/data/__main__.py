@@ -10,7 +10,7 @@ DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m jaxsd.data", description=__doc__)
+    parser = argparse.ArgumentParser(prog=cli.program(), description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_prepare(commands.add_parser("prepare", help="make a data set of one's own sounds, pictures and captions"))
     command = commands.add_parser("info", help="say what a data set holds, and verify it")

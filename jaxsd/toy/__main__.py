@@ -7,7 +7,7 @@ from jaxsd import cli
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m jaxsd.toy", description=__doc__)
+    parser = argparse.ArgumentParser(prog=cli.program(), description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("demo", help="train an encoder briefly, evaluate it, draw the sample sounds")
     command.add_argument("--out", type=Path, default=Path("runs/demo"))

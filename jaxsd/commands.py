@@ -1,0 +1,227 @@
+"""The commands `jaxsd generate | train | eval | data | convert | encoders | toy`.
+
+Flags are read here, before anything slow is imported.
+"""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from jaxsd import cli
+from jaxsd.config import add_config_argument, load_config
+
+# What a command is, and the function that runs it. `jaxsd data` is `python -m jaxsd.data`, and so on.
+COMMANDS = {
+    "generate": ("turn sounds into images", "jaxsd.commands:run_generate"),
+    "train": ("train an audio encoder", "jaxsd.commands:run_train"),
+    "eval": ("evaluate audio encoders on held-out data", "jaxsd.commands:run_eval"),
+    "data": ("prepare a data set of one's own, or look at one", "jaxsd.data.__main__:main"),
+    "convert": ("convert encoders from and to PyTorch", "jaxsd.convert.__main__:main"),
+    "encoders": ("list encoders, check one, count its layers", "encoders.__main__:main"),
+    "toy": ("the built-in toy world: demo, training, experiments", "jaxsd.toy.__main__:main"),
+}
+TOY_DATA = Path("data/toy")
+
+
+def main():
+    """Run the command that the first argument names, with the rest of the arguments."""
+    cli.run(_dispatch)
+
+
+def _dispatch() -> int | None:
+    epilog = "\n".join(f"  {name:<10}{about}" for name, (about, _) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="jaxsd",
+        description="Sound to image: audio encoders and Stable Diffusion 1.x in JAX.",
+        epilog=f"commands (each has its own --help):\n{epilog}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.add_argument("command", nargs="?", choices=COMMANDS, metavar="COMMAND")
+    arguments = parser.parse_args(sys.argv[1:2])
+    if arguments.version:
+        import jaxsd
+
+        print(jaxsd.__version__)
+        return None
+    if arguments.command is None:
+        parser.print_help()
+        return None
+    sys.argv = [f"jaxsd {arguments.command}", *sys.argv[2:]]
+    module, _, function = COMMANDS[arguments.command][1].partition(":")
+    return getattr(importlib.import_module(module), function)()
+
+
+def run_generate():
+    parser = argparse.ArgumentParser(description="Turn sounds into images: python generate.py --audio dog.wav")
+    add = parser.add_argument
+    add("--audio", nargs="+", default=[], metavar="FILE", help="sound files, or names of the sample sounds")
+    add("--text", nargs="+", default=[], help="captions beside the sounds, one for all or one each; or without sounds")
+    add(
+        "--encoder",
+        nargs="+",
+        default=["gemini"],
+        help="bundled encoders, folders or Hugging Face repositories of trained ones, which are averaged (gemini)",
+    )
+    add("--weights", nargs="+", type=float, help="a number for each encoder: a weighted mean (all alike)")
+    add("--model", default="toy", help="Stable Diffusion 1.x: a folder, a .safetensors file or a repository (toy)")
+    add("--revision", help="branch, tag or commit of the model on the hub")
+    add("--variant", help="part of the file names of the model's weights, such as fp16")
+    add("--tokenizer", help="a folder or repository in place of the model's own tokenizer")
+    add("--image", metavar="FILE", help="image to start from")
+    add("--strength", type=float, default=0.7, help="how little is left of that image, above 0 to 1 (0.7)")
+    add("--negative", default="", metavar="TEXT", help="what the images should not show")
+    add(
+        "--unconditional",
+        choices=("text", "silence"),
+        default="text",
+        help="what guidance moves away from: the negative or empty text, or as in the paper silence and, with --text, "
+        "that text (text)",
+    )
+    add("--guidance", type=float, help="weight of the sound against none (the model's own; 7.5 if it suggests none)")
+    add("--steps", type=int, help="denoising steps (the model's own; 50 if it suggests none)")
+    add("--sampler", help="ddim, pndm, lms, euler, euler_a or dpm++2m (the model's own)")
+    add("--width", type=int, help="of the images in pixels (what the model was trained at)")
+    add("--height", type=int, help="of the images in pixels (what the model was trained at)")
+    add("--count", type=int, default=1, help="images a sound (1)")
+    add("--seed", type=int, default=0, help="of the noise the images start from (0)")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="(bfloat16 on accelerators, float32 on the CPU)")
+    add("--out", type=Path, default=Path("out"), metavar="FOLDER", help="where the images go (out)")
+    add("--overwrite", action="store_true", help="replace files that are there instead of taking the next free number")
+    _add_trust_argument(parser)
+    arguments = parser.parse_args()
+
+    from jaxsd.generation import read_inputs, write_images
+    from jaxsd.sound_to_image import SoundToImage
+
+    inputs = read_inputs(arguments.audio, arguments.text, arguments.image)
+    model = SoundToImage.from_pretrained(
+        arguments.encoder if arguments.audio else [],
+        arguments.model,
+        weights=arguments.weights,
+        revision=arguments.revision,
+        variant=arguments.variant,
+        tokenizer=arguments.tokenizer,
+        trust_code=arguments.trust_code,
+        dtype=arguments.dtype,
+    )
+    sampling = ("guidance", "steps", "sampler", "strength", "height", "width")
+    naming = ("negative", "unconditional", "count", "seed", "overwrite")
+    options = {name: getattr(arguments, name) for name in (*sampling, *naming)}
+    for path in write_images(model, inputs, arguments.out, **options):
+        print(path)
+
+
+def run_train():
+    parser = argparse.ArgumentParser(
+        description="Train an audio encoder: python train.py --config gemini.py:aligned --config.data.folder=data/avt"
+    )
+    add_config_argument(parser)
+    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/<config>); goes on if it has begun")
+    parser.add_argument("--init", metavar="FOLDER", help="start from another run's encoder; same as --config.init")
+    parser.add_argument("--wandb", action="store_true", help="also log to Weights & Biases")
+    cli.add_distributed_arguments(parser)
+    arguments, overrides = parser.parse_known_args()
+    if arguments.init:
+        overrides.append(f"--config.init={arguments.init}")
+    config = load_config(arguments.config, overrides)
+    name, _, recipe = arguments.config.partition(":")
+    out = arguments.out or Path("runs") / "-".join([Path(name).stem, recipe]).rstrip("-")
+    cli.start_distributed(arguments)
+
+    from jaxsd.bundled import load_maker
+    from jaxsd.training.train import train, validate_config
+
+    validate_config(config)
+    if config.data.maker:
+        for split, size in (("train", config.data.train_size), ("validation", config.data.held_out)):
+            load_maker(config.data.maker).make_split(Path(config.data.folder) / split, split, size)
+    train(config, out, wandb=arguments.wandb)
+    print(out)
+
+
+def run_eval():
+    parser = argparse.ArgumentParser(
+        description="Evaluate audio encoders on a data set's held-out split: "
+        "python eval.py runs/gemini runs/grok --data data/avt"
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        help="bundled encoders, folders of trained ones (or Hugging Face repositories), Python files with an encoder, "
+        "or the results.json of earlier evaluations",
+    )
+    parser.add_argument(
+        "--data", type=Path, default=TOY_DATA, help=f"folder of the data set (the toy world, {TOY_DATA})"
+    )
+    parser.add_argument("--split", default="test", help="its split (test)")
+    parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="folder of the report")
+    parser.add_argument(
+        "--text-pooling",
+        choices=("eos", "bos"),
+        default="eos",
+        help="text target of the paper's figures: at the end of the text (eos), or at its start, always the same (bos)",
+    )
+    parser.add_argument("--before", action="store_true", help="also the runs' encoders before training, as in Table 3")
+    parser.add_argument(
+        "--repeats", type=int, help="times that encoding is timed, 0 for never (100 on an accelerator, 1 on a CPU)"
+    )
+    parser.add_argument("--pictures", type=int, help="images a row, 0 for none (200 in the toy world, else 0)")
+    _add_trust_argument(parser)
+    arguments = parser.parse_args()
+
+    import jax
+
+    from jaxsd.evaluation import report
+    from jaxsd.evaluation.evaluate import empty_results, evaluate
+    from jaxsd.evaluation.inputs import load_evaluated_encoders, open_evaluation_split
+
+    results = [report.read(run) for run in arguments.runs if run.endswith(".json")]
+    runs = [run for run in arguments.runs if not run.endswith(".json")]
+    if runs:
+        evaluated = load_evaluated_encoders(runs, before=arguments.before)
+        folder = arguments.data / arguments.split
+        maker = _find_maker(folder, made="toy" if arguments.data == TOY_DATA else None)
+        if maker:
+            maker.make_split(folder, arguments.split)
+        split = open_evaluation_split(folder)
+        report.merge([*results, empty_results(split, arguments.text_pooling)])  # refuses before the work, not after
+        repeats = arguments.repeats
+        if repeats is None:
+            repeats = 1 if jax.default_backend() == "cpu" else 100
+        options = _evaluation_options(maker, split, arguments.pictures)
+        results.append(evaluate(evaluated, split, text_pooling=arguments.text_pooling, repeats=repeats, **options))
+    merged = report.merge(results)
+    page = report.write(merged, arguments.out)
+    report.show(merged)
+    print(page)
+
+
+def _find_maker(folder: Path, made: str | None):
+    """The module that makes the data set in `folder`, as its dataset.json says; that of the name `made` where nothing
+    is there yet; None where data are not made."""
+    from jaxsd.bundled import load_maker
+    from jaxsd.data.columns import ABOUT
+    from jaxsd.files import read_json
+
+    about = folder / ABOUT
+    name = read_json(about).get("maker") if about.is_file() else made
+    return load_maker(name) if name else None
+
+
+def _evaluation_options(maker, split, images: int | None) -> dict:
+    """What `evaluate` should draw and judge."""
+    from jaxsd.evaluation.evaluate import Drawing
+
+    if maker:
+        return maker.evaluation_options(split, images)
+    return {"drawing": Drawing(images, guidance=7.5, steps=50)} if images else {}
+
+
+def _add_trust_argument(parser: argparse.ArgumentParser):
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="let the folder of an encoder that is not of this project run the Python file that it names",
+    )

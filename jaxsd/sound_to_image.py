@@ -1,0 +1,254 @@
+"""Sound in, image out: audio encoders, averaged or weighted, in front of a Stable Diffusion."""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int16
+
+import encoders
+from jaxsd.audio import RATE, clip_from_samples, load_clip
+from jaxsd.bundled import encoder_source, model_source, sound_source
+from jaxsd.diffusion.pipeline import StableDiffusion
+from jaxsd.pretrained.precision import choose_dtype
+
+Audio = str | PathLike[str] | np.ndarray  # a file, the name of a sample, or samples
+
+BATCH = 16  # clips that an encoder takes at once; fewer are filled up to a power of two, so that few programs compile
+UNCONDITIONAL = ("text", "silence")
+
+
+class Conditioning(NamedTuple):
+    """What the U-Net attends to, and what guidance moves away from (None where guidance is 1)."""
+
+    cond: Float[Array, "batch 77 width"]
+    uncond: Float[Array, "1 77 width"] | None
+
+
+class SoundToImage:
+    """Audio encoders and the Stable Diffusion that draws what they hear.
+
+    The models stay loaded, and the programs stay compiled from one call to the next:
+
+        model = SoundToImage.from_pretrained(["gemini", "grok"])
+        images = model("dog.wav")  # (1, 64, 64, 3) float32 in [0, 1]
+        images = model(["dog.wav", "waves.wav"], ["at night"], guidance=5.0)
+
+    The conditioning is the paper's (arXiv 2509.09717): the mean of the encoders' embeddings; with prompts, the mean of
+    that and of the prompts' hidden states.
+
+    encoders: the audio encoders by name. pipe: the Stable Diffusion. weights: the encoders' shares, which sum to 1.
+    """
+
+    def __init__(
+        self, audio_encoders: Mapping[str, nnx.Module], pipe: StableDiffusion, weights: Sequence[float] | None = None
+    ):
+        """Put encoders in front of a pipeline.
+
+        Args:
+            audio_encoders: audio encoders by the name that errors call them; may be empty to draw from prompts alone.
+            pipe: the Stable Diffusion.
+            weights: one number of at least 0 for each encoder; their sum is scaled to 1. None weighs all alike.
+
+        Raises:
+            ValueError: the weights do not fit, or the embeddings of an encoder have not the width of the U-Net's
+                cross-attention.
+        """
+        self.encoders, self.pipe = dict(audio_encoders), pipe
+        self.weights = _normalize_weights(weights, len(self.encoders))
+        for name, encoder in self.encoders.items():
+            _check_width(name, encoder, pipe.unet.config.cross_attention_dim)
+        self._encode = nnx.jit(lambda encoder, clips: encoder(clips).astype(jnp.float32))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        encoders: Sequence[str] = ("gemini",),
+        model: str | PathLike[str] = "toy",
+        *,
+        weights: Sequence[float] | None = None,
+        revision: str | None = None,
+        variant: str | None = None,
+        tokenizer: str | PathLike[str] | None = None,
+        trust_code: bool = False,
+        dtype: DTypeLike | None = None,
+    ) -> "SoundToImage":
+        """Load encoders and a Stable Diffusion.
+
+        Args:
+            encoders: names of bundled encoders, folders, or Hugging Face ids of trained ones.
+            model: "toy", a folder in diffusers' layout, a Hugging Face id, or a .safetensors file.
+            weights: one number for each encoder (all alike).
+            revision: the branch, tag or commit of the model on the hub.
+            variant: part of the file names of the model's weights, as "fp16".
+            tokenizer: a folder or Hugging Face id in place of the model's own tokenizer.
+            trust_code: whether encoders that are not of this project may run the Python file that their folder names.
+            dtype: float32, bfloat16 or float16; by default bfloat16 on accelerators and float32 on the CPU.
+
+        Raises:
+            FileNotFoundError: a file cannot be found or downloaded.
+            ValueError: a file is damaged or of another model, or encoders and model do not fit each other.
+        """
+        dtype = choose_dtype(dtype)
+        pipe = StableDiffusion.from_pretrained(
+            model_source(model), revision=revision, variant=variant, tokenizer=tokenizer, dtype=dtype
+        )
+        return cls(_load_encoders(encoders, dtype, trust_code), pipe, weights)
+
+    def encode(
+        self,
+        audio: Audio | Sequence[Audio] | None = None,
+        prompts: str | Sequence[str] | None = None,
+        *,
+        rate: int | None = None,
+        negative: str = "",
+        unconditional: str | None = "text",
+    ) -> Conditioning:
+        """The conditioning of sounds, of prompts, or of both together.
+
+        Args:
+            audio: sounds, one or several: files, names of sample sounds, or arrays as `load_clips` takes them.
+            prompts: one prompt for all sounds, or one each; or prompts without sounds.
+            rate: samples a second of the arrays in `audio`.
+            negative: the prompt that guidance moves away from.
+            unconditional: "text": guidance moves away from `negative` alone. "silence": it moves away from a silent
+                clip, combined as in the paper with `negative` where there are prompts or a `negative`. None: there is
+                no guidance.
+
+        Raises:
+            FileNotFoundError: there is no such sound.
+            ValueError: a sound cannot be read, the numbers do not fit, or there is neither a sound nor a prompt.
+        """
+        if unconditional not in (*UNCONDITIONAL, None):
+            raise ValueError(f"unconditional is {unconditional!r}; allowed: {', '.join(UNCONDITIONAL)}")
+        clips = None if audio is None else load_clips(audio, rate)
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts or ())
+        if clips is None and not prompts:
+            raise ValueError("there is neither a sound nor a prompt to make an image of")
+        if clips is not None and len(prompts) not in (0, 1, len(clips)):
+            raise ValueError(
+                f"prompts are {len(prompts)} and sounds are {len(clips)}; allowed: as many, or one for all"
+            )
+        with_silence = unconditional == "silence" and clips is not None
+        audio_embeddings = silence = None
+        if clips is not None:
+            silent = np.zeros((int(with_silence), RATE), np.int16)
+            embeddings = self.encode_audio(np.concatenate([silent, clips]))
+            silence, audio_embeddings = embeddings[:1], embeddings[len(silent) :]
+        text_embeddings = self.pipe.encode_text(prompts) if prompts else None
+        cond = combine_embeddings(audio_embeddings, text_embeddings)
+        if with_silence:
+            negative_embeddings = self.pipe.encode_text([negative]) if prompts or negative else None
+            return Conditioning(cond, combine_embeddings(silence, negative_embeddings))
+        return Conditioning(cond, None if unconditional is None else self.pipe.encode_text([negative]))
+
+    def encode_audio(self, clips: Int16[np.ndarray, "batch 16000"]) -> Float[Array, "batch 77 width"]:
+        """The weighted mean of the encoders' embeddings. Raises ValueError where there is no encoder."""
+        if not self.encoders:
+            raise ValueError("there is no audio encoder to encode the sound with")
+        total = 0.0
+        for weight, encoder in zip(self.weights, self.encoders.values(), strict=True):
+            parts = [self._encode_batch(encoder, clips[i : i + BATCH]) for i in range(0, len(clips), BATCH)]
+            total += weight * jnp.concatenate(parts)
+        return total
+
+    def __call__(
+        self,
+        audio: Audio | Sequence[Audio] | None = None,
+        prompts: str | Sequence[str] | None = None,
+        *,
+        rate: int | None = None,
+        negative: str = "",
+        unconditional: str = "text",
+        **sampling,
+    ) -> Float[Array, "batch height width 3"]:
+        """An image of each sound or prompt, float32 in [0, 1].
+
+        Args:
+            audio, prompts, rate, negative, unconditional: those of `encode`.
+            sampling: keyword arguments of `StableDiffusion.__call__`: guidance, steps, sampler, image, strength,
+                height, width, key and others.
+
+        Raises:
+            FileNotFoundError, ValueError: those of `encode` and of `StableDiffusion.__call__`.
+        """
+        guidance = sampling.get("guidance")
+        guided = None if guidance == 1 else unconditional
+        conditioning = self.encode(audio, prompts, rate=rate, negative=negative, unconditional=guided)
+        return self.pipe(*conditioning, **sampling)
+
+    def _encode_batch(self, encoder: nnx.Module, clips: np.ndarray) -> jax.Array:
+        size = 1 << (len(clips) - 1).bit_length()
+        filled = np.concatenate([clips, np.zeros((size - len(clips), RATE), np.int16)])
+        return self._encode(encoder, filled)[: len(clips)]
+
+
+def load_clips(audio: Audio | Sequence[Audio], rate: int | None = None) -> Int16[np.ndarray, "batch 16000"]:
+    """Sounds as clips of one second at 16 kHz, int16: the loudest second of each.
+
+    An item of `audio` is a file, the name of a sample sound, or an array of samples: with `rate`, (samples,) of any
+    length at so many samples a second, integers or floats in [-1, 1]; without it, an int16 clip (16000,). A 2-D array
+    is a batch of such arrays. Raises FileNotFoundError or ValueError (also AudioError) for a sound that does not fit.
+    """
+    alone = isinstance(audio, str | PathLike) or (isinstance(audio, np.ndarray) and audio.ndim == 1)
+    items = [audio] if alone else list(audio)
+    if not items:
+        raise ValueError("audio is empty; allowed: at least one sound")
+    return np.stack([_load_clip(item, rate) for item in items])
+
+
+def combine_embeddings(audio: Array | None, text: Array | None) -> Float[Array, "batch 77 width"]:
+    """The mean of the embeddings of sounds and of prompts, where there are both; one of either may stand for all.
+
+    arXiv 2509.09717, section on generation.
+    """
+    present = [embeddings for embeddings in (audio, text) if embeddings is not None]
+    return sum(present[1:], present[0]) / len(present)
+
+
+def _load_clip(item: Audio, rate: int | None) -> Int16[np.ndarray, "16000"]:
+    if isinstance(item, str | PathLike):
+        return load_clip(sound_source(item)).samples
+    samples = np.asarray(item)
+    if rate is not None:
+        return clip_from_samples(samples, rate).samples
+    if samples.dtype != np.int16 or samples.shape != (RATE,):
+        raise ValueError(
+            f"audio holds {samples.dtype} of shape {samples.shape}; without rate, an array must be an int16 clip of "
+            f"shape ({RATE},)"
+        )
+    return samples
+
+
+def _load_encoders(names: Sequence[str], dtype: jnp.dtype, trust_code: bool) -> dict[str, nnx.Module]:
+    return {
+        str(name): encoders.load(
+            encoder_source(name),
+            dtype=dtype,
+        )
+        for name in names
+    }
+
+
+def _normalize_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+    """Shares of the encoders that sum to 1."""
+    if weights is None:
+        return [1 / count] * count
+    weights = [float(weight) for weight in weights]
+    if len(weights) != count:
+        raise ValueError(f"weights are {len(weights)} and encoders are {count}; allowed: as many")
+    if not all(0 <= weight < np.inf for weight in weights) or not sum(weights):
+        raise ValueError(f"weights are {weights}; allowed: numbers of at least 0, one of them above")
+    return [weight / sum(weights) for weight in weights]
+
+
+def _check_width(name: str, encoder: nnx.Module, width: int):
+    clip = jax.ShapeDtypeStruct((1, RATE), jnp.int16)
+    made = nnx.eval_shape(lambda encoder, clip: encoder(clip), encoder, clip).shape[-1]
+    if made != width:
+        raise ValueError(f"the embeddings of encoder {name} are {made} wide, and this model's U-Net takes {width}")

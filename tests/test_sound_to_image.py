@@ -1,0 +1,147 @@
+"""SoundToImage: what it conditions on, what it takes as sound, and that a second call loads and compiles nothing."""
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from flax import nnx
+
+import encoders
+from jaxsd.audio import AudioError, load_clip
+from jaxsd.bundled import TOY_SAMPLES
+from jaxsd.sound_to_image import SoundToImage, load_clips
+from tests.helpers import models
+
+
+def small_encoder(seed: int, width: int = 24) -> nnx.Module:
+    return encoders.create("chatgpt", width=width, depth=1, heads=2, mlp=8, rngs=nnx.Rngs(seed))
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return models.stable_diffusion()
+
+
+@pytest.fixture(scope="module")
+def model(pipe):
+    return SoundToImage({"one": small_encoder(0), "two": small_encoder(1)}, pipe)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return np.stack([load_clip(TOY_SAMPLES / f"{name}.wav").samples for name in ("dog", "waves", "organ")])
+
+
+def encoded(encoder, clips):
+    return np.asarray(nnx.jit(lambda encoder, clips: encoder(clips))(encoder, clips))
+
+
+def test_the_papers_conditioning(model, pipe, clips):
+    """The mean over the encoders; with a prompt, the mean of that and the prompt; the same of silence and no prompt."""
+    one, two = model.encoders.values()
+    audio = (encoded(one, clips) + encoded(two, clips)) / 2
+    silent = np.zeros((1, 16_000), np.int16)
+    silence = (encoded(one, silent) + encoded(two, silent)) / 2
+    text, empty = pipe.encode_text(["a dog"]), pipe.encode_text([""])
+
+    alone = model.encode(clips, unconditional="silence")
+    np.testing.assert_allclose(alone.cond, audio, atol=1e-5)
+    np.testing.assert_allclose(alone.uncond, silence, atol=1e-5)
+    with_text = model.encode(clips, "a dog", unconditional="silence")
+    np.testing.assert_allclose(with_text.cond, (audio + text) / 2, atol=1e-5)
+    np.testing.assert_allclose(with_text.uncond, (silence + empty) / 2, atol=1e-5)
+    np.testing.assert_allclose(model.encode(clips).uncond, empty, atol=1e-5)
+    np.testing.assert_allclose(model.encode(clips, negative="rain").uncond, pipe.encode_text(["rain"]), atol=1e-5)
+    np.testing.assert_allclose(model.encode(prompts="a dog").cond, text, atol=1e-5)
+
+
+def test_weights_are_shares(pipe, clips):
+    parts = {"one": small_encoder(0), "two": small_encoder(1)}
+    weighted = SoundToImage(parts, pipe, weights=[3, 1]).encode(clips).cond
+    one, two = (encoded(encoder, clips) for encoder in parts.values())
+    np.testing.assert_allclose(weighted, 0.75 * one + 0.25 * two, atol=1e-5)
+
+
+@pytest.mark.parametrize("weights", [[1], [1, -1], [0, 0], [1, float("nan")]])
+def test_weights_that_do_not_fit_are_refused(pipe, weights):
+    with pytest.raises(ValueError, match="weights are"):
+        SoundToImage({"one": small_encoder(0), "two": small_encoder(1)}, pipe, weights)
+
+
+def test_a_second_call_compiles_nothing(model, clips):
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+    )
+    options = {"steps": 2, "guidance": 2.0}
+    first = model(clips[:1], **options)
+    assert compiled  # the listener hears
+    compiled.clear()
+    again = model(clips[:1], **options)
+    assert not compiled
+    np.testing.assert_array_equal(first, again)
+
+
+def test_a_sound_does_not_depend_on_its_batch(model, clips):
+    together = model.encode(clips).cond
+    alone = np.concatenate([model.encode(clip).cond for clip in clips])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_sounds_are_files_samples_and_arrays(tmp_path, clips):
+    path = tmp_path / "dog.flac"
+    soundfile.write(path, clips[0], 16_000)
+    np.testing.assert_array_equal(load_clips(path), clips[:1])
+    np.testing.assert_array_equal(load_clips("dog"), clips[:1])
+    np.testing.assert_array_equal(load_clips(["dog.wav", clips[1]]), clips[:2])
+    np.testing.assert_array_equal(load_clips(clips), clips)
+    np.testing.assert_array_equal(load_clips(clips[0] / np.float32(32768), 16_000), clips[:1])
+
+
+def test_arrays_of_any_rate_are_heard_as_files_are(tmp_path, rng):
+    samples = (0.1 * rng.normal(size=100_000)).astype(np.float32)
+    samples[60_000:90_000] *= 4
+    soundfile.write(tmp_path / "noise.wav", samples, 44_100, subtype="FLOAT")
+    np.testing.assert_array_equal(load_clips(samples, 44_100)[0], load_clip(tmp_path / "noise.wav").samples)
+
+
+@pytest.mark.parametrize(
+    "audio, rate, message",
+    [
+        (np.zeros(16_000, np.float32), None, r"float32 of shape \(16000,\); without rate"),
+        (np.zeros(8_000, np.int16), None, r"int16 of shape \(8000,\); without rate"),
+        (np.full(16_000, np.nan, np.float32), 16_000, "NaN or infinite"),
+        (np.zeros(0, np.float32), 16_000, "no samples"),
+        (np.zeros(100, np.complex64), 16_000, "complex64"),
+        (np.zeros(100, np.float32), 0, "rate of 0"),
+        ([], None, "audio is empty"),
+    ],
+)
+def test_arrays_that_are_no_sounds_are_refused(audio, rate, message):
+    with pytest.raises((ValueError, AudioError), match=message):
+        load_clips(audio, rate)
+
+
+def test_an_encoder_of_another_width_is_named(pipe):
+    with pytest.raises(ValueError, match="embeddings of encoder wide are 32 wide, and this model's U-Net takes 24"):
+        SoundToImage({"wide": small_encoder(0, width=32)}, pipe)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({}, "neither a sound nor a prompt"),
+        ({"audio": ["dog", "bell", "waves"], "prompts": ["a", "b"]}, "prompts are 2 and sounds are 3"),
+        ({"audio": "dog", "unconditional": "noise"}, "unconditional is 'noise'; allowed: text, silence"),
+    ],
+)
+def test_what_cannot_be_encoded_is_refused(model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        model.encode(**arguments)
+
+
+def test_the_bundled_models_draw_what_they_hear():
+    model = SoundToImage.from_pretrained()
+    image = np.asarray(model("dog", steps=4))
+    assert image.shape == (1, 64, 64, 3) and image.std() > 0.02
+    np.testing.assert_allclose(image, model("dog", steps=4, guidance=3.0))
