@@ -1,4 +1,8 @@
-"""Audio-conditioned image generation and Stable Diffusion 1.x in JAX."""
+"""Audio-conditioned image generation and Stable Diffusion 1.x in JAX.
+
+The first use of a class of this package turns on JAX's compilation cache (`jaxsd.cli.keep_compiled`), so that the next
+process starts faster; the environment variable JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+"""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -25,4 +29,7 @@ def __getattr__(name: str):
         return version("jaxsd")
     if name not in _MODULES:
         raise AttributeError(f"module 'jaxsd' has no attribute {name!r}")
+    from jaxsd.cli import keep_compiled
+
+    keep_compiled()
     return getattr(importlib.import_module(_MODULES[name]), name)

@@ -31,19 +31,36 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 def keep_compiled() -> None:
-    """Turn on JAX's compilation cache, in ~/.cache/jaxsd/jax unless the environment names another folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    settings = {
-        "jax_compilation_cache_dir": str(cache / "jaxsd" / "jax"),
+    """Turn on JAX's compilation cache, in ~/.cache/jaxsd/jax.
+
+    What the environment or `jax.config` says already counts: JAX_COMPILATION_CACHE_DIR names another folder, and
+    JAX_ENABLE_COMPILATION_CACHE=false turns the cache off. Where there is no home folder, nothing is kept.
+    """
+    folder = _cache_folder()
+    if folder is None:
+        return
+    options = {
+        "jax_compilation_cache_dir": str(folder / "jaxsd" / "jax"),
         "jax_persistent_cache_min_compile_time_secs": 0,  # a small model is many small programs
     }
     jax = sys.modules.get("jax")  # not imported here: it takes a second, which --help need not wait for
-    for name, value in settings.items():
+    if jax and jax.config.jax_compilation_cache_dir:
+        return
+    for name, value in options.items():
         if name.upper() in os.environ:
             continue
         os.environ[name.upper()] = str(value)
         if jax:  # it has read the environment already
             jax.config.update(name, value)
+
+
+def _cache_folder() -> Path | None:
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # neither HOME nor an entry in passwd, as in a container run as another user
+        return None
 
 
 def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:

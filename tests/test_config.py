@@ -289,7 +289,7 @@ class FakeJax:
     """Stands for a JAX that was imported before the script ran."""
 
     def __init__(self):
-        self.config, self.updates = self, {}
+        self.config, self.updates, self.jax_compilation_cache_dir = self, {}, None
 
     def update(self, name, value):
         self.updates[name] = value
