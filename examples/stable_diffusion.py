@@ -10,7 +10,7 @@ from jaxsd.diffusion.pipeline import to_pil
 
 cli.keep_compiled()  # the next run starts faster
 
-# A folder in diffusers' layout, the id of a Hugging Face repository, or a .safetensors file; "toy" is the bundled model.
+# A folder in diffusers' layout, a Hugging Face id, or a .safetensors file; "toy" is the bundled model.
 source = sys.argv[2] if len(sys.argv) > 2 else "toy"
 pipe = StableDiffusion.from_pretrained(model_source(source))
 
