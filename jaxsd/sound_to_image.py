@@ -37,7 +37,7 @@ class SoundToImage:
 
         model = SoundToImage.from_pretrained(["gemini", "grok"])
         images = model("dog.wav")  # (1, 64, 64, 3) float32 in [0, 1]
-        images = model(["dog.wav", "waves.wav"], ["at night"], guidance=5.0)
+        images = model(["dog.wav", "waves.wav"], "at night", guidance=5.0, seed=1)
 
     The conditioning is the paper's (arXiv 2509.09717): the mean of the encoders' embeddings; with prompts, the mean of
     that and of the prompts' hidden states.
@@ -165,14 +165,16 @@ class SoundToImage:
         rate: int | None = None,
         negative: str = "",
         unconditional: str = "text",
+        seed: int = 0,
         **sampling,
     ) -> Float[Array, "batch height width 3"]:
-        """An image of each sound or prompt, float32 in [0, 1].
+        """An image of each sound or prompt, float32 in [0, 1]; `generate.py` draws the same ones.
 
         Args:
             audio, prompts, rate, negative, unconditional: those of `encode`.
+            seed: seeds the noise, which is the same for every image.
             sampling: keyword arguments of `StableDiffusion.__call__`: guidance, steps, sampler, image, strength,
-                height, width, key and others.
+                height, width and others; `key` takes the place of the seed.
 
         Raises:
             FileNotFoundError, ValueError: those of `encode` and of `StableDiffusion.__call__`.
@@ -180,7 +182,8 @@ class SoundToImage:
         guidance = sampling.get("guidance")
         guided = None if guidance == 1 else unconditional
         conditioning = self.encode(audio, prompts, rate=rate, negative=negative, unconditional=guided)
-        return self.pipe(*conditioning, **sampling)
+        keys = jnp.stack([jax.random.key(seed)] * len(conditioning.cond))
+        return self.pipe(*conditioning, **{"key": keys} | sampling)
 
     def _encode_batch(self, encoder: nnx.Module, clips: np.ndarray) -> jax.Array:
         size = 1 << (len(clips) - 1).bit_length()

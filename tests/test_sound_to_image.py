@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import soundfile
 from flax import nnx
+from PIL import Image
 
 import encoders
 from jaxsd.audio import AudioError, load_clip
 from jaxsd.bundled import TOY_SAMPLES
+from jaxsd.generation import read_inputs, write_images
 from jaxsd.sound_to_image import SoundToImage, load_clips
 from tests.helpers import models
 
@@ -145,3 +147,12 @@ def test_the_bundled_models_draw_what_they_hear():
     image = np.asarray(model("dog", steps=4))
     assert image.shape == (1, 64, 64, 3) and image.std() > 0.02
     np.testing.assert_allclose(image, model("dog", steps=4, guidance=3.0))
+
+
+def test_images_are_those_of_the_command(tmp_path):
+    """And each is a function of its own sound and the seed."""
+    model = SoundToImage.from_pretrained()
+    options = {"steps": 4, "seed": 3}
+    (path,) = write_images(model, read_inputs(["organ"], [], None), tmp_path, **options)
+    together = model(["dog", "organ"], **options)
+    np.testing.assert_allclose(together[1], np.asarray(Image.open(path)) / 255, atol=0.51 / 255)
