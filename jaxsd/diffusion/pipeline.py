@@ -24,6 +24,7 @@ from jaxsd.diffusion import unet_params as unet_table
 from jaxsd.diffusion import vae_params as vae_table
 from jaxsd.diffusion.images import prepare_image
 from jaxsd.diffusion.samplers import SCHEDULERS, NoiseSchedule, init_history, make_sampler, normal, step
+from jaxsd.diffusion.sampling_defaults import SAMPLING_CONFIG, SamplingDefaults
 from jaxsd.diffusion.tiles import decode_latents
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, Gaussian, VAEConfig
@@ -43,6 +44,7 @@ PARTS = {"unet": DIFFUSION, "vae": DIFFUSION, "text_encoder": MODEL}
 CONFIGS = (
     *(f"{part}/config.json" for part in (*PARTS, "transformer")),  # others' transformer: to say what they are
     "scheduler/scheduler_config.json",
+    SAMPLING_CONFIG,
     *(f"tokenizer/{file}" for file in TOKENIZER_FILES),
 )
 SD15_TEXT = TextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
@@ -55,8 +57,17 @@ class StableDiffusion:
     `pipe(cond, uncond)` takes embeddings of any origin: `pipe.encode_text(["a dog"])` or an audio encoder's output.
     """
 
-    def __init__(self, unet: UNet, vae: VAE, text_encoder: TextModel, tokenizer_folder, schedule: NoiseSchedule):
+    def __init__(
+        self,
+        unet: UNet,
+        vae: VAE,
+        text_encoder: TextModel,
+        tokenizer_folder,
+        schedule: NoiseSchedule,
+        sampling: SamplingDefaults | None = None,
+    ):
         self.unet, self.vae, self.text_encoder, self.schedule = unet, vae, text_encoder, schedule
+        self.sampling = sampling or SamplingDefaults()
         self._tokenizer_folder = tokenizer_folder
         self._graph, self._params = nnx.split((unet, vae))
         self._replicas: dict[Mesh, nnx.State] = {}
@@ -105,6 +116,7 @@ class StableDiffusion:
             return load_weights(files, rules, partial(model_class, config, dtype=dtype), dtype, ignore, wanted=THIS)
 
         schedule = NoiseSchedule.read(folder / "scheduler" / "scheduler_config.json")
+        sampling = SamplingDefaults.read(folder)
         download_weights(source, folder, PARTS, variant)
         return cls(
             load("unet", UNetConfig, UNet, unet_table.RULES),
@@ -112,6 +124,7 @@ class StableDiffusion:
             load("text_encoder", TextConfig, TextModel, clip_table.TEXT_RULES, clip_table.IGNORE),
             tokenizer or folder / "tokenizer",
             schedule,
+            sampling,
         )
 
     def save_pretrained(self, folder, *, dtype=np.float32):
@@ -127,6 +140,7 @@ class StableDiffusion:
         write_json(folder / "vae" / "config.json", {"_class_name": "AutoencoderKL", **vae_json(self.vae.config)})
         scheduler = scheduler_json(self.schedule)
         write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+        write_json(folder / SAMPLING_CONFIG, asdict(self.sampling))
         index = {**MODEL_INDEX, "scheduler": ["diffusers", scheduler["_class_name"]]}
         write_json(folder / "model_index.json", index)
         self.tokenizer.save_pretrained(folder / "tokenizer")
@@ -150,8 +164,8 @@ class StableDiffusion:
         cond: Float[Array, "batch 77 width"],
         uncond: Float[Array, "#batch 77 width"] | None = None,
         *,
-        guidance: float = 7.5,
-        steps: int = 50,
+        guidance: float | None = None,
+        steps: int | None = None,
         sampler: str | None = None,
         image: Image.Image | Float[np.ndarray, "#batch any_height any_width 3"] | None = None,
         strength: float = 0.7,
@@ -165,7 +179,8 @@ class StableDiffusion:
 
         `uncond` (the empty text by default) is what guidance moves away from: uncond + guidance * (cond - uncond). At
         guidance 1 nothing is left of it, and only half as much is computed.
-        `sampler` defaults to the one that the checkpoint's scheduler is: `schedule.sampler`.
+        `guidance`, `steps` and `sampler` default to what the model suggests (`self.sampling`); a model that suggests no
+        sampler takes the one that the checkpoint's scheduler is: `schedule.sampler`.
         `image` is one for all or one each, PIL or an array in [0, 1]. It is resized, encoded and noised, and only the
         last int(steps * strength) steps are run (arXiv 2509.09717): the higher `strength`, the less is left of it.
         `latents` is standard normal noise; drawn from `key` where it is None.
@@ -178,8 +193,13 @@ class StableDiffusion:
         pictures, a sampler of another order, and guidance 1; prompts, keys, steps and strengths do not. Raises
         ValueError where a shape, a value, the sampler or the number of steps does not fit.
         """
+        guidance = self.sampling.guidance if guidance is None else guidance
+        steps = self.sampling.steps if steps is None else steps
         table = make_sampler(
-            sampler or self.schedule.sampler, self.schedule, steps, None if image is None else strength
+            sampler or self.sampling.sampler or self.schedule.sampler,
+            self.schedule,
+            steps,
+            None if image is None else strength,
         )
         context = self._context(cond, uncond, guidance)
         batch = len(context[0])

@@ -15,9 +15,11 @@ from huggingface_hub import errors
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
+from jaxsd.bundled import TOY_MODEL
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.diffusion import pipeline
 from jaxsd.diffusion.pipeline import StableDiffusion, load_single_file
+from jaxsd.diffusion.sampling_defaults import SAMPLING_CONFIG, SamplingDefaults
 from jaxsd.pretrained.mapping import parameters
 from jaxsd.pretrained.recognize import KEYS, recognise_keys
 from tests.helpers import models
@@ -475,3 +477,16 @@ def test_clip_of_another_kind(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
     with pytest.raises(ValueError, match="config.json: model_type is 'siglip'; allowed: 'clip'$"):
         CLIP.from_pretrained(tmp_path)
+
+
+def test_what_a_model_suggests_is_read_written_and_taken(tmp_path):
+    pipe = StableDiffusion.from_pretrained(TOY_MODEL)
+    assert pipe.sampling == SamplingDefaults(guidance=3.0, steps=25)
+    pipe.sampling = SamplingDefaults(guidance=1.0, steps=2, sampler="euler")
+    pipe.save_pretrained(tmp_path)
+    again = StableDiffusion.from_pretrained(tmp_path)
+    cond = np.zeros((1, 77, 128))
+    np.testing.assert_allclose(again(cond), again(cond, guidance=1.0, steps=2, sampler="euler"))
+    (tmp_path / SAMPLING_CONFIG).write_text('{"steps": "many"}')
+    with pytest.raises(ValueError, match="sampling_config.json: steps is 'many'; allowed: an integer of at least 1"):
+        StableDiffusion.from_pretrained(tmp_path)
