@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int16
 
 import encoders
 from jaxsd.audio import RATE, clip_from_samples, load_clip
-from jaxsd.bundled import encoder_source, model_source, sound_source
+from jaxsd.bundled import model_source, sound_source
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.pretrained.precision import choose_dtype
 
@@ -229,13 +229,7 @@ def _load_clip(item: Audio, rate: int | None) -> Int16[np.ndarray, "16000"]:
 
 
 def _load_encoders(names: Sequence[str], dtype: jnp.dtype, trust_code: bool) -> dict[str, nnx.Module]:
-    return {
-        str(name): encoders.load(
-            encoder_source(name),
-            dtype=dtype,
-        )
-        for name in names
-    }
+    return {str(name): encoders.load(name, dtype=dtype, trust_code=trust_code) for name in names}
 
 
 def _normalize_weights(weights: Sequence[float] | None, count: int) -> list[float]:
