@@ -21,7 +21,7 @@ from rich.table import Table
 
 from encoders import contract
 from encoders.layers import abstract
-from encoders.registry import ENCODERS, find_class
+from encoders.registry import ENCODERS, create_from_class, find_class
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def check_and_count(cls: type[nnx.Module], console: Console) -> bool:
     """Print the clauses of the contract and, if all are kept, the counts of layers. Returns whether all are kept."""
 
     def build() -> nnx.Module:
-        return cls(rngs=nnx.Rngs(0))
+        return create_from_class(cls, rngs=nnx.Rngs(0))
 
     kept = True
     # Lower precisions round differently from one batch size to the next.

@@ -1,7 +1,5 @@
 """The encoder designed by ChatGPT: patches of the waveform into a short Transformer (arXiv 2509.09717)."""
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +18,7 @@ from encoders.transformer import Transformer
 class ChatGPT(AudioEncoder):
     """(batch, 16000) PCM -> (batch, 77, width) float32."""
 
-    operations: ClassVar[dict[str, int]] = {"Dropout": 1}
+    operations = {"Dropout": 1}
 
     def __init__(
         self,

@@ -122,7 +122,7 @@ def flops_per_clip(encoder: nnx.Module) -> float:
     graphdef, state = nnx.split(encoder)
     clip = jax.ShapeDtypeStruct((1, SAMPLES), jnp.int16)
     lowered = jax.jit(lambda state, pcm: nnx.merge(graphdef, state)(pcm)).lower(state, clip)
-    return lowered.cost_analysis().get("flops", 0.0)
+    return (lowered.cost_analysis() or {}).get("flops", 0.0)
 
 
 def _counted_as(module: nnx.Module) -> str | None:

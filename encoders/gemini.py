@@ -1,5 +1,7 @@
 """The encoder designed by Gemini: a log-mel spectrogram into a pre-norm Transformer (arXiv 2509.09717)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,5 +55,5 @@ class Gemini(AudioEncoder):
 
 def _linear(features_in: int, features_out: int, **kwargs) -> nnx.Linear:
     """Xavier-uniform with the gain for ReLU, sqrt(2), and zero bias."""
-    xavier = nnx.initializers.variance_scaling(2.0, "fan_avg", "uniform")
-    return nnx.Linear(features_in, features_out, **{"kernel_init": xavier} | kwargs)
+    init: dict[str, Any] = {"kernel_init": nnx.initializers.variance_scaling(2.0, "fan_avg", "uniform")}
+    return nnx.Linear(features_in, features_out, **init | kwargs)

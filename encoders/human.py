@@ -29,7 +29,7 @@ class Human(AudioEncoder):
     stride: of the first convolution, 1 in the paper; all that follows is as many times shorter and faster.
     """
 
-    operations: ClassVar[dict[str, int]] = {
+    operations = {
         "Dropout": 1,
         "SiLU": 1,
         "adaptive avg pool": 1,

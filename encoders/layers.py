@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial, wraps
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def uniform(fan_in: int) -> Callable[..., jax.Array]:
 
 def linear(features_in: int, features_out: int, **kwargs) -> nnx.Linear:
     """`nnx.Linear` initialized as `torch.nn.Linear`."""
-    init = {"kernel_init": uniform(features_in), "bias_init": uniform(features_in)}
+    init: dict[str, Any] = {"kernel_init": uniform(features_in), "bias_init": uniform(features_in)}
     return nnx.Linear(features_in, features_out, **init | kwargs)
 
 
@@ -34,10 +34,13 @@ class PatchConv1d(nnx.Linear):
     counted_as: ClassVar[str] = "Conv1d"
 
     def __init__(self, width: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
-        init = {"kernel_init": uniform(PATCH), "bias_init": uniform(PATCH)}
-        super().__init__(PATCH, width, **init, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        init = uniform(PATCH)
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        super().__init__(PATCH, width, kernel_init=init, bias_init=init, **options)
 
-    def __call__(self, x: Float[Array, "batch 16000"]) -> Float[Array, "batch 77 width"]:
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]: a waveform in place of patches
+        self, x: Float[Array, "batch 16000"]
+    ) -> Float[Array, "batch 77 width"]:
         return super().__call__(frames(x, PATCH, PATCH))
 
 
@@ -89,12 +92,13 @@ class OneKey(nnx.Rngs):
     def __call__(self) -> jax.Array:
         return self.key
 
-    def __getattr__(self, name: str) -> Callable[[], jax.Array]:
+    # Calling what these return is all that `nnx` does with a stream.
+    def __getattr__(self, name: str) -> Callable[[], jax.Array]:  # pyright: ignore[reportIncompatibleMethodOverride]
         if name.startswith("__"):
             raise AttributeError(name)
         return self[name]
 
-    def __getitem__(self, name: str) -> Callable[[], jax.Array]:
+    def __getitem__(self, name: str) -> Callable[[], jax.Array]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return lambda: self.key
 
 
@@ -118,9 +122,7 @@ def remat_block(call: Callable) -> Callable:
 
 def rematerialize(model: nnx.Module) -> None:
     """Set `remat` in all blocks of a model: the gradient then takes less memory and more time."""
-    for _, module in nnx.iter_modules(model):
-        if hasattr(module, "remat"):
-            module.remat = True
+    model.set_attributes(remat=True, raise_if_not_found=False)
 
 
 def dropout(x: Float[Array, "*shape"], key: jax.Array | None, rate: float = DROPOUT) -> Float[Array, "*shape"]:

@@ -76,7 +76,7 @@ def create_from_class(cls: type[nnx.Module], *, rngs: nnx.Rngs, **config: Any) -
         config.pop("dtype", None)
     sizes = {key: value for key, value in config.items() if key not in NOT_SIZES}
     _check_sizes(cls, sizes)
-    encoder = cls(**config, rngs=rngs)
+    encoder = cls(**config | {"rngs": rngs})
     encoder.eval()
     kept = getattr(encoder, "config", {}) if sizes else {}
     for key, value in sizes.items():

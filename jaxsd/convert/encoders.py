@@ -126,8 +126,8 @@ def encoder_to_torch(encoder: nnx.Module) -> dict[str, np.ndarray]:
     name = bundled_name(type(encoder))
     if name not in ENCODER_MAPPINGS:
         raise ValueError(f"no PyTorch names for {type(encoder).__name__}: not one of {', '.join(ENCODER_MAPPINGS)}")
-    if encoder.config.get("stride", 1) != 1:
-        raise ValueError(f"the paper's {name} has stride 1, so one of stride {encoder.stride} has no PyTorch names")
+    if (stride := getattr(encoder, "stride", 1)) != 1:
+        raise ValueError(f"the paper's {name} has stride 1, so one of stride {stride} has no PyTorch names")
     arrays = export_parameters(encoder, ENCODER_MAPPINGS[name]) | BUFFERS.get(name, {})
     return {key: value.copy() for key, value in arrays.items()}
 

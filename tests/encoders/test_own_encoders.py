@@ -1,6 +1,7 @@
 """Encoder classes in users' files: found by name, saved with their code's path and hash, run only if trusted."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -202,3 +203,18 @@ def test_two_classes_cannot_have_one_name(monkeypatch):
     monkeypatch.setattr("encoders.registry.ENCODERS", dict(encoders.ENCODERS))
     with pytest.raises(ValueError, match="two encoders are named 'grok': Grok and Gemini"):
         encoders.register("grok")(encoders.Gemini)
+
+
+def test_a_further_bundled_encoder_takes_one_file_of_the_package(tmp_path):
+    shutil.copytree(Path(encoders.__file__).parent, tmp_path / "encoders")
+    source = """
+from encoders.grok import Grok
+from encoders.registry import register
+
+@register("whale")
+class Whale(Grok): ...
+"""
+    (tmp_path / "encoders" / "whale.py").write_text(source)
+    code = "import encoders; print(*encoders.ENCODERS)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [*encoders.ENCODERS, "whale"]
