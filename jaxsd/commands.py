@@ -202,10 +202,10 @@ def _find_maker(folder: Path, made: str | None):
     """The module that makes the data set in `folder`, as its dataset.json says; that of the name `made` where nothing
     is there yet; None where data are not made."""
     from jaxsd.bundled import load_maker
-    from jaxsd.data.columns import ABOUT
+    from jaxsd.data.columns import METADATA
     from jaxsd.files import read_json
 
-    about = folder / ABOUT
+    about = folder / METADATA
     name = read_json(about).get("maker") if about.is_file() else made
     return load_maker(name) if name else None
 

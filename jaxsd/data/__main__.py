@@ -5,20 +5,22 @@ from pathlib import Path
 
 from jaxsd import cli
 
-CLIP = "openai/clip-vit-large-patch14"
-DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+DEFAULT_CLIP = "openai/clip-vit-large-patch14"
+DEFAULT_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
 def main():
     parser = argparse.ArgumentParser(prog=cli.program(), description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_prepare(commands.add_parser("prepare", help="make a data set of one's own sounds, pictures and captions"))
+    _add_prepare(commands.add_parser("prepare", help="make a data set of one's own sounds, images and captions"))
     command = commands.add_parser("info", help="say what a data set holds, and verify it")
     command.add_argument("folder", type=Path, metavar="DIR", help="a data set, or one split of it")
     command = commands.add_parser("toy", help="write the toy world as a data set")
     command.add_argument("--out", type=Path, required=True, help="folder of the data set")
-    command.add_argument("--size", type=int, required=True, help="rows to train on")
-    command.add_argument("--held-out", type=int, default=1_000, help="rows each of validation and test (default: 1000)")
+    command.add_argument("--size", type=int, required=True, help="examples to train on")
+    command.add_argument(
+        "--held-out", type=int, default=1_000, help="examples each of validation and test (default: 1000)"
+    )
     command.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
@@ -43,16 +45,22 @@ def _add_prepare(command: argparse.ArgumentParser):
         type=Path,
         metavar="MANIFEST",
         help="a .csv, .jsonl or .parquet file with columns audio, image (paths relative to it) and text, and if wanted "
-        "start (seconds), split (train, validation, test) and group",
+        "start (seconds), split (train, validation, test), group and class",
     )
     command.add_argument("--out", type=Path, required=True, help="folder of the data set; goes on if it has begun")
-    command.add_argument("--clip", default=CLIP, metavar="MODEL", help=f"folder, id or `toy` (default: {CLIP})")
+    command.add_argument(
+        "--clip", default=DEFAULT_CLIP, metavar="MODEL", help=f"folder, id or `toy` (default: {DEFAULT_CLIP})"
+    )
     command.add_argument("--revision", help="branch, tag or commit of the CLIP on the hub")
-    command.add_argument("--latents", action="store_true", help="also store the VAE's latents of the pictures")
-    command.add_argument("--model", default=DIFFUSION, help=f"whose VAE: folder, id or `toy` (default: {DIFFUSION})")
-    command.add_argument("--size", type=int, help="side in pixels of the pictures that become latents")
-    command.add_argument("--validation", metavar="N|SHARE", help="rows to validate on (default: the paper's share)")
-    command.add_argument("--test", metavar="N|SHARE", help="rows to test on (default: the paper's share)")
+    command.add_argument("--latents", action="store_true", help="also store the VAE's latents of the images")
+    command.add_argument(
+        "--model", default=DEFAULT_DIFFUSION, help=f"whose VAE: folder, id or `toy` (default: {DEFAULT_DIFFUSION})"
+    )
+    command.add_argument("--size", type=int, help="side in pixels of the images that become latents")
+    command.add_argument(
+        "--validation", metavar="N|SHARE", help="rows to validate on (default: an eighth, at most 500)"
+    )
+    command.add_argument("--test", metavar="N|SHARE", help="rows to test on (default: likewise)")
     command.add_argument("--seed", type=int, default=0, help="of the splits (default: 0)")
     command.add_argument(
         "--max-bad", type=float, default=0.05, metavar="SHARE", help="fail if more rows are bad (default: 0.05)"

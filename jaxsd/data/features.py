@@ -1,4 +1,4 @@
-"""Captions and pictures -> the columns that CLIP and the VAE make of them."""
+"""Captions and images -> the columns that CLIP and the VAE make of them."""
 
 from typing import Any
 
@@ -6,22 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float32, UInt8
 
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import tokenize
 from jaxsd.data.build import CHUNK
-from jaxsd.data.columns import Kind
+from jaxsd.data.columns import ColumnType
 from jaxsd.data.workers import Examples
 from jaxsd.diffusion.vae import VAE
 from jaxsd.sharding import local_mesh, replicated_sharding, shard_batch
 
-VAE_PIXELS = 2**21  # that a device encodes at once: 8 pictures of 512 x 512
+VAE_PIXELS = 2**21  # that a device encodes at once: 8 images of 512 x 512
 
 
 class FeatureTowers:
     """CLIP's two towers, and the VAE's encoder where there is one, over batches of one size on this host's devices.
 
-    `vae_size` is the side in pixels of the pictures that the VAE takes.
+    `vae_size` is the side in pixels of the images that the VAE takes.
     """
 
     def __init__(self, clip: CLIP, vae: VAE | None = None, vae_size: int | None = None):
@@ -34,52 +35,54 @@ class FeatureTowers:
 
     @property
     def clip_size(self) -> int:
-        """The side in pixels of the pictures that CLIP takes."""
+        """The side in pixels of the images that CLIP takes."""
         return self.clip.model.vision_model.config.image_size
 
     @property
-    def about(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return {"pooling": "eos", "eos_token_id": self.clip.tokenizer.eos_token_id}
 
     @property
-    def kinds(self) -> dict[str, Kind]:
-        """The columns that calling gives."""
+    def column_types(self) -> dict[str, ColumnType]:
+        """The columns that the towers make."""
         projection = (self.clip.model.text_projection.out_features,)
-        kinds = {
-            "text": (np.float16, projection),
-            "image": (np.float16, projection),
-            "tokens": (np.int32, (self.clip.tokenizer.model_max_length,)),
+        types = {
+            "text": ColumnType(np.float16, projection),
+            "image": ColumnType(np.float16, projection),
+            "tokens": ColumnType(np.int32, (self.clip.tokenizer.model_max_length,)),
         }
         if self.vae is not None:
             side = self.vae_size // self.vae.config.factor
-            kinds["latents"] = (np.float16, (side, side, self.vae.config.latent_channels))
-        return kinds
+            types["latents"] = ColumnType(np.float16, (side, side, self.vae.config.latent_channels))
+        return types
 
-    def __call__(self, rows: Examples) -> dict[str, np.ndarray | jax.Array]:
-        """Columns of CHUNK rows, of which those beyond `rows` mean nothing; on the device they may not be done yet."""
-        tokens = _padded(tokenize(self.clip.tokenizer, rows.captions))
+    def __call__(self, examples: Examples) -> dict[str, np.ndarray | jax.Array]:
+        """Columns of CHUNK examples, of which those beyond `examples` mean nothing. The device may not be done yet."""
+        tokens = _padded(tokenize(self.clip.tokenizer, examples.captions))
         columns = {
             "text": self.clip.embed_tokens(self._shard(tokens)).astype(jnp.float16),
-            "image": self.clip.embed_arrays(self._shard(_padded(rows.pictures))).astype(jnp.float16),
+            "image": self.clip.embed_arrays(self._shard(_padded(examples.images))).astype(jnp.float16),
             "tokens": tokens,
         }
         if self.vae is not None:
-            columns["latents"] = self._latents(_padded(rows.vae_pictures))
+            columns["latents"] = self._latents(_padded(examples.vae_images))
         return columns
 
-    def _latents(self, pictures: np.ndarray) -> jax.Array:
+    def _latents(self, images: np.ndarray) -> jax.Array:
         batch = min(CHUNK, self._mesh.size * max(1, VAE_PIXELS // self.vae_size**2))
-        parts = (pictures[first : first + batch] for first in range(0, CHUNK, batch))
+        parts = (images[first : first + batch] for first in range(0, CHUNK, batch))
         return jnp.concatenate([self._encode(self.vae, self._shard(part)).astype(jnp.float16) for part in parts])
 
-    def _shard(self, rows: np.ndarray) -> jax.Array:
-        return shard_batch(rows, self._mesh)
+    def _shard(self, batch: np.ndarray) -> jax.Array:
+        return shard_batch(batch, self._mesh)
 
 
-def to_float(pictures):
-    """uint8 pictures -> float32 in [-1, 1], as the VAE takes them."""
-    return jnp.asarray(pictures, jnp.float32) / 127.5 - 1
+def to_float(
+    images: UInt8[np.ndarray | jax.Array, "batch height width 3"],
+) -> Float32[jax.Array, "batch height width 3"]:
+    """Images as the VAE takes them: in [-1, 1]."""
+    return jnp.asarray(images, jnp.float32) / 127.5 - 1
 
 
-def _padded(rows: np.ndarray) -> np.ndarray:
-    return np.concatenate([rows, np.zeros((CHUNK - len(rows), *rows.shape[1:]), rows.dtype)])
+def _padded(batch: np.ndarray) -> np.ndarray:
+    return np.concatenate([batch, np.zeros((CHUNK - len(batch), *batch.shape[1:]), batch.dtype)])

@@ -11,63 +11,72 @@ from rich.table import Table
 
 from jaxsd.audio import RATE
 from jaxsd.data.build import PLAN
-from jaxsd.data.columns import ABOUT, SPLITS, open_columns
+from jaxsd.data.columns import METADATA, SPLITS, open_columns
 from jaxsd.files import read_json
 from jaxsd.progress import Progress
 
-BLOCK = 1024  # rows looked at together
+EXAMINED = 1024  # examples of a column that are examined together
 UNIT_NORM = 2e-3  # how far from 1 the norm of an embedding may be in float16
-NEEDED = ("audio", "text", "image", "tokens")
-MODELS = ("clip", "clip_revision", "diffusion", "diffusion_revision", "pooling", "eos_token_id")
+NEEDED_COLUMNS = ("audio", "text", "image", "tokens")
+MODEL_KEYS = ("clip", "clip_revision", "diffusion", "diffusion_revision", "pooling", "eos_token_id")
 # dtype and number of axes; of other columns nothing is known
-KINDS = {"audio": ("int16", 2), "text": ("float16", 2), "image": ("float16", 2), "tokens": ("int32", 2)}
-KINDS |= {"latents": ("float16", 4), "row": ("int64", 1), "class": ("int32", 1)}
+LAYOUTS = {
+    "audio": ("int16", 2),
+    "text": ("float16", 2),
+    "image": ("float16", 2),
+    "tokens": ("int32", 2),
+    "latents": ("float16", 4),
+    "row": ("int64", 1),
+    "class": ("int32", 1),
+}
 
 
 def info(folder):
-    """Print what the data set in `folder`, or the one split there, holds, and look at every row of it.
+    """Print what a data set, or one split of it, holds, and examine every example.
 
-    Raises FileNotFoundError or ValueError naming the first file that is not as it should be.
+    Raises FileNotFoundError or ValueError that names the first file that is not as it should be.
     """
     folder = Path(folder)
-    splits = _splits(folder)
-    abouts = {path: read_json(path / ABOUT) for path in splits}
+    splits = _find_splits(folder)
+    metadata = {path: read_json(path / METADATA) for path in splits}
     columns = {path: open_columns(path) for path in splits}
-    _print(folder, abouts, columns)
-    _check_models(abouts)
+    _print(folder, metadata, columns)
+    _check_models(metadata)
     for path in splits:
-        _check_kinds(path, abouts[path], columns[path])
+        _check_layout(path, metadata[path], columns[path])
     total = sum(len(column) for split in columns.values() for column in split.values())
-    with Progress("verify", total, unit="row") as progress:
+    with Progress("verify", total, unit="example") as progress:
         done = 0
         for path, split in columns.items():
             for name, column in split.items():
-                for rows in _check_rows(path / f"{name}.npy", column, abouts[path]):
-                    done += rows
+                for count in _check_column(path / f"{name}.npy", column, metadata[path]):
+                    done += count
                     progress.advance(done)
-    _check_places(columns)
+    _check_rows(columns)
 
 
-def _splits(folder: Path) -> list[Path]:
-    places = (folder, *(folder / name for name in SPLITS))
-    paths = [path for path in places if (path / ABOUT).is_file()]
-    for path in places:
-        if (path / PLAN).is_file() and path not in paths:
+def _find_splits(folder: Path) -> list[Path]:
+    folders = (folder, *(folder / name for name in SPLITS))
+    splits = [path for path in folders if (path / METADATA).is_file()]
+    for path in folders:
+        if (path / PLAN).is_file() and path not in splits:
             raise ValueError(f"{path} is not finished; the command that began it goes on with it")
-    if not paths:
-        raise FileNotFoundError(f"{folder}: no data set here (no {ABOUT}, nor one in {', '.join(SPLITS)})")
-    return paths
+    if not splits:
+        raise FileNotFoundError(f"{folder}: no data set here (no {METADATA}, nor one in {', '.join(SPLITS)})")
+    return splits
 
 
-def _print(folder: Path, abouts: Mapping[Path, dict], columns: Mapping[Path, Mapping[str, np.ndarray]]):
+def _print(folder: Path, metadata: Mapping[Path, dict], columns: Mapping[Path, Mapping[str, np.ndarray]]):
     console = Console(width=None if sys.stdout.isatty() else 100)
-    first, *_ = abouts.values()
-    facts = {"source": first.get("source"), "seed": first.get("seed")} | {key: first.get(key) for key in MODELS}
+    first, *_ = metadata.values()
+    facts = {key: first.get(key) for key in ("source", "seed", *MODEL_KEYS)}
+    if "classes" in first:
+        facts["classes"] = len(first["classes"])
     table = Table(title=str(folder), title_justify="left", box=box.SIMPLE)
-    for name in ("split", "rows", "skipped", "column", "dtype", "shape of a row", "size on disk"):
-        table.add_column(name, justify="right" if name in ("rows", "skipped", "size on disk") else "left")
+    for name in ("split", "examples", "skipped", "column", "dtype", "shape of an example", "size on disk"):
+        table.add_column(name, justify="right" if name in ("examples", "skipped", "size on disk") else "left")
     for path, split in columns.items():
-        head = (path.name, f"{abouts[path]['size']:,}", f"{abouts[path].get('skipped', 0):,}")
+        head = (path.name, f"{metadata[path]['size']:,}", f"{metadata[path].get('skipped', 0):,}")
         for name, column in split.items():
             shape = " x ".join(map(str, column.shape[1:])) or "1"
             size = filesize.decimal((path / f"{name}.npy").stat().st_size)
@@ -77,65 +86,74 @@ def _print(folder: Path, abouts: Mapping[Path, dict], columns: Mapping[Path, Map
     console.print(", ".join(f"{key} {value}" for key, value in facts.items() if value is not None), highlight=False)
 
 
-def _check_models(abouts: Mapping[Path, dict]):
-    (first, expected), *others = abouts.items()
-    for path, about in others:
-        for key in MODELS:
-            if about.get(key) != expected.get(key):
+def _check_models(metadata: Mapping[Path, dict]):
+    (first, expected), *others = metadata.items()
+    for path, found in others:
+        for key in (*MODEL_KEYS, "classes"):
+            if found.get(key) != expected.get(key):
                 raise ValueError(
-                    f"{path / ABOUT}: {key} is {about.get(key)!r}, but {expected.get(key)!r} in {first / ABOUT}"
+                    f"{path / METADATA}: {key} is {found.get(key)!r}, but {expected.get(key)!r} in {first / METADATA}"
                 )
 
 
-def _check_kinds(path: Path, about: dict, columns: Mapping[str, np.ndarray]):
-    missing = [name for name in NEEDED if name not in columns]
+def _check_layout(path: Path, metadata: dict, columns: Mapping[str, np.ndarray]):
+    missing = [name for name in NEEDED_COLUMNS if name not in columns]
     if missing:
         raise ValueError(f"{path} has no column {', '.join(missing)}")
-    for name in KINDS.keys() & columns.keys():
-        column, (dtype, axes) = columns[name], KINDS[name]
+    for name in LAYOUTS.keys() & columns.keys():
+        column, (dtype, axes) = columns[name], LAYOUTS[name]
         if (str(column.dtype), column.ndim) != (dtype, axes):
             raise ValueError(
                 f"{path / f'{name}.npy'} is {column.dtype} of {column.ndim} axes; it must be {dtype} of {axes}"
             )
     if columns["audio"].shape[1] != RATE:
-        raise ValueError(f"{path / 'audio.npy'} has {columns['audio'].shape[1]} samples a row; it must have {RATE}")
+        raise ValueError(f"{path / 'audio.npy'} has {columns['audio'].shape[1]} samples a clip; it must have {RATE}")
     if columns["text"].shape != columns["image"].shape:
         raise ValueError(f"{path}: text is {columns['text'].shape} and image {columns['image'].shape}; they must agree")
-    if "rows" in about and about["size"] + about["skipped"] != about["rows"]:
+    if "class" in columns and "classes" not in metadata:
+        raise ValueError(f"{path} has a column class, though {path / METADATA} lists no classes")
+    if "classes" in metadata and "class" not in columns:
+        raise ValueError(f"{path} has no column class, though {path / METADATA} lists classes")
+    if "rows" in metadata and metadata["size"] + metadata["skipped"] != metadata["rows"]:
         raise ValueError(
-            f"{path / ABOUT}: {about['size']} rows and {about['skipped']} skipped are not {about['rows']} of the source"
+            f"{path / METADATA}: {metadata['size']} examples and {metadata['skipped']} skipped are not "
+            f"{metadata['rows']} rows of the source"
         )
 
 
-def _check_rows(path: Path, column: np.ndarray, about: dict) -> Iterator[int]:
-    """Look at the rows of a column, a block after the other; the number of rows of each."""
-    heard = path.stem != "audio"
-    for first in range(0, len(column), BLOCK):
-        rows = np.asarray(column[first : first + BLOCK])
-        for what, wrong in _wrong(path.stem, rows, about):
-            if wrong.any():
-                raise ValueError(f"{path}: row {first + int(wrong.argmax())} {what}")
-        heard = heard or bool(rows.any())
-        yield len(rows)
-    if not heard:
+def _check_column(path: Path, column: np.ndarray, metadata: dict) -> Iterator[int]:
+    """Examine a column, some examples at a time; yields how many."""
+    audible = path.stem != "audio"
+    for first in range(0, len(column), EXAMINED):
+        examples = np.asarray(column[first : first + EXAMINED])
+        for fault, found in _faults(path.stem, examples, metadata):
+            if found.any():
+                raise ValueError(f"{path}: example {first + int(found.argmax())} {fault}")
+        audible = audible or bool(examples.any())
+        yield len(examples)
+    if not audible:
         raise ValueError(f"{path}: every clip is silent")
 
 
-def _wrong(name: str, rows: np.ndarray, about: dict) -> Iterator[tuple[str, np.ndarray]]:
-    """What may be wrong with rows of a column, and which of them it is wrong with."""
-    if np.issubdtype(rows.dtype, np.floating):
-        yield "is not finite", ~np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
+def _faults(name: str, examples: np.ndarray, metadata: dict) -> Iterator[tuple[str, np.ndarray]]:
+    """The faults that examples of a column may have, and which of them have it."""
+    if np.issubdtype(examples.dtype, np.floating):
+        yield "is not finite", ~np.isfinite(examples).reshape(len(examples), -1).all(axis=1)
     if name in ("text", "image"):
-        norms = np.linalg.norm(rows.astype(np.float32), axis=1)
+        norms = np.linalg.norm(examples.astype(np.float32), axis=1)
         yield "is not of norm 1", np.abs(norms - 1) > UNIT_NORM
-    if name == "tokens" and "eos_token_id" in about:
-        yield f"has no end-of-text token ({about['eos_token_id']})", (rows != about["eos_token_id"]).all(axis=1)
+    if name == "tokens" and "eos_token_id" in metadata:
+        token = metadata["eos_token_id"]
+        yield f"has no end-of-text token ({token})", (examples != token).all(axis=1)
+    if name == "class":
+        count = len(metadata["classes"])
+        yield f"is not one of the {count} classes", (examples < 0) | (examples >= count)
 
 
-def _check_places(columns: Mapping[Path, Mapping[str, np.ndarray]]):
-    places = [split["row"] for split in columns.values() if "row" in split]
-    if places:
-        values, counts = np.unique(np.concatenate(places), return_counts=True)
+def _check_rows(columns: Mapping[Path, Mapping[str, np.ndarray]]):
+    rows = [split["row"] for split in columns.values() if "row" in split]
+    if rows:
+        values, counts = np.unique(np.concatenate(rows), return_counts=True)
         if (counts > 1).any():
             row = values[counts > 1][0]
             raise ValueError(

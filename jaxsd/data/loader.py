@@ -7,6 +7,7 @@ from functools import lru_cache
 import grain
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from jaxsd.sharding import batch_sharding, gather_examples
 
@@ -14,29 +15,38 @@ from jaxsd.sharding import batch_sharding, gather_examples
 READING = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
 
 
-def shuffled(size: int, batch_size: int, seed: int) -> Callable[[int], np.ndarray]:
-    """`batch(step) -> indices (batch_size,)`: epochs of `range(size)`, each in its own order, by seed.
+def shuffled(size: int, batch_size: int, seed: int) -> Callable[[int], Int[np.ndarray, " batch"]]:
+    """A function `batch(step)` that gives indices (batch_size,): epochs of `range(size)`, each in an order of its own.
 
-    The rows of an epoch that do not fill a batch are left out of it. Raises ValueError where none is filled.
+    `seed` decides the orders. The indices of an epoch that fill no batch are left out of it. Raises ValueError where no
+    batch is filled.
     """
     if not 0 < batch_size <= size:
-        raise ValueError(f"batch_size is {batch_size}; allowed with {size} rows of data: 1 to {size}")
+        raise ValueError(f"batch_size is {batch_size}; allowed with {size} examples: 1 to {size}")
     steps = size // batch_size
     order = lru_cache(maxsize=2)(lambda epoch: np.random.default_rng([seed, epoch]).permutation(size))
 
     def batch(step: int) -> np.ndarray:
-        epoch, place = divmod(step, steps)
-        return order(epoch)[place * batch_size : (place + 1) * batch_size]
+        epoch, number = divmod(step, steps)
+        return order(epoch)[number * batch_size : (number + 1) * batch_size]
 
     return batch
 
 
 class Loader:
-    """Shuffled batches of the columns `names`, the same whatever the number of devices and processes.
+    """Shuffled batches of columns, the same whatever the number of devices and processes.
 
-    `columns` are arrays with a row an example, memory-mapped ones for instance; `seed` orders each epoch anew. A batch
-    is a function of the step alone, so that a step is all there is to resume from. Every device's share of it can be
-    cut into `parts` of one size. Raises ValueError where the batch size is not one of 1 to the number of rows.
+    A batch is a function of the step alone, so that a step is all there is to resume from.
+
+    Args:
+        columns: arrays (examples, ...), memory-mapped ones for instance.
+        names: the columns that a batch holds.
+        batch_size: examples of a batch.
+        seed: decides the order of every epoch.
+        parts: every device's share of a batch can be cut into so many parts of one size.
+
+    Raises:
+        ValueError: the batch size is not one of 1 to the number of examples.
     """
 
     def __init__(
@@ -44,17 +54,17 @@ class Loader:
     ):
         self.columns = {name: columns[name] for name in names}
         size = len(next(iter(self.columns.values())))
-        self.rows = shuffled(size, batch_size, seed)
+        self.indices = shuffled(size, batch_size, seed)
         self.batch_size, self.steps_per_epoch = batch_size, size // batch_size
         self.sharding = batch_sharding()
         pieces = self.sharding.num_devices * parts
         self.padded = -(-batch_size // pieces) * pieces
 
     def batches(self, first_step: int = 0) -> Iterator[dict[str, jax.Array]]:
-        """Endless batches from `first_step` on, prefetched: name -> (padded, ...), rows spread over the devices.
+        """Endless batches from `first_step` on, prefetched: arrays (padded, ...) by name, spread over the devices.
 
-        `padded` is the batch size rounded up to a multiple of the devices times the parts; the bool column `valid`
-        (padded,) is false for the rows added, which repeat others of the batch: losses must leave them out.
+        `padded` is the batch size rounded up to a multiple of the devices times the parts. The bool array `valid`
+        (padded,) is false for the examples added, which repeat others of the batch: losses must leave them out.
         """
         steps = grain.MapDataset.range(sys.maxsize).map(self.batch)
         iterator = iter(steps.to_iter_dataset(READING))
@@ -62,7 +72,8 @@ class Loader:
         return iterator
 
     def batch(self, step: int) -> dict[str, jax.Array]:
-        rows = np.resize(self.rows(step), self.padded)
+        """The batch of a step, as `batches` yields it."""
+        indices = np.resize(self.indices(step), self.padded)
         valid = np.arange(self.padded) < self.batch_size
-        columns = {name: gather_examples(column, rows, self.sharding) for name, column in self.columns.items()}
+        columns = {name: gather_examples(column, indices, self.sharding) for name, column in self.columns.items()}
         return columns | {"valid": gather_examples(valid, np.arange(self.padded), self.sharding)}

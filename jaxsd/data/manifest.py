@@ -1,22 +1,46 @@
-"""A list of sounds, pictures and captions in a CSV, JSON Lines or Parquet file, and its split into data sets."""
+"""A list of sounds, images and captions in a CSV, JSON Lines or Parquet file, and its split into data sets."""
 
 import hashlib
+import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import compute, csv, json, parquet
+from jaxtyping import Int
+from pyarrow import compute, csv, parquet
 
 from jaxsd.data.columns import SPLITS
-from jaxsd.data.decode import Entry
+from jaxsd.files import check_not_pointer
 
-NEEDED = {"audio": pa.string(), "image": pa.string(), "text": pa.string()}
-OPTIONAL = {"start": pa.float64(), "split": pa.string(), "group": pa.string()}
-TYPES = NEEDED | OPTIONAL
+# Large strings: all captions together may take more than 2 GiB.
+REQUIRED_COLUMNS = {"audio": pa.large_string(), "image": pa.large_string(), "text": pa.large_string()}
+OPTIONAL_COLUMNS = {
+    "start": pa.float64(),
+    "split": pa.large_string(),
+    "group": pa.large_string(),
+    "class": pa.large_string(),
+}
+COLUMN_TYPES = REQUIRED_COLUMNS | OPTIONAL_COLUMNS
 # Of 2,240,231 triples, the paper (arXiv 2509.09717) keeps 3,774 for validation and 23,524 for testing.
 VALIDATION_SHARE, TEST_SHARE = 3_774 / 2_240_231, 23_524 / 2_240_231
+# Of a smaller manifest, this share is kept for each of the two, as far as MOST_HELD_OUT rows.
+SMALL_SHARE, MOST_HELD_OUT = 1 / 8, 500
+
+
+class ManifestRow(NamedTuple):
+    """A row of a manifest. What the file leaves out is None. `start` is in seconds."""
+
+    row: int
+    audio: str | None
+    image: str | None
+    text: str | None
+    start: float | None
+    class_index: int | None
 
 
 @dataclass(frozen=True)
@@ -30,110 +54,199 @@ class Manifest:
     def __len__(self) -> int:
         return len(self.table)
 
-    def entries(self, rows: np.ndarray) -> list[Entry]:
+    @cached_property
+    def classes(self) -> list[str]:
+        """The names in the column `class`, sorted; [] where there is no such column."""
+        if "class" not in self.table.column_names:
+            return []
+        return sorted(compute.unique(self.table["class"]).to_pylist())
+
+    def rows(self, numbers: Int[np.ndarray, " rows"]) -> list[ManifestRow]:
         """The rows of these numbers, the first row being 0."""
-        table = self.table.take(rows)
-        columns = (
-            table[name].to_pylist() if name in table.column_names else [None] * len(rows)
-            for name in ("audio", "image", "text", "start")
-        )
-        return [Entry(*entry) for entry in zip(rows.tolist(), *columns, strict=True)]
+        table = self.table.take(numbers)
+        columns = {
+            name: table[name].to_pylist() if name in table.column_names else [None] * len(numbers)
+            for name in ("audio", "image", "text", "start", "class")
+        }
+        index = {name: index for index, name in enumerate(self.classes)}
+        columns["class"] = [index.get(name) for name in columns["class"]]
+        return [ManifestRow(*row) for row in zip(numbers.tolist(), *columns.values(), strict=True)]
 
 
 def read_manifest(path) -> Manifest:
-    """Read a .csv, .jsonl or .parquet file with columns audio, image and text; start, split and group may be there too.
+    """Read a manifest with the columns audio, image and text; start, split, group and class may be there too.
 
-    Raises FileNotFoundError, or ValueError naming the file and what does not fit.
+    Other columns are ignored. Raises FileNotFoundError, or ValueError that names the file and what does not fit.
     """
     path = Path(path)
-    readers = {".csv": _read_csv, ".jsonl": _read_json, ".ndjson": _read_json, ".parquet": parquet.read_table}
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"{path} has the suffix {path.suffix!r}; allowed: {', '.join(readers)}")
+    if path.suffix.lower() not in READERS:
+        raise ValueError(f"{path} has the suffix {path.suffix!r}; allowed: {', '.join(READERS)}")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    check_not_pointer(path)
     try:
-        table = readers[path.suffix.lower()](path)
-        missing = [name for name in NEEDED if name not in table.column_names]
+        table = READERS[path.suffix.lower()](path)
+        missing = [name for name in REQUIRED_COLUMNS if name not in table.column_names]
         if missing:
             raise ValueError(f"has no column {', '.join(missing)}; there are {', '.join(table.column_names)}")
-        table = table.select([name for name in TYPES if name in table.column_names])
-        table = table.cast(pa.schema([(name, TYPES[name]) for name in table.column_names]))
+        twice = [name for name in COLUMN_TYPES if table.column_names.count(name) > 1]
+        if twice:
+            raise ValueError(f"has more than one column {', '.join(twice)}")
+        table = table.select([name for name in COLUMN_TYPES if name in table.column_names])
+        table = table.cast(pa.schema([(name, COLUMN_TYPES[name]) for name in table.column_names]))
+        for name in ("group", "class"):
+            if name in table.column_names:
+                _check_filled(table[name], name)
     except (ValueError, pa.ArrowException) as error:
         raise ValueError(f"{path}: {error}") from None
     if not len(table):
         raise ValueError(f"{path} has no rows")
     with path.open("rb") as file:
-        return Manifest(path, hashlib.file_digest(file, "sha256").hexdigest(), table.combine_chunks())
+        return Manifest(path, hashlib.file_digest(file, "sha256").hexdigest(), table)
+
+
+def _check_filled(column: pa.ChunkedArray, name: str):
+    row = compute.index(column.fill_null(""), "").as_py()
+    if row >= 0:
+        raise ValueError(f"row {row} has no {name}")
 
 
 def _read_csv(path: Path) -> pa.Table:
-    options = csv.ConvertOptions(column_types=TYPES)
+    options = csv.ConvertOptions(column_types=COLUMN_TYPES)
     return csv.read_csv(path, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=options)
 
 
-def _read_json(path: Path) -> pa.Table:
-    fixed = pa.schema([(name, kind) for name, kind in TYPES.items() if name != "group"])  # a group may be a number
-    table = json.read_json(path, parse_options=json.ParseOptions(explicit_schema=fixed))
-    # A name of the schema that no row has comes as a column of nulls.
-    return table.select([name for name in table.column_names if table[name].null_count < len(table)])
+def _read_json_lines(path: Path) -> pa.Table:
+    columns: dict[str, list] = {}
+    count = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line, object_pairs_hook=_to_dict)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"line {number} is not valid JSON ({error})") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} holds a JSON {type(row).__name__}, not an object")
+            for name, value in row.items():
+                if name in COLUMN_TYPES:
+                    column = columns.setdefault(name, [])
+                    column.extend([None] * (count - len(column)))
+                    column.append(_json_value(number, name, value))
+            count += 1
+    for column in columns.values():
+        column.extend([None] * (count - len(column)))
+    return pa.table({name: pa.array(column, COLUMN_TYPES[name]) for name, column in columns.items()})
 
 
-def draw_splits(manifest: Manifest, validation: str | None, test: str | None, seed: int) -> dict[str, np.ndarray]:
-    """The row numbers of each split, ascending, by the manifest's `split` column or else drawn by `seed`.
+def _to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {next(name for name in row if names.count(name) > 1)!r} more than once")
+    return row
 
-    `validation` and `test` are numbers of rows ("500") or shares of them ("0.05"); by default the paper's shares.
-    Groups (rows of one value in the column `group`; without one every row is its own) are shuffled: the first go to
+
+def _json_value(line: int, name: str, value):
+    """A value as its column takes it: a group, a class or a split may be a number."""
+    if value is None:
+        return None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if name == "start":
+        if not number:
+            raise ValueError(f"line {line}: start is {json.dumps(value)[:80]}; it must be a number")
+        return value
+    if not (isinstance(value, str) or number and name in OPTIONAL_COLUMNS):
+        raise ValueError(f"line {line}: {name} is {json.dumps(value)[:80]}; it must be a string")
+    return str(value)
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    file = parquet.ParquetFile(path)
+    return file.read([name for name in file.schema_arrow.names if name in COLUMN_TYPES])
+
+
+# How a manifest is read, by the suffix of its name: path -> table with at least the columns of COLUMN_TYPES it has.
+READERS: dict[str, Callable[[Path], pa.Table]] = {
+    ".csv": _read_csv,
+    ".jsonl": _read_json_lines,
+    ".ndjson": _read_json_lines,
+    ".parquet": _read_parquet,
+}
+
+
+def draw_splits(
+    manifest: Manifest, validation: str | None, test: str | None, seed: int
+) -> dict[str, Int[np.ndarray, " rows"]]:
+    """Decide which rows of a manifest go to which split: by its column `split`, or else drawn by `seed`.
+
+    The groups (rows of one value in the column `group`; without one every row is its own) are shuffled: the first go to
     validation until it has its number of rows, the next to test, the rest is for training. No group straddles splits.
-    A broken row counts here: which rows are broken does not change where the others go. Splits without rows are left
-    out. Raises ValueError where a value does not fit.
+    A broken row counts here: which rows are broken does not change where the others go.
+
+    Args:
+        manifest: the rows.
+        validation, test: numbers of rows ("500") or shares of them ("0.05", rounded up). By default an eighth, but no
+            more than 500 rows, or the paper's share where that is more.
+        seed: of the shuffling.
+
+    Returns:
+        The row numbers of each split, ascending; splits without rows are left out.
+
+    Raises:
+        ValueError: a value does not fit, or no rows are left for training.
     """
     if "split" in manifest.table.column_names:
         if validation is not None or test is not None:
             raise ValueError(f"{manifest.path} has a column split, which decides; leave out --validation and --test")
-        splits = _named_splits(manifest)
+        splits = _read_splits(manifest)
     else:
-        splits = _drawn_splits(manifest, validation, test, seed)
+        splits = _draw_splits(manifest, validation, test, seed)
     if not len(splits["train"]):
         raise ValueError(f"{manifest.path}: no rows of {len(manifest)} are left for training")
     return {name: rows for name, rows in splits.items() if len(rows)}
 
 
-def _named_splits(manifest: Manifest) -> dict[str, np.ndarray]:
+def _read_splits(manifest: Manifest) -> dict[str, np.ndarray]:
     names = manifest.table["split"]
-    place = compute.fill_null(compute.index_in(names, pa.array(SPLITS)), -1).to_numpy()
-    if (place < 0).any():
-        row = int(np.argmin(place))
-        raise ValueError(f"{manifest.path}: row {row} has the split {names[row].as_py()!r}; allowed: {SPLITS}")
-    return {name: np.flatnonzero(place == index) for index, name in enumerate(SPLITS)}
+    split = compute.fill_null(compute.index_in(names, pa.array(SPLITS, pa.large_string())), -1).to_numpy()
+    if (split < 0).any():
+        row = int(np.argmin(split))
+        allowed = ", ".join(SPLITS)
+        raise ValueError(f"{manifest.path}: row {row} has the split {names[row].as_py()!r}; allowed: {allowed}")
+    return {name: np.flatnonzero(split == index) for index, name in enumerate(SPLITS)}
 
 
-def _drawn_splits(manifest: Manifest, validation, test, seed: int) -> dict[str, np.ndarray]:
+def _draw_splits(manifest: Manifest, validation, test, seed: int) -> dict[str, np.ndarray]:
     size = len(manifest)
     group = np.arange(size)
     if "group" in manifest.table.column_names:
-        values = manifest.table["group"].fill_null("")
-        row = compute.index(values, "").as_py()
-        if row >= 0:
-            raise ValueError(f"{manifest.path}: row {row} has no group")
-        group = values.combine_chunks().dictionary_encode().indices.to_numpy()
+        group = manifest.table["group"].combine_chunks().dictionary_encode().indices.to_numpy()
     sizes = np.bincount(group)
     order = np.random.default_rng(seed).permutation(len(sizes))
     ends = np.cumsum(sizes[order])  # rows in the first 1, 2, ... groups
-    wanted = (_count("validation", validation, VALIDATION_SHARE, size), _count("test", test, TEST_SHARE, size))
-    place = np.zeros(len(sizes), int)  # of a group; SPLITS[0] is train
+    counts = (
+        _held_out_count("validation", validation, VALIDATION_SHARE, size),
+        _held_out_count("test", test, TEST_SHARE, size),
+    )
+    split_of_group = np.zeros(len(sizes), int)  # SPLITS[0] is train
     first = 0
-    for index, rows in enumerate(wanted, start=1):
+    for index, count in enumerate(counts, start=1):
         before = ends[first - 1] if first else 0
-        last = first + int(np.searchsorted(ends[first:], before + rows)) + 1 if rows else first
-        place[order[first:last]] = index
+        last = first + int(np.searchsorted(ends[first:], before + count)) + 1 if count else first
+        split_of_group[order[first:last]] = index
         first = min(last, len(sizes))
-    return {name: np.flatnonzero(place[group] == index) for index, name in enumerate(SPLITS)}
+    return {name: np.flatnonzero(split_of_group[group] == index) for index, name in enumerate(SPLITS)}
 
 
-def _count(name: str, text: str | None, default: float, size: int) -> int:
-    """Rows of a split, from its number or its share of `size` (rounded up)."""
+def _held_out_count(name: str, text: str | None, paper_share: float, size: int) -> int:
+    """The rows of a split, by its number or its share of `size`."""
+    if text is None:
+        small = min(MOST_HELD_OUT, math.ceil(size * SMALL_SHARE)) if size >= len(SPLITS) else 0
+        return max(small, math.ceil(size * paper_share) if small else 0)
     try:
-        count = int(text) if text and text.isdecimal() else math.ceil(size * float(text or default))
+        count = int(text) if text.isdecimal() else math.ceil(size * float(text))
         if not 0 <= count < size:
             raise ValueError
     except (ValueError, OverflowError):

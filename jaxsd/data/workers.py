@@ -1,4 +1,4 @@
-"""Worker processes that make rows of data sets; nothing here imports JAX, which they do not need."""
+"""Worker processes that make the examples of data sets. Nothing here imports JAX, which they do not need."""
 
 import itertools
 import multiprocessing
@@ -16,55 +16,65 @@ import numpy as np
 
 @dataclass
 class Examples:
-    """What workers make: columns, and what the towers make columns of. A bad row is zeros and has an entry in `bad`.
+    """What workers make of n items: columns, and what the towers make further columns of.
 
-    captions: n strings. pictures, vae_pictures: uint8 (n, side, side, 3) for CLIP and, if it is asked, for the VAE.
-    bad: by place, "row", "file" and "reason".
+    columns: arrays (n, ...). captions: n strings. images, vae_images: uint8 (n, side, side, 3) for CLIP and for the
+    VAE; None where these are not asked. bad: the examples that could not be made, by index: "row", "file" and "reason".
+    The columns and images of a bad example are zeros.
     """
 
     columns: dict[str, np.ndarray]
     captions: list[str]
-    pictures: np.ndarray
-    vae_pictures: np.ndarray | None
+    images: np.ndarray | None
+    vae_images: np.ndarray | None
     bad: dict[int, dict]
 
 
-def join(parts: list[Examples]) -> Examples:
+def concatenate(parts: Sequence[Examples]) -> Examples:
+    """The examples of all parts, in their order."""
     firsts = itertools.accumulate((len(part.captions) for part in parts), initial=0)
+
+    def joined(arrays: list) -> np.ndarray | None:
+        return None if arrays[0] is None else np.concatenate(arrays)
+
     return Examples(
-        {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns},
-        [caption for part in parts for caption in part.captions],
-        np.concatenate([part.pictures for part in parts]),
-        None if parts[0].vae_pictures is None else np.concatenate([part.vae_pictures for part in parts]),
-        {first + place: row for first, part in zip(firsts, parts, strict=False) for place, row in part.bad.items()},
+        columns={name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns},
+        captions=[caption for part in parts for caption in part.captions],
+        images=joined([part.images for part in parts]),
+        vae_images=joined([part.vae_images for part in parts]),
+        bad={first + index: bad for first, part in zip(firsts, parts, strict=False) for index, bad in part.bad.items()},
     )
 
 
-Make = Callable[[Sequence], Examples]
+MakeExamples = Callable[[Sequence], Examples]
 
 
 class Workers:
-    """`count` processes (None: one a core; 0: this one) that make rows of items, in order and some blocks `ahead`.
+    """Processes that make examples of items.
 
-    Items that end their process, as a decoder that crashes does, are made by `give_up` in this one.
+    Args:
+        make: the examples of a sequence of items.
+        give_up: bad examples of items in place of those that end their process, as a decoder that crashes does. Where
+            it is None, such items end the work.
+        count: the number of processes. None: one a core. 0: the items are made in this process.
+        ahead: how many sequences are made before they are asked for, at least two a process.
     """
 
-    def __init__(self, make: Make, give_up: Make | None, count: int | None, ahead: int):
+    def __init__(self, make: MakeExamples, give_up: MakeExamples | None, count: int | None, ahead: int):
         self.make, self.give_up = make, give_up
-        self.count = _cores() if count is None else count
+        self.count = _count_cores() if count is None else count
         self.ahead = max(ahead, 2 * self.count)
-
-        self._pool = None
+        self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self):
         return self
 
     def map(self, blocks: Iterable[Sequence]) -> Iterator[Examples]:
-        """The rows of each block of items."""
+        """The examples of each sequence of items, in order."""
         if not self.count:
             yield from map(self.make, blocks)
             return
-        ahead = deque()
+        ahead: deque[tuple[Sequence, Future]] = deque()
         for items in itertools.chain(blocks, [None]):
             if items is not None:
                 ahead.append((items, self._submit(items, self.count)))
@@ -72,57 +82,58 @@ class Workers:
                 try:
                     yield ahead[0][1].result()
                     ahead.popleft()
-                except BrokenProcessPool:  # which of the blocks ahead did it is not known
-                    self._end()
-                    yield from (self._one_by_one(block) for block, _ in ahead)
-                    self._end()
+                except BrokenProcessPool:  # which of the sequences ahead did it is not known
+                    self._shut_down()
+                    yield from (self._make_one_by_one(block) for block, _ in ahead)
+                    self._shut_down()
                     ahead.clear()
 
-    def _one_by_one(self, block: Sequence) -> Examples:
+    def _make_one_by_one(self, block: Sequence) -> Examples:
         parts = []
-        for place in range(len(block)):
-            items = block[place : place + 1]
+        for index in range(len(block)):
+            items = block[index : index + 1]
             try:
                 parts.append(self._submit(items, 1).result())
             except BrokenProcessPool:
                 if self.give_up is None:
                     raise
                 parts.append(self.give_up(items))
-                self._end()
-        return join(parts)
+                self._shut_down()
+        return concatenate(parts)
 
     def _submit(self, items: Sequence, count: int) -> Future:
-        """Let one of `count` new processes make rows, or one of those that are there."""
+        """Let one of the processes make the items; where there are none, start `count` of them."""
         if self._pool is None:
             # Spawn, because forking a process whose accelerator runtime holds threads can hang.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(count, context, initializer=_begin_work)
+            self._pool = ProcessPoolExecutor(count, context, initializer=_start_worker)
         try:
             return self._pool.submit(self.make, items)
-        except BrokenProcessPool as error:  # by a block before this one
+        except BrokenProcessPool as error:  # by a sequence before this one
             broken = Future()
             broken.set_exception(error)
             return broken
 
-    def _end(self):
+    def _shut_down(self):
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
     def __exit__(self, *_):
-        self._end()
+        self._shut_down()
 
 
-def _cores() -> int:
-    """Those that this process may use."""
+def _count_cores() -> int:
+    """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _begin_work():
-    """End with the parent, however that ends, leave Ctrl-C to it, and keep what decoders print to themselves."""
+def _start_worker():
+    """End with the parent, however that ends, leave Ctrl-C to it, and silence what decoders print."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def follow():
         parent.join()

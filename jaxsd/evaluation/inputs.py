@@ -16,7 +16,7 @@ import encoders
 from jaxsd.bundled import TOY_ENCODERS, clip_source, encoder_source, model_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.config import TrainConfig
-from jaxsd.data.columns import ABOUT, open_columns
+from jaxsd.data.columns import METADATA, open_columns
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.files import read_json
 
@@ -53,10 +53,10 @@ class EvaluationSplit:
 def open_evaluation_split(folder) -> EvaluationSplit:
     """A split with its models. Raises FileNotFoundError or ValueError naming what is missing or does not fit."""
     folder = Path(folder)
-    if not (folder / ABOUT).is_file():
-        there = ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{ABOUT}"))) or "none"
+    if not (folder / METADATA).is_file():
+        there = ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{METADATA}"))) or "none"
         raise FileNotFoundError(f"{folder}: no data here; splits beside it: {there}")
-    about = read_json(folder / ABOUT)
+    about = read_json(folder / METADATA)
     if about["size"] < 2:
         raise ValueError(f"{folder} has {about['size']} rows; an evaluation needs at least 2")
     columns = open_columns(folder)

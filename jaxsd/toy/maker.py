@@ -13,8 +13,8 @@ import numpy as np
 
 from jaxsd.bundled import TOY_MODEL, model_source
 from jaxsd.clip.pipeline import CLIP
-from jaxsd.data.build import SplitBuild, all_there, build
-from jaxsd.data.columns import ABOUT, Kind
+from jaxsd.data.build import SplitBuild, build, is_built
+from jaxsd.data.columns import METADATA, ColumnType
 from jaxsd.data.features import FeatureTowers
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.evaluation.evaluate import Drawing, Labels
@@ -28,7 +28,7 @@ HELD_OUT = 1_000  # examples of a split of which nobody says how many there shou
 JUDGED = 200  # images of an evaluation where nobody says how many to draw
 GUIDANCE, STEPS = 3.0, 25  # of the images that are judged
 SERIAL_EXAMPLES = 512  # below this many, starting processes costs more than it saves
-MADE_COLUMNS: dict[str, Kind] = {"audio": (np.int16, (world.SAMPLE_RATE,)), "class": (np.int32, ())}
+MADE_COLUMNS = {"audio": ColumnType(np.int16, (world.SAMPLE_RATE,)), "class": ColumnType(np.int32, ())}
 
 
 def make_split(folder, split: str, size: int | None = None, *, seed: int = 0, weights: Path = TOY_MODEL) -> bool:
@@ -81,9 +81,9 @@ def evaluation_options(split: EvaluationSplit, count: int | None = None) -> dict
 
 def _read_about(folder: Path) -> dict[str, Any]:
     """The dataset.json in `folder`, {} where there is none. Raises ValueError where it is not of the toy world."""
-    if not (folder / ABOUT).is_file():
+    if not (folder / METADATA).is_file():
         return {}
-    about = read_json(folder / ABOUT)
+    about = read_json(folder / METADATA)
     if about.get("source") != "toy world":
         raise ValueError(
             f"{folder} holds a data set of {about.get('source', 'another source')}, not of the toy world; "
@@ -122,12 +122,12 @@ def _weights_digest(weights: Path) -> str:
 
 
 def _make(builds: list[SplitBuild], weights: Path) -> bool:
-    if all_there(builds):
+    if is_built(builds):
         return False
     clip = CLIP.from_pretrained(weights / "clip", dtype=np.float32)
     pipe = StableDiffusion.from_pretrained(weights, dtype=np.float32)
     towers = FeatureTowers(clip, pipe.vae, pipe.unet.config.sample_size * pipe.vae.config.factor)
     workers = 0 if sum(one.size for one in builds) < SERIAL_EXAMPLES else None
-    make = partial(world.make_examples, seed=builds[0].about["seed"])
+    make = partial(world.make_examples, seed=builds[0].metadata["seed"])
     build(builds, make, MADE_COLUMNS, towers, workers=workers)
     return True

@@ -10,7 +10,7 @@ from jaxsd.bundled import clip_source, model_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.towers import TextModel, normalise
 from jaxsd.config import TrainConfig
-from jaxsd.data.columns import ABOUT
+from jaxsd.data.columns import METADATA
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.files import read_json
 
@@ -43,10 +43,10 @@ def load_frozen_models(config: TrainConfig, folder, dtype: jnp.dtype) -> FrozenM
     They are kept and compute in `dtype`. Raises ValueError where the split names no CLIP or
     the encoder's width does not fit it.
     """
-    about = read_json(Path(folder) / ABOUT)
+    about = read_json(Path(folder) / METADATA)
     name = about.get("clip")
     if not name:
-        raise ValueError(f"{Path(folder) / ABOUT} does not say which CLIP its embeddings are of, under the key clip")
+        raise ValueError(f"{Path(folder) / METADATA} does not say which CLIP its embeddings are of, under the key clip")
     source = clip_source(name)
     clip = CLIP.from_pretrained(source, revision=about.get("clip_revision"), dtype=dtype)
     projection = clip.model.text_projection.kernel[...]

@@ -15,7 +15,7 @@ import encoders
 from encoders.layers import rematerialize
 from jaxsd.clip.pooling import POOLINGS, pool_embeddings
 from jaxsd.config import TrainConfig, one_of
-from jaxsd.data.columns import ABOUT, open_columns
+from jaxsd.data.columns import METADATA, open_columns
 from jaxsd.data.loader import Loader
 from jaxsd.diffusion.denoising import denoising_errors_at, draw_noise
 from jaxsd.files import read_json, write_json
@@ -131,7 +131,7 @@ def open_training_split(config: TrainConfig, split: str) -> dict[str, np.ndarray
     """The columns of a split. Raises FileNotFoundError or ValueError that say how to make what is missing."""
     folder = Path(config.data.folder) / split
     make = f"python -m jaxsd.data prepare MANIFEST --out {config.data.folder}"
-    if not (folder / ABOUT).is_file():
+    if not (folder / METADATA).is_file():
         raise FileNotFoundError(f"{folder} holds no data; {make} makes it")
     columns = open_columns(folder)
     if missing := [name for name in (*wanted_columns(config), "text", "image") if name not in columns]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxsd.data import columns
-from jaxsd.data.columns import create_columns, finish_columns, open_columns, write_columns, write_rows
+from jaxsd.data.columns import create_columns, finish_columns, open_columns, write_columns, write_examples
 
 SIZE = 1000
 BAD = np.array([0, 5, 6, 640, 990, 998, 999])
@@ -21,7 +21,7 @@ VALUES = {
 def begin(folder):
     create_columns(folder, SIZE, {name: (values.dtype, values.shape[1:]) for name, values in VALUES.items()})
     for first in (600, 0, 300, 900):  # any order
-        write_rows(folder, first, {name: values[first : first + 300] for name, values in VALUES.items()})
+        write_examples(folder, first, {name: values[first : first + 300] for name, values in VALUES.items()})
 
 
 def check(folder):
@@ -79,7 +79,7 @@ def test_rows_that_do_not_fit_are_refused(tmp_path):
     begin(tmp_path)
     for first, rows in ((999, np.zeros((2, 3), np.float16)), (0, np.zeros((2, 4), np.float16)), (0, np.zeros((2, 3)))):
         with pytest.raises(ValueError, match=r"text\.npy: .* does not fit"):
-            write_rows(tmp_path, first, {"text": rows})
+            write_examples(tmp_path, first, {"text": rows})
 
 
 def test_a_full_disk_is_named_with_the_file(tmp_path, monkeypatch):
@@ -90,7 +90,7 @@ def test_a_full_disk_is_named_with_the_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: .*text\.npy"):
-        write_rows(tmp_path, 0, {"text": VALUES["text"]})
+        write_examples(tmp_path, 0, {"text": VALUES["text"]})
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_full_disk_is_named_with_the_file(tmp_path, monkeypatch):
         (lambda folder: (folder / "text.npy").unlink(), r"text\.npy: missing, though .*dataset\.json lists it"),
         (lambda folder: os.truncate(folder / "text.npy", 5000), r"text\.npy is damaged \(mmap length is greater"),
         (lambda folder: os.truncate(folder / "text.npy", 0), r"text\.npy is damaged"),
-        (lambda folder: np.save(folder / "text.npy", np.zeros((3, 3))), r"text\.npy: 3 rows, expected 1000"),
+        (lambda folder: np.save(folder / "text.npy", np.zeros((3, 3))), r"text\.npy: 3 examples, expected 1000"),
     ],
 )
 def test_damage_is_named(tmp_path, damage, message):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsd.data.decode import Entry, decode_entries, rgb_image
+from jaxsd.data.decode import decode_rows, rgb_image
+from jaxsd.data.manifest import ManifestRow
 from jaxsd.diffusion.images import rgb
 from tests.helpers.data_files import picture, sound, write_sound
 
@@ -58,17 +59,17 @@ def test_a_turned_picture_is_turned():
 def test_a_bad_row_is_zeros_and_costs_no_other(tmp_path):
     write_sound(tmp_path / "a.wav", 3)
     PICTURE.save(tmp_path / "a.png")
-    good = Entry(3, "a.wav", "a.png", "a dog", 3_000 / 16_000)
-    rows = decode_entries(
+    good = ManifestRow(3, "a.wav", "a.png", "a dog", 3_000 / 16_000, None)
+    examples = decode_rows(
         [good, good._replace(row=4, image=None), good._replace(row=5, text=None)], tmp_path, clip_size=16, vae_size=32
     )
-    assert rows.columns["row"].tolist() == [3, 4, 5]
-    assert rows.pictures.shape == (3, 16, 16, 3) and rows.vae_pictures.shape == (3, 32, 32, 3)
-    np.testing.assert_array_equal(rows.columns["audio"][0], sound(3))
-    assert rows.pictures[0].any() and rows.vae_pictures[0].any()
-    assert not rows.pictures[1:].any() and not rows.vae_pictures[1:].any()
-    assert rows.captions == ["a dog", "a dog", ""]
-    assert rows.bad == {
+    assert examples.columns["row"].tolist() == [3, 4, 5]
+    assert examples.images.shape == (3, 16, 16, 3) and examples.vae_images.shape == (3, 32, 32, 3)
+    np.testing.assert_array_equal(examples.columns["audio"][0], sound(3))
+    assert examples.images[0].any() and examples.vae_images[0].any()
+    assert not examples.images[1:].any() and not examples.vae_images[1:].any()
+    assert examples.captions == ["a dog", "a dog", ""]
+    assert examples.bad == {
         1: {"row": 4, "file": "", "reason": "no file is named"},
         2: {"row": 5, "file": "", "reason": "the caption is empty"},
     }

@@ -23,24 +23,28 @@ def columns(first: int) -> dict[str, np.ndarray]:
         "tokens": np.full((SIZE, 77), EOS, np.int32),
         "latents": rng.normal(size=(SIZE, 8, 8, 4)).astype(np.float16),
         "row": np.arange(first, first + SIZE),
+        "class": np.arange(SIZE, dtype=np.int32) % 2,
     }
 
 
-ABOUT = {"clip": "toy", "eos_token_id": EOS, "rows": SIZE + 2, "skipped": 2}
+METADATA = {"clip": "toy", "eos_token_id": EOS, "rows": SIZE + 2, "skipped": 2, "classes": ["bell", "dog"]}
 
 
 def test_info_lists_what_is_there(tmp_path, capsys):
     for index, split in enumerate(("train", "test")):
-        write_columns(tmp_path / split, columns(index * SIZE), ABOUT)
+        write_columns(tmp_path / split, columns(index * SIZE), METADATA)
     info(tmp_path)
     printed = " ".join(capsys.readouterr().out.split())
-    assert "train 30 2 audio int16 16000 960.1 kB image float16 64 4.0 kB latents float16 8 x 8 x 4 15.5 kB" in printed
-    assert "test 30 2 audio" in printed and "clip toy, eos_token_id 9" in printed
+    assert (
+        "train 30 2 audio int16 16000 960.1 kB class int32 1 248 bytes image float16 64 4.0 kB latents float16 8 x 8 x 4 15.5 kB"
+        in printed
+    )
+    assert "test 30 2 audio" in printed and "clip toy, eos_token_id 9, classes 2" in printed
     info(tmp_path / "test")
 
 
 def put(name, row, value):
-    def damage(columns, about):
+    def damage(columns, metadata):
         columns[name][row] = value
 
     return damage
@@ -49,33 +53,45 @@ def put(name, row, value):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (put("text", 3, np.nan), r"test/text\.npy: row 3 is not finite"),
-        (put("image", 4, 0), r"test/image\.npy: row 4 is not of norm 1"),
-        (put("latents", 29, np.inf), r"test/latents\.npy: row 29 is not finite"),
-        (put("tokens", 5, 0), r"test/tokens\.npy: row 5 has no end-of-text token \(9\)"),
+        (put("text", 3, np.nan), r"test/text\.npy: example 3 is not finite"),
+        (put("image", 4, 0), r"test/image\.npy: example 4 is not of norm 1"),
+        (put("latents", 29, np.inf), r"test/latents\.npy: example 29 is not finite"),
+        (put("tokens", 5, 0), r"test/tokens\.npy: example 5 has no end-of-text token \(9\)"),
         (put("audio", slice(None), 0), r"test/audio\.npy: every clip is silent"),
         (put("row", 6, 7), r"row 7 of the manifest is there 2 times in .*train, .*test"),
-        (lambda columns, about: columns.pop("text"), r"test has no column text"),
+        (put("class", 6, 2), r"test/class\.npy: example 6 is not one of the 2 classes"),
         (
-            lambda columns, about: columns.update(audio=columns["audio"] / 2),
+            lambda columns, metadata: metadata.pop("classes"),
+            r"test/dataset\.json: classes is None, but \['bell', 'dog'\]",
+        ),
+        (
+            lambda columns, metadata: columns.pop("class"),
+            r"test has no column class, though .*dataset\.json lists classes",
+        ),
+        (lambda columns, metadata: columns.pop("text"), r"test has no column text"),
+        (
+            lambda columns, metadata: columns.update(audio=columns["audio"] / 2),
             r"audio\.npy is float64 of 2 axes; it must",
         ),
         (
-            lambda columns, about: columns.update(text=columns["text"][:, 1:]),
+            lambda columns, metadata: columns.update(text=columns["text"][:, 1:]),
             r"text is \(30, 63\) and image \(30, 64\)",
         ),
         (
-            lambda columns, about: about.update(clip="b"),
+            lambda columns, metadata: metadata.update(clip="b"),
             r"test/dataset\.json: clip is 'b', but 'toy' in .*train/dataset",
         ),
-        (lambda columns, about: about.update(skipped=1), r"30 rows and 1 skipped are not 32 of the source"),
+        (
+            lambda columns, metadata: metadata.update(skipped=1),
+            r"30 examples and 1 skipped are not 32 rows of the source",
+        ),
     ],
 )
 def test_info_names_what_is_wrong(tmp_path, damage, message):
-    write_columns(tmp_path / "train", columns(0), ABOUT)
-    damaged, about = columns(SIZE), dict(ABOUT)
-    damage(damaged, about)
-    write_columns(tmp_path / "test", damaged, about)
+    write_columns(tmp_path / "train", columns(0), METADATA)
+    damaged, metadata = columns(SIZE), dict(METADATA)
+    damage(damaged, metadata)
+    write_columns(tmp_path / "test", damaged, metadata)
     with pytest.raises(ValueError, match=message):
         info(tmp_path)
 

@@ -28,7 +28,7 @@ def test_every_epoch_has_every_row_once_in_another_order():
 def test_rows_that_fill_no_batch_are_left_out_of_their_epoch(columns):
     loader = Loader(columns, ["audio"], 5, seed=0)
     assert loader.steps_per_epoch == 4
-    epochs = [[loader.rows(4 * epoch + step) for step in range(4)] for epoch in range(2)]
+    epochs = [[loader.indices(4 * epoch + step) for step in range(4)] for epoch in range(2)]
     left_out = [set(range(23)) - set(np.concatenate(epoch)) for epoch in epochs]
     assert len(left_out[0]) == len(left_out[1]) == 3 and left_out[0] != left_out[1]
 
@@ -39,7 +39,7 @@ def test_a_batch_holds_the_named_columns_of_its_rows_as_stored(columns):
         assert batch.keys() == {"audio", "text", "valid"} and all(isinstance(x, jax.Array) for x in batch.values())
         for name in ("audio", "text"):
             assert batch[name].dtype == columns[name].dtype
-            np.testing.assert_array_equal(batch[name], columns[name][loader.rows(step)])
+            np.testing.assert_array_equal(batch[name], columns[name][loader.indices(step)])
         assert batch["valid"].all() and batch["valid"].shape == (5,)
 
 
@@ -51,5 +51,5 @@ def test_a_step_is_all_there_is_to_resume_from(columns):
 
 @pytest.mark.parametrize("batch_size", [0, 24])
 def test_a_batch_size_that_no_epoch_fills_is_refused(columns, batch_size):
-    with pytest.raises(ValueError, match=rf"batch_size is {batch_size}; allowed with 23 rows of data: 1 to 23"):
+    with pytest.raises(ValueError, match=rf"batch_size is {batch_size}; allowed with 23 examples: 1 to 23"):
         Loader(columns, ["audio"], batch_size, seed=0)

@@ -5,14 +5,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from jaxsd.data.decode import Entry
-from jaxsd.data.manifest import draw_splits, read_manifest
+from jaxsd.data.manifest import TEST_SHARE, VALIDATION_SHARE, ManifestRow, _held_out_count, draw_splits, read_manifest
 from tests.helpers.data_files import write_manifest
 
 ROWS = [
-    {"audio": "a.wav", "image": "a.png", "text": 'a dog, "loud"\nand near', "start": 1.5, "group": "7"},
-    {"audio": "b.wav", "image": "b.png", "text": "", "start": None, "group": "8"},
-    {"audio": "c.wav", "image": "c.png", "text": "ein Hündchen", "start": 0.0, "group": "7"},
+    {"audio": "a.wav", "image": "a.png", "text": 'a dog, "loud"\nand near', "start": 1.5, "group": "7", "class": "dog"},
+    {"audio": "b.wav", "image": "b.png", "text": "", "start": None, "group": "8", "class": "bell"},
+    {"audio": "c.wav", "image": "c.png", "text": "ein Hündchen", "start": 0.0, "group": "7", "class": "dog"},
 ]
 
 
@@ -41,9 +40,13 @@ def many(folder, rows=1000, **columns):
 def test_every_format_gives_the_same_rows(tmp_path, suffix):
     rows = [{**row, "group": int(row["group"])} if suffix != "csv" else row for row in ROWS]
     source = read_manifest(manifest(tmp_path, rows, f"manifest.{suffix}"))
-    expected = [Entry(i, row["audio"], row["image"], row["text"], row["start"]) for i, row in enumerate(ROWS)]
-    assert source.entries(np.array([2, 0])) == [expected[2], expected[0]]
-    assert source.entries(np.array([1])) == [expected[1]]
+    assert source.classes == ["bell", "dog"]
+    expected = [
+        ManifestRow(i, row["audio"], row["image"], row["text"], row["start"], source.classes.index(row["class"]))
+        for i, row in enumerate(ROWS)
+    ]
+    assert source.rows(np.array([2, 0])) == [expected[2], expected[0]]
+    assert source.rows(np.array([1])) == [expected[1]]
     splits = draw_splits(source, "1", "0", seed=0)  # rows 0 and 2 are of one group
     assert {name: rows.tolist() for name, rows in splits.items()} in (
         {"train": [1], "validation": [0, 2]},
@@ -51,9 +54,30 @@ def test_every_format_gives_the_same_rows(tmp_path, suffix):
     )
 
 
+def test_json_lines_may_be_long_and_hold_anything_beside(tmp_path):
+    rows = [
+        {"audio": "a.wav", "image": "a.png", "text": "a " * 600_000, "note": 1},
+        {"audio": "b.wav", "image": "b.png", "text": "b", "note": {"by": ["me"]}, "start": 2},
+        {"text": "c", "note": "x", "image": "c.png", "audio": None},
+    ]
+    source = read_manifest(manifest(tmp_path, rows, "manifest.jsonl"))
+    found = source.rows(np.arange(3))
+    assert [(row.audio, row.image, row.text, row.start) for row in found] == [
+        ("a.wav", "a.png", "a " * 600_000, None),
+        ("b.wav", "b.png", "b", 2.0),
+        (None, "c.png", "c", None),
+    ]
+
+
+def test_captions_may_be_more_than_a_string_column_of_32_bit_offsets_holds(tmp_path):
+    table = read_manifest(manifest(tmp_path, ROWS)).table
+    assert {table.schema.field(name).type for name in ("audio", "image", "text")} == {pa.large_string()}
+
+
 def test_without_a_start_there_is_none(tmp_path):
     source = read_manifest(manifest(tmp_path, [{"audio": "a.wav", "image": "a.png", "text": "t", "other": 1}]))
-    assert source.entries(np.array([0])) == [Entry(0, "a.wav", "a.png", "t", None)]
+    assert source.classes == []
+    assert source.rows(np.array([0])) == [ManifestRow(0, "a.wav", "a.png", "t", None, None)]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +85,7 @@ def test_without_a_start_there_is_none(tmp_path):
     [
         ("100", "0.2", {"train": 700, "validation": 100, "test": 200}),
         ("0.001", "0", {"train": 999, "validation": 1}),
-        (None, None, {"train": 987, "validation": 2, "test": 11}),  # 3,774 and 23,524 of 2,240,231, rounded up
+        (None, None, {"train": 750, "validation": 125, "test": 125}),
     ],
 )
 def test_splits_are_drawn_by_seed_and_hold_every_row_once(tmp_path, validation, test, sizes):
@@ -71,6 +95,15 @@ def test_splits_are_drawn_by_seed_and_hold_every_row_once(tmp_path, validation, 
     assert np.array_equal(np.sort(np.concatenate(list(splits.values()))), np.arange(1000))
     again, other = (draw_splits(source, validation, test, seed)["validation"] for seed in (3, 4))
     assert np.array_equal(again, splits["validation"]) and not np.array_equal(other, splits["validation"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "held_out"),
+    [(1, (0, 0)), (2, (0, 0)), (3, (1, 1)), (60, (8, 8)), (50_000, (500, 526)), (500_000, (843, 5251))],
+)
+def test_by_default_small_manifests_keep_enough_to_evaluate_on(rows, held_out):
+    # Of the largest, the paper's shares: 3,774 and 23,524 of 2,240,231, rounded up.
+    assert tuple(_held_out_count("", None, share, rows) for share in (VALIDATION_SHARE, TEST_SHARE)) == held_out
 
 
 def test_groups_stay_whole(tmp_path):
@@ -102,7 +135,14 @@ def test_the_manifest_may_say_the_split(tmp_path):
         ("a.csv", "audio,picture\n1,2\n", r"a\.csv: has no column image, text; there are audio, picture"),
         ("a.csv", "audio,image,text\n1,2\n", r"a\.csv: .*Expected 3 columns, got 2"),
         ("a.csv", "audio,image,text,start\n1,2,3,soon\n", r"a\.csv: .*'soon'"),
-        ("a.jsonl", '{"audio": "a", "image": "b"\n', r"a\.jsonl: JSON parse error"),
+        ("a.csv", "audio,image,text,text\n1,2,3,4\n", r"a\.csv: has more than one column text"),
+        ("a.csv", "audio,image,text,class\n1,2,3,\n", r"a\.csv: row 0 has no class"),
+        ("a.csv", "version https://git-lfs.github.com/spec/v1\n", r"a\.csv is a pointer of Git LFS"),
+        ("a.jsonl", '{"audio": "a", "image": "b"\n', r"a\.jsonl: line 1 is not valid JSON \(Expecting"),
+        ("a.jsonl", "\n[1]\n", r"a\.jsonl: line 2 holds a JSON list, not an object"),
+        ("a.jsonl", '{"text": "a", "text": "b"}\n', r"line 1 is not valid JSON \(it has 'text' more than once\)"),
+        ("a.jsonl", '{"text": ["a"]}\n', r'line 1: text is \["a"\]; it must be a string'),
+        ("a.jsonl", '{"start": "soon"}\n', r'line 1: start is "soon"; it must be a number'),
         ("a.jsonl", '{"audio": "a", "image": "b"}\n', r"a\.jsonl: has no column text"),
         ("a.parquet", "no", r"a\.parquet: "),
     ],

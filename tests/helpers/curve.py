@@ -63,7 +63,7 @@ def main(folder: Path, coordinator: str = "", count: str = "1", index: str = "0"
         jax.distributed.initialize(coordinator, int(count), int(index))
     loader = make_loader()
     # The rows on each device are those that one device would have at that place.
-    rows = np.resize(loader.rows(2), loader.padded)
+    rows = np.resize(loader.indices(2), loader.padded)
     batch = next(loader.batches(2))
     assert loader.padded % jax.device_count() == 0 and int(batch["valid"].sum()) == BATCH
     for name, column in loader.columns.items():

@@ -193,7 +193,7 @@ def test_branches_and_positions_start_small():
         ("steps=10", "epochs is 32 and steps is 10; one of them must be 0, not both"),
         ("epochs=0", "epochs is 0 and steps is 0; one of them must be 0, not both"),
         ("batch_size=0", "batch_size is 0; it must be at least 1"),
-        ("batch_size=41", "batch_size is 41; allowed with 40 rows of data: 1 to 40"),
+        ("batch_size=41", "batch_size is 41; allowed with 40 examples: 1 to 40"),
         ("weight_decay=0.1", "weight_decay is 0.1, which needs --config.optimizer=adamw"),
         ("weights.contrastive=0", "allowed: none below 0, one above"),
         ("denoise_batch=20", "denoise_batch is 20; allowed: 0 to batch_size, 16"),

@@ -87,8 +87,8 @@ def make_examples(items: Sequence[tuple[str, int]], seed: int) -> Examples:
             "class": np.array([CLASSES.index(one.scene.class_name) for one in made], np.int32),
         },
         captions=[one.caption for one in made],
-        pictures=pixels,
-        vae_pictures=pixels,
+        images=pixels,
+        vae_images=pixels,
         bad={},
     )
 
