@@ -35,7 +35,7 @@ FORMATS = (
 )
 UNKNOWN_LENGTH = 2**62  # libsndfile gives the largest number it has
 
-Block = Float32[np.ndarray, "frames channels"]
+SoundBlock = Float32[np.ndarray, "frames channels"]
 
 
 class AudioError(ValueError):
@@ -62,7 +62,7 @@ class Sound:
 
     name: str
     rate: int
-    read: Callable[[int], Iterator[Block]]
+    read: Callable[[int], Iterator[SoundBlock]]
     frames: int | None = None
 
 
@@ -128,7 +128,7 @@ def clip_from_samples(samples: np.ndarray, rate: int, start: float | None = None
         raise AudioError(f"{name} has floats up to {np.abs(samples).max():g}; floats must be in [-1, 1]")
     samples = samples.reshape(len(samples), -1)
 
-    def read(first: int) -> Iterator[Block]:
+    def read(first: int) -> Iterator[SoundBlock]:
         for begin in range(first, len(samples), block_size(rate)):
             yield (samples[begin : begin + block_size(rate)] / np.float64(scale)).astype(np.float32)
 
@@ -167,7 +167,7 @@ def _unreadable(path: Path, error: Exception) -> AudioError:
     return AudioError(f"{path} cannot be read as sound ({reason}); give {SUPPORTED}")
 
 
-def _read_libsndfile(path: Path, first: int) -> Iterator[Block]:
+def _read_libsndfile(path: Path, first: int) -> Iterator[SoundBlock]:
     with soundfile.SoundFile(path) as file:
         size = block_size(file.samplerate)
         if file.seekable():
@@ -179,12 +179,12 @@ def _read_libsndfile(path: Path, first: int) -> Iterator[Block]:
             yield block
 
 
-def _read_ffmpeg(path: Path, rate: int, first: int) -> Iterator[Block]:
+def _read_ffmpeg(path: Path, rate: int, first: int) -> Iterator[SoundBlock]:
     from av import AudioResampler
 
     resampler = AudioResampler(format="fltp", rate=rate)  # to float, and where a file changes its rate, to the first
 
-    def blocks() -> Iterator[Block]:
+    def blocks() -> Iterator[SoundBlock]:
         for frame in _decode_ffmpeg(path):
             for converted in resampler.resample(frame):
                 yield converted.to_ndarray().T
@@ -213,14 +213,14 @@ def _decode_ffmpeg(path: Path) -> Iterator:
         raise AudioError(f"{path} cannot be read as sound ({error.strerror}); give {SUPPORTED}") from error
 
 
-def _skip(blocks: Iterable[Block], frames: int) -> Iterator[Block]:
+def _skip(blocks: Iterable[SoundBlock], frames: int) -> Iterator[SoundBlock]:
     for block in blocks:
         if len(block) > frames:
             yield block[frames:]
         frames = max(0, frames - len(block))
 
 
-def _regroup(blocks: Iterable[Block], size: int) -> Iterator[Block]:
+def _regroup(blocks: Iterable[SoundBlock], size: int) -> Iterator[SoundBlock]:
     """The same frames in blocks of `size`; the last may be shorter."""
     waiting, count = [], 0
     for block in blocks:
