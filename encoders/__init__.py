@@ -24,7 +24,7 @@ from encoders.grok import Grok
 # isort: on
 from encoders.base import AudioEncoder
 from encoders.registry import ENCODERS, create, register
-from encoders.store import describe, load, read_config, save
+from encoders.store import describe_encoder, load, read_config, save
 
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_"):
@@ -39,7 +39,7 @@ __all__ = [
     "Grok",
     "Human",
     "create",
-    "describe",
+    "describe_encoder",
     "load",
     "read_config",
     "register",

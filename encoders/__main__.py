@@ -89,9 +89,9 @@ def layer_table(name: str, encoder: nnx.Module) -> Table:
     for published in contract.PAPER_PARAMETERS:
         table.add_column(f"paper:\n{published}", justify="right")
     counts = contract.count_layers(encoder)
-    for kind in dict.fromkeys([*contract.PAPER_LAYERS, *counts]):
-        published = contract.PAPER_LAYERS.get(kind, {})
-        table.add_row(kind, str(counts[kind]), *(str(published.get(name, "")) for name in contract.PAPER_PARAMETERS))
+    for layer in dict.fromkeys([*contract.PAPER_LAYERS, *counts]):
+        published = contract.PAPER_LAYERS.get(layer, {})
+        table.add_row(layer, str(counts[layer]), *(str(published.get(name, "")) for name in contract.PAPER_PARAMETERS))
     millions = (contract.parameter_count(encoder), *contract.PAPER_PARAMETERS.values())
     table.add_row("million parameters", *(f"{count / 1e6:.2f}" for count in millions))
     if not any(getattr(module, "operations", None) for _, module in nnx.iter_modules(encoder)):

@@ -25,8 +25,8 @@ class AudioEncoder(nnx.Module):
     A module inside an encoder may say what the layer counts of `python -m encoders` cannot see:
 
     Attributes:
-        counted_as: the kind of layer that the module counts as, such as "Conv1d".
-        operations: the kinds of layers that it computes without a submodule, and how often.
+        counted_as: the type of layer that the module counts as, such as "Conv1d".
+        operations: the types of layers that it computes without a submodule, and how often.
     """
 
     counted_as: ClassVar[str | None] = None

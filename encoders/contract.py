@@ -95,7 +95,7 @@ def probe_clips() -> dict[str, Int16[np.ndarray, "16000"]]:
 
 
 def count_layers(encoder: nnx.Module) -> Counter[str]:
-    """How often each kind of layer occurs.
+    """How often each type of layer occurs.
 
     Modules with parameters are counted as what they are. What a module computes without a submodule is counted where
     its class says so in `operations` (see `encoders.AudioEncoder`); elsewhere it is not seen.
@@ -107,8 +107,8 @@ def count_layers(encoder: nnx.Module) -> Counter[str]:
     for path, module in modules:
         if any(path[: len(outer)] == outer and path != outer for outer in whole):
             continue  # an attention's projections are part of it
-        if kind := _counted_as(module):
-            counts[kind] += 1
+        if layer := _counted_as(module):
+            counts[layer] += 1
         counts.update(getattr(module, "operations", {}))
     return counts
 
@@ -126,8 +126,8 @@ def flops_per_clip(encoder: nnx.Module) -> float:
 
 
 def _counted_as(module: nnx.Module) -> str | None:
-    if kind := getattr(module, "counted_as", None):
-        return kind
+    if layer := getattr(module, "counted_as", None):
+        return layer
     match module:
         case nnx.Conv() if len(module.kernel.shape) == 3:
             return "Conv1d"

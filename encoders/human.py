@@ -133,8 +133,8 @@ def adaptive_pool(
 ) -> Float[Array, "batch channels {width}"]:
     """Reduce `width` windows; window i covers [floor(i * time / width), ceil((i + 1) * time / width))."""
     batch, channels, time = x.shape
-    # The windows repeat: for 16000 samples and 768 windows there are 6 in every 125 samples. Slicing one of each kind
-    # is three times faster than gathering all windows.
+    # The windows repeat: for 16000 samples and 768 windows there are 6 in every 125 samples. Slicing these 6 is three
+    # times faster than gathering all windows.
     periods = math.gcd(time, width)
     x = x.reshape(batch, channels, periods, time // periods)
     windows = [(i * time // width, -(-(i + 1) * time // width)) for i in range(width // periods)]

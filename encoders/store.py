@@ -40,12 +40,12 @@ def save(
         audio_pooling: how training pooled the 77 vectors: "mean", "first" or "last".
 
     Raises:
-        ValueError: for another dtype or pooling, for an encoder that `load` could not give back (see `describe`), and
-            for a parameter that is not finite or beyond the range of `dtype`. Nothing is written then.
+        ValueError: for another dtype or pooling, for an encoder that `load` could not give back (`describe_encoder`
+            says why), and for a parameter that is not finite or beyond the range of `dtype`. Nothing is written then.
     """
     if jnp.dtype(dtype) not in (jnp.float32, jnp.float16):
         raise ValueError(f"cannot save as {jnp.dtype(dtype)}: choose float32 or float16")
-    description = describe(encoder, audio_pooling=audio_pooling)
+    description = describe_encoder(encoder, audio_pooling=audio_pooling)
     tensors = {key: _cast(key, jax.device_get(p[...]), dtype) for key, p in _parameters(encoder).items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def save(
     _replace(folder / ENCODER_JSON, (json.dumps(description, indent=2) + "\n").encode())
 
 
-def describe(encoder: nnx.Module, *, audio_pooling: str = "mean") -> dict[str, Any]:
+def describe_encoder(encoder: nnx.Module, *, audio_pooling: str = "mean") -> dict[str, Any]:
     """The content of the encoder.json of an encoder; call it before training to know that `save` will work.
 
     It holds the encoder's name, `audio_pooling`, the sizes, and for a class of one's own the path and the SHA-256 of
@@ -97,7 +97,7 @@ def load(source: str | Path, *, dtype: DTypeLike = jnp.float32, trust_code: bool
     try:
         encoder = _abstract(cls, sizes, dtype)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not describe an encoder: {error}") from error
+        raise ValueError(f"{path} does not describe_encoder an encoder: {error}") from error
     tensors = _read_tensors(_find_file(source, ENCODER_WEIGHTS), _shapes(encoder))
     graphdef, state = nnx.split(encoder)
     filled = [(path, p.replace(tensors[_dotted(path)])) for path, p in nnx.to_flat_state(state)]
@@ -141,7 +141,7 @@ def _read_description(path: Path) -> dict[str, Any]:
         if not (isinstance(code, dict) and isinstance(code.get("path"), str) and isinstance(code.get("sha256"), str)):
             raise ValueError(f"code is {code!r}; allowed: an object of path and sha256")
     except ValueError as error:
-        raise ValueError(f"{path} does not describe an encoder: {error}") from error
+        raise ValueError(f"{path} does not describe_encoder an encoder: {error}") from error
     return description
 
 

@@ -21,8 +21,8 @@ def main():
         "source",
         type=Path,
         metavar="SOURCE",
-        help="a .pth, .pt, .bin or .safetensors file, one whose pieces FILE.part... lie there, the folder of these "
-        "pieces, or the folder of an encoder",
+        help="a .pth, .pt, .bin or .safetensors file, a file of which only the pieces FILE.part00, FILE.part01... are "
+        "there, the folder of these pieces, or the folder of an encoder",
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="the encoder's folder, or a .safetensors, .pth, .pt or .bin file"

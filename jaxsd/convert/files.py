@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 import encoders
 from encoders.store import ENCODER_JSON, ENCODER_WEIGHTS
-from jaxsd.convert.encoders import encoder_from_torch, encoder_to_torch
+from jaxsd.convert.encoders import ENCODER_MAPPINGS, encoder_from_torch, encoder_to_torch
 from jaxsd.files import replacing
 from jaxsd.pretrained.mapping import write_safetensors
 from jaxsd.pretrained.torch_files import SAFETENSORS, SUFFIXES, import_torch, read_tensors
@@ -42,6 +42,8 @@ def convert(source: Path, out: Path, heads: int | None = None) -> Path:
         raise ValueError(f"{out} is the encoder's own file and is left as it is")
     elif out.suffix not in SUFFIXES or out.is_dir():
         raise ValueError(f"an encoder's folder becomes a file that ends in {', '.join(SUFFIXES)}, not {out}")
+    elif (name := encoders.read_config(source)["encoder"]) not in ENCODER_MAPPINGS:
+        raise ValueError(f"{source} holds {name}; only {', '.join(ENCODER_MAPPINGS)} have PyTorch names")
     else:
         _write_tensors(encoder_to_torch(encoders.load(source)), out)
     return out

@@ -439,6 +439,13 @@ def test_other_things_at_out_are_left_alone(tmp_path, checkpoint):
     refused(work, tmp_path / "Gemini.pt", "heads is 3, but .*encoder.json says", tmp_path, heads=3)
 
 
+def test_an_own_encoder_has_no_torch_names(tmp_path):
+    (tmp_path / "mine.py").write_text("from encoders import Grok\n\nclass Mine(Grok): ...\n")
+    sizes = {"width": 24, "depth": 1, "heads": 3, "mlp": 8}
+    encoders.save(encoders.create(f"{tmp_path}/mine.py:Mine", rngs=nnx.Rngs(0), **sizes), tmp_path / "run")
+    refused(tmp_path / "run", tmp_path / "mine.pth", "run holds mine.py:Mine; only human, .* have PyTorch", tmp_path)
+
+
 def test_an_encoders_folder_is_overwritten_and_keeps_its_other_files(tmp_path, checkpoint):
     folder = tmp_path / "run"
     encoders.save(encoder_from_torch(state_dict("human")), folder)

@@ -42,10 +42,10 @@ def run(tmp_path, capsys, source, name="mine.py"):
 def test_the_layers_of_the_bundled_encoders_are_the_papers(name):
     encoder = nnx.eval_shape(lambda: encoders.create(name, rngs=nnx.Rngs(0)))
     counts = contract.count_layers(encoder)
-    expected = {kind: row[name] for kind, row in contract.PAPER_LAYERS.items()}
+    expected = {layer: row[name] for layer, row in contract.PAPER_LAYERS.items()}
     if name == "gemini":
         expected["branching"] = 16  # the paper has one more
-    assert {kind: counts[kind] for kind in expected} == expected
+    assert {layer: counts[layer] for layer in expected} == expected
     assert counts.keys() <= contract.PAPER_LAYERS.keys()
     assert contract.parameter_count(encoder) == contract.PAPER_PARAMETERS[name]
 

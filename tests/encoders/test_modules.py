@@ -1,4 +1,4 @@
-"""The encoders as NNX modules: sizes, initialisation, dropout, dtypes and transformations."""
+"""The encoders as NNX modules: sizes, initialization, dropout, dtypes and transformations."""
 
 from functools import cache, partial
 
@@ -157,7 +157,7 @@ def test_bfloat16_keeps_parameters_and_outputs_in_float32(name):
     assert 1e-4 < difference < 0.05
 
 
-def test_initialisation_follows_pytorchs_default():
+def test_initialization_follows_pytorchs_default():
     parameters = flat(encoders.create("deepseek", width=96, depth=2, heads=4, mlp=120, rngs=nnx.Rngs(0)))
     layer = "transformer.layers.0."
     limits = {
@@ -178,7 +178,7 @@ def test_initialisation_follows_pytorchs_default():
             assert not np.array_equal(parameters[key], parameters[key.replace("layers.0", "layers.1")]), key
 
 
-def test_initialisation_of_gemini_and_chatgpt():
+def test_initialization_of_gemini_and_chatgpt():
     gemini = flat(encoders.create("gemini", width=96, depth=1, heads=4, mlp=120, rngs=nnx.Rngs(0)))
     layer = "transformer.layers.0."
     gain = 2**0.5
@@ -196,7 +196,7 @@ def test_initialisation_of_gemini_and_chatgpt():
     assert not chatgpt.pos_embed[...].any()
 
 
-def test_initialisation_of_human():
+def test_initialization_of_human():
     options = {"dtype": jnp.float32, "param_dtype": jnp.float32, "rngs": nnx.Rngs(0)}
     block, head = flat(Block((32, 64), 3, **options)), flat(Head(96, **options))
     assert block["convs.0.kernel"].std() == pytest.approx((2 / (32 * 3)) ** 0.5, rel=0.05)

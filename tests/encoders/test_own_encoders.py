@@ -51,7 +51,9 @@ def test_a_class_is_made_saved_and_loaded(code, tmp_path):
     encoder = make(code, width=24)
     encoders.save(encoder, tmp_path / "run", audio_pooling="last")
     described = json.loads((tmp_path / "run" / "encoder.json").read_text())
-    assert described == encoders.read_config(tmp_path / "run") == encoders.describe(encoder, audio_pooling="last")
+    assert (
+        described == encoders.read_config(tmp_path / "run") == encoders.describe_encoder(encoder, audio_pooling="last")
+    )
     assert described["encoder"] == "my_encoder.py:MyEncoder" and described["code"]["path"] == str(code)
     loaded = encoders.load(tmp_path / "run", trust_code=True)
     assert type(loaded) is type(encoder) and loaded.config == {"width": 24, "groups": [200]}

@@ -46,7 +46,7 @@ CASES = [
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request):
-    """Outputs and gradients of one encoder here and there, for the same parameters."""
+    """Outputs and gradients of one encoder and of its PyTorch module, for the same parameters."""
     name, sizes = request.param
     module = randomize(torch_encoder(name, sizes))
     pcm = clips()
