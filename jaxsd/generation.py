@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from jaxsd.batching import padded_batches
 from jaxsd.bundled import sound_source
 from jaxsd.diffusion.images import load_image
 from jaxsd.diffusion.pipeline import StableDiffusion, to_pil
@@ -108,16 +109,13 @@ def write_images(
         unconditional=None if guidance == 1 else unconditional,
     )
     paths = output_paths(inputs.stems, folder, count, overwrite)
-    which, numbers = np.divmod(np.arange(len(paths)), count)
+    sounds, numbers = np.divmod(np.arange(len(paths)), count)
     keys = _image_keys(seed, numbers)
-    batch = min(len(paths), batch)
-    batches = -(-len(paths) // batch)
-    with Progress("denoising", batches * len(rows)) as progress:
-        for index in range(batches):
-            # The last batch is filled up with its last image, so that it is no other program.
-            chosen = np.minimum(np.arange(batch) + index * batch, len(paths) - 1)
+    batches = list(padded_batches(len(paths), min(len(paths), batch)))
+    with Progress("denoising", len(batches) * len(rows)) as progress:
+        for number, (indices, wanted) in enumerate(batches):
             images = pipe(
-                conditioning.cond[which[chosen]],
+                conditioning.cond[sounds[indices]],
                 conditioning.uncond,
                 guidance=guidance,
                 steps=steps,
@@ -126,12 +124,12 @@ def write_images(
                 strength=strength,
                 height=height,
                 width=width,
-                key=keys[chosen],
-                on_step=lambda done, total, _, before=index: progress.advance(before * total + done),
+                key=keys[indices],
+                on_step=lambda done, total, _, before=number: progress.advance(before * total + done),
             )
             folder.mkdir(parents=True, exist_ok=True)
-            for path, image in zip(paths[index * batch :], to_pil(images), strict=False):
-                image.save(path)
+            for index, image in zip(indices[:wanted], to_pil(images)[:wanted], strict=True):
+                image.save(paths[index])
     return paths
 
 

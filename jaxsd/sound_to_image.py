@@ -1,8 +1,9 @@
 """Sound in, image out: audio encoders, averaged or weighted, in front of a Stable Diffusion."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from os import PathLike
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,14 @@ from jaxtyping import Array, Float, Int16
 
 import encoders
 from jaxsd.audio import RATE, clip_from_samples, load_clip
+from jaxsd.batching import map_batches
 from jaxsd.bundled import model_source, sound_source
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.pretrained.precision import choose_dtype
 
 Audio = str | PathLike[str] | np.ndarray  # a file, the name of a sample, or samples
 
-BATCH = 16  # clips that an encoder takes at once; fewer are filled up to a power of two, so that few programs compile
+MOST_CLIPS = 16  # that an encoder takes at once; fewer are filled up to a power of two, so that few programs compile
 UNCONDITIONAL = ("text", "silence")
 
 
@@ -151,11 +153,9 @@ class SoundToImage:
         """The weighted mean of the encoders' embeddings. Raises ValueError where there is no encoder."""
         if not self.encoders:
             raise ValueError("there is no audio encoder to encode the sound with")
-        total = 0.0
-        for weight, encoder in zip(self.weights, self.encoders.values(), strict=True):
-            parts = [self._encode_batch(encoder, clips[i : i + BATCH]) for i in range(0, len(clips), BATCH)]
-            total += weight * jnp.concatenate(parts)
-        return total
+        size = min(MOST_CLIPS, 1 << (len(clips) - 1).bit_length())
+        embeddings = [map_batches(partial(self._encode, encoder), clips, size) for encoder in self.encoders.values()]
+        return jnp.tensordot(jnp.asarray(self.weights), jnp.stack(embeddings), axes=1, precision="highest")
 
     def __call__(
         self,
@@ -166,7 +166,7 @@ class SoundToImage:
         negative: str = "",
         unconditional: str = "text",
         seed: int = 0,
-        **sampling,
+        **sampling: Any,
     ) -> Float[Array, "batch height width 3"]:
         """An image of each sound or prompt, float32 in [0, 1]; `generate.py` draws the same ones.
 
@@ -182,13 +182,8 @@ class SoundToImage:
         guidance = sampling.get("guidance")
         guided = None if guidance == 1 else unconditional
         conditioning = self.encode(audio, prompts, rate=rate, negative=negative, unconditional=guided)
-        keys = jnp.stack([jax.random.key(seed)] * len(conditioning.cond))
-        return self.pipe(*conditioning, **{"key": keys} | sampling)
-
-    def _encode_batch(self, encoder: nnx.Module, clips: np.ndarray) -> jax.Array:
-        size = 1 << (len(clips) - 1).bit_length()
-        filled = np.concatenate([clips, np.zeros((size - len(clips), RATE), np.int16)])
-        return self._encode(encoder, filled)[: len(clips)]
+        sampling.setdefault("key", jnp.stack([jax.random.key(seed)] * len(conditioning.cond)))
+        return self.pipe(*conditioning, **sampling)
 
 
 def load_clips(audio: Audio | Sequence[Audio], rate: int | None = None) -> Int16[np.ndarray, "batch 16000"]:
@@ -198,8 +193,12 @@ def load_clips(audio: Audio | Sequence[Audio], rate: int | None = None) -> Int16
     length at so many samples a second, integers or floats in [-1, 1]; without it, an int16 clip (16000,). A 2-D array
     is a batch of such arrays. Raises FileNotFoundError or ValueError (also AudioError) for a sound that does not fit.
     """
-    alone = isinstance(audio, str | PathLike) or (isinstance(audio, np.ndarray) and audio.ndim == 1)
-    items = [audio] if alone else list(audio)
+    if isinstance(audio, str | PathLike):
+        items: list[Audio] = [audio]
+    elif isinstance(audio, np.ndarray):
+        items = [audio] if audio.ndim == 1 else list(audio)
+    else:
+        items = list(audio)
     if not items:
         raise ValueError("audio is empty; allowed: at least one sound")
     return np.stack([_load_clip(item, rate) for item in items])
