@@ -167,35 +167,49 @@ def run_eval():
     parser.add_argument(
         "--repeats", type=int, help="times that encoding is timed, 0 for never (100 on an accelerator, 1 on a CPU)"
     )
-    parser.add_argument("--pictures", type=int, help="images a row, 0 for none (200 in the toy world, else 0)")
+    parser.add_argument("--pictures", type=int, help="images a conditioning, 0 for none (200 in the toy world, else 0)")
     _add_trust_argument(parser)
     arguments = parser.parse_args()
 
     import jax
 
-    from jaxsd.evaluation import report
-    from jaxsd.evaluation.evaluate import empty_results, evaluate
+    from jaxsd.evaluation.evaluate import evaluate
     from jaxsd.evaluation.inputs import load_evaluated_encoders, open_evaluation_split
+    from jaxsd.evaluation.report import show, write_report
+    from jaxsd.evaluation.results import empty_results, merge_results, read_results
 
-    results = [report.read(run) for run in arguments.runs if run.endswith(".json")]
-    runs = [run for run in arguments.runs if not run.endswith(".json")]
-    if runs:
-        evaluated = load_evaluated_encoders(runs, before=arguments.before)
+    results = [read_results(run) for run in arguments.runs if run.endswith(".json")]
+    sources = [run for run in arguments.runs if not run.endswith(".json")]
+    if sources:
+        before = _encoder_before if arguments.before else None
+        evaluated = load_evaluated_encoders(sources, before=before, trust_code=arguments.trust_code)
         folder = arguments.data / arguments.split
         maker = _find_maker(folder, made="toy" if arguments.data == TOY_DATA else None)
         if maker:
             maker.make_split(folder, arguments.split)
         split = open_evaluation_split(folder)
-        report.merge([*results, empty_results(split, arguments.text_pooling)])  # refuses before the work, not after
+        merge_results([*results, empty_results(split, arguments.text_pooling)])  # refuses before the work, not after
         repeats = arguments.repeats
         if repeats is None:
             repeats = 1 if jax.default_backend() == "cpu" else 100
-        options = _evaluation_options(maker, split, arguments.pictures)
+        images = arguments.pictures
+        options = maker.evaluation_options(split, images) if maker else {"image_count": images or 0}
         results.append(evaluate(evaluated, split, text_pooling=arguments.text_pooling, repeats=repeats, **options))
-    merged = report.merge(results)
-    page = report.write(merged, arguments.out)
-    report.show(merged)
+    merged = merge_results(results)
+    page = write_report(merged, arguments.out)
+    show(merged)
     print(page)
+
+
+def _encoder_before(run: Path):
+    """The encoder that the training in the folder of a run began from."""
+    import jax.numpy as jnp
+
+    from jaxsd.config import TrainConfig
+    from jaxsd.files import read_json
+    from jaxsd.training.train import make_encoder
+
+    return make_encoder(TrainConfig.from_dict(read_json(run / "config.json")), jnp.float32)
 
 
 def _find_maker(folder: Path, made: str | None):
@@ -208,15 +222,6 @@ def _find_maker(folder: Path, made: str | None):
     about = folder / METADATA
     name = read_json(about).get("maker") if about.is_file() else made
     return load_maker(name) if name else None
-
-
-def _evaluation_options(maker, split, images: int | None) -> dict:
-    """What `evaluate` should draw and judge."""
-    from jaxsd.evaluation.evaluate import Drawing
-
-    if maker:
-        return maker.evaluation_options(split, images)
-    return {"drawing": Drawing(images, guidance=7.5, steps=50)} if images else {}
 
 
 def _add_trust_argument(parser: argparse.ArgumentParser):

@@ -64,6 +64,6 @@ def sample_sheet(path: Path, names: Sequence[str]) -> Path:
     pictures = {}
     for name in names:
         rows = nnx.jit(lambda model, pcm: model(pcm))(encoders.load(encoder_source(name)), clips)
-        pictures[name] = pipe(rows, guidance=maker.GUIDANCE, steps=maker.STEPS, key=jax.random.key(0))
+        pictures[name] = pipe(rows, key=jax.random.key(0))
     pictures["training picture"] = world.images(world.scenes("train", len(world.CLASSES)))
     return contact_sheet(path, world.CLASSES, clips, {name: np.asarray(made) for name, made in pictures.items()})

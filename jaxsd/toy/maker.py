@@ -17,7 +17,6 @@ from jaxsd.data.build import SplitBuild, build, is_built
 from jaxsd.data.columns import METADATA, ColumnType
 from jaxsd.data.features import FeatureTowers
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.evaluation.evaluate import Drawing, Labels
 from jaxsd.evaluation.inputs import EvaluationSplit
 from jaxsd.files import read_json
 from jaxsd.toy import world
@@ -26,7 +25,6 @@ from jaxsd.toy.judge import load_judge, verdicts
 MAKER = "toy"  # the name of this module in jaxsd.bundled.MAKERS
 HELD_OUT = 1_000  # examples of a split of which nobody says how many there should be
 JUDGED = 200  # images of an evaluation where nobody says how many to draw
-GUIDANCE, STEPS = 3.0, 25  # of the images that are judged
 SERIAL_EXAMPLES = 512  # below this many, starting processes costs more than it saves
 MADE_COLUMNS = {"audio": ColumnType(np.int16, (world.SAMPLE_RATE,)), "class": ColumnType(np.int32, ())}
 
@@ -69,14 +67,15 @@ def evaluation_options(split: EvaluationSplit, count: int | None = None) -> dict
     `count` is the number of images to draw under every conditioning, 0 for none (default: 200, or all there are).
     """
     count = min(JUDGED, len(split)) if count is None else count
-    labels = Labels(split.about["class_captions"], np.asarray(split.columns["class"]))
     if not count:
-        return {"labels": labels}
+        return {}
     drawn = split.about["split"], count, split.about["seed"]
     scenes = world.scenes(*drawn)
-    judge = partial(verdicts, load_judge(), scenes=scenes, captions=world.captions(*drawn))
-    real = world.images(scenes).astype(np.float32) / 255
-    return {"labels": labels, "drawing": Drawing(count, GUIDANCE, STEPS, judge, real)}
+    return {
+        "image_count": count,
+        "judge": partial(verdicts, load_judge(), scenes=scenes, captions=world.captions(*drawn)),
+        "real_images": world.images(scenes).astype(np.float32) / 255,
+    }
 
 
 def _read_about(folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import dataclasses
 import html.parser
 import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,15 @@ from sklearn.metrics import mean_squared_error, r2_score
 import encoders
 from jaxsd.clip.tokens import tokenize
 from jaxsd.data.columns import write_columns
-from jaxsd.evaluation import evaluate as evaluation
-from jaxsd.evaluation import report
-from jaxsd.evaluation.evaluate import Drawing, Labels, evaluate
+from jaxsd.evaluation.conditionings import TextTower
+from jaxsd.evaluation.denoising import FrozenUNet
+from jaxsd.evaluation.embeddings import Targets, add_alignment
+from jaxsd.evaluation.evaluate import evaluate
+from jaxsd.evaluation.figures import FIGURES, reference_table
 from jaxsd.evaluation.inputs import EvaluatedEncoder, EvaluationSplit, load_evaluated_encoders, open_evaluation_split
+from jaxsd.evaluation.report import write_report
 from jaxsd.evaluation.report.tables import tables
+from jaxsd.evaluation.results import Entry, merge_results, read_results
 from tests.helpers import models
 
 SIZE = 53  # more than one batch, and not a multiple of it
@@ -41,6 +46,7 @@ def make_columns(rng, size=SIZE):
         "image": image.astype(np.float16),
         "tokens": tokenize(models.TOKENS, captions),
         "latents": rng.standard_normal((size, 8, 8, 4)).astype(np.float16),
+        "class": np.arange(size, dtype=np.int32) % 3,
     }
 
 
@@ -48,7 +54,7 @@ def make_columns(rng, size=SIZE):
 def split(tmp_path_factory) -> EvaluationSplit:
     folder = tmp_path_factory.mktemp("data") / "test"
     columns = make_columns(np.random.default_rng(0))
-    about = {"clip": "toy", "diffusion": "toy"}
+    about = {"clip": "toy", "diffusion": "toy", "classes": WORDS, "class_captions": [f"a {word}" for word in WORDS]}
     write_columns(folder, columns, about)
     return EvaluationSplit(folder, about, columns, models.clip(), models.stable_diffusion())
 
@@ -69,7 +75,7 @@ class Silent(nnx.Module):
 
 @pytest.fixture(scope="module")
 def silent(split):
-    return Silent(evaluation._TextTower(split).states(tokenize(models.TOKENS, [""])))
+    return Silent(TextTower(split).hidden_states(tokenize(models.TOKENS, [""])))
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +84,8 @@ def results(split, silent):
         EvaluatedEncoder("gemini", "runs/gemini", make_encoder(0), "first", make_encoder(1)),
         EvaluatedEncoder("silent", "silent.py", silent),
     ]
-    labels = Labels([f"a {word}" for word in WORDS], np.arange(SIZE) % 3)
     with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("raise"):  # as in the tests: compiled once
-        return evaluate(subjects, split, repeats=1, labels=labels)
+        return evaluate(subjects, split, repeats=1)
 
 
 def literal(encoder, split, pooling):
@@ -144,7 +149,7 @@ def test_what_says_nothing_scores_so(results, split):
 
 
 def test_denoising_is_of_every_clip_at_all_levels_of_noise(split):
-    unet = evaluation._FrozenUNet(split)
+    unet = FrozenUNet(split)
     steps = split.pipe.schedule.num_train_timesteps
     assert np.array_equal(np.sort(unet.timesteps) * SIZE // steps, np.arange(SIZE))
 
@@ -167,7 +172,7 @@ def test_times_and_layers_stand_beside(results):
 
 
 def test_the_report_holds_every_figure(results, tmp_path):
-    page = report.write(results, tmp_path / "out")
+    page = write_report(results, tmp_path / "out")
     assert sorted(path.name for path in page.parent.iterdir()) == [
         "report.html",
         "results.csv",
@@ -175,7 +180,7 @@ def test_the_report_holds_every_figure(results, tmp_path):
         "results.md",
     ]
     json.loads((page.parent / "results.json").read_text(), parse_constant=pytest.fail)  # no NaN, which JSON lacks
-    again = report.read(page.parent / "results.json")
+    again = read_results(page.parent / "results.json")
     figures = again["encoders"]["gemini"]["figures"]
     assert figures["mu(R2)_rt"] == -math.inf
     np.testing.assert_equal(figures, results["encoders"]["gemini"]["figures"])
@@ -191,7 +196,7 @@ def test_the_report_holds_every_figure(results, tmp_path):
     parser = html.parser.HTMLParser()
     parser.handle_starttag = lambda tag, attributes: seen.append((tag, dict(attributes)))
     parser.feed(page.read_text())
-    assert [tag for tag, _ in seen].count("table") == len(tables(results)) == 4
+    assert [tag for tag, _ in seen].count("table") == len(tables(results)) == 5
     assert [tag for tag, _ in seen].count("svg") == 4
     links = [
         value for _, attributes in seen for name, value in attributes.items() if name in ("src", "href", "xlink:href")
@@ -199,14 +204,32 @@ def test_the_report_holds_every_figure(results, tmp_path):
     assert all(link.startswith(("#", "data:")) for link in links)
 
 
+def test_figures_are_declared_where_results_and_docs_have_them(results):
+    entries = (*results["encoders"].values(), *results["references"].values())
+    assert {key for entry in entries for key in entry["figures"]} <= FIGURES.keys()
+    assert reference_table() in (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    summary, *_ = tables(results)
+    assert summary.rows[-1] == ("chance", *[f"{100 * 10 / SIZE:.1f} %"] * 2, "")
+    assert summary.rows[1][1] == f"{100 * results['encoders']['silent']['figures']['R@10_a2t']:.1f} %"
+
+
+def test_tables_fit_the_terminal(results):
+    for table in tables(results):
+        parts = table.split_columns(80)
+        assert [head for part in parts for head in part.head[1:]] == list(table.head[1:])
+        for part in parts:
+            widths = [max(len(line[column]) for line in (part.head, *part.rows)) for column in range(len(part.head))]
+            assert sum(width + 2 for width in widths) <= 82 or len(part.head) == 2
+
+
 def test_results_of_other_data_are_not_compared(results):
     named = {**results, "encoders": {"other": results["encoders"]["gemini"]}}
-    assert list(report.merge([results, named])["encoders"]) == ["gemini", "silent", "other"]
+    assert list(merge_results([results, named])["encoders"]) == ["gemini", "silent", "other"]
     elsewhere = {**named, "data": {**named["data"], "identity": "0"}}
     with pytest.raises(ValueError, match="differ in data"):
-        report.merge([results, elsewhere])
+        merge_results([results, elsewhere])
     with pytest.raises(ValueError, match="two results for gemini, silent"):
-        report.merge([results, results])
+        merge_results([results, results])
 
 
 def test_identity_is_of_what_the_columns_hold(split, tmp_path):
@@ -217,14 +240,13 @@ def test_identity_is_of_what_the_columns_hold(split, tmp_path):
     assert same.identity() == split.identity() != other.identity()
 
 
-def test_pictures_are_measured_by_clip_and_by_the_judge(split, results, monkeypatch, rng):
+def test_images_are_measured_by_clip_and_by_the_judge(split, results, monkeypatch, rng):
     count, size = 12, split.clip.model.vision_model.config.image_size
     made = rng.uniform(size=(count, size, size, 3)).astype(np.float32)
-    monkeypatch.setattr(evaluation, "pictures", lambda *_, **__: made)
-    labels = Labels(WORDS, np.arange(SIZE) % 3)
-    judge = lambda pictures: {"thing": pictures.mean(axis=(1, 2, 3)) > 0.5}  # noqa: E731
-    drawing = Drawing(count, guidance=3.0, steps=2, judge=judge, real=made)
-    found = evaluate([EvaluatedEncoder("gemini", "g", make_encoder(0), "first")], split, labels=labels, drawing=drawing)
+    monkeypatch.setattr("jaxsd.evaluation.evaluate.draw_images", lambda *_, **__: made)
+    judge = lambda pictures: {"class": pictures.mean(axis=(1, 2, 3)) > 0.5}  # noqa: E731
+    encoder = EvaluatedEncoder("gemini", "g", make_encoder(0), "first")
+    found = evaluate([encoder], split, image_count=count, judge=judge, real_images=made)
     figures = found["encoders"]["gemini"]["figures"]
 
     seen = np.asarray(split.clip.embed_arrays(np.round(made * 255).astype(np.uint8)), np.float64)
@@ -234,14 +256,14 @@ def test_pictures_are_measured_by_clip_and_by_the_judge(split, results, monkeypa
     similarity = seen @ image.T
     others = [np.mean(np.delete(row, i) < row[i]) for i, row in enumerate(similarity)]
     assert figures["IIS"] == pytest.approx(np.mean(others))
-    nearest = (seen @ np.asarray(split.clip.embed_text(list(WORDS)), np.float64).T).argmax(axis=1)
+    nearest = (seen @ np.asarray(split.clip.embed_text([f"a {word}" for word in WORDS]), np.float64).T).argmax(axis=1)
     assert figures["AIC"] == np.mean(nearest == np.arange(count) % 3)
     assert 0 <= figures["AIS"] <= 1 and figures["pictures"] == count
-    assert figures["thing"] == judge(made)["thing"].mean()
+    assert figures["class"] == judge(made)["class"].mean()
     shown = {table.title: table for table in tables(found)}
-    assert shown["Pictures"].head == ("conditioning", "AIS", "IIS", "AIC", "CLIP score", "pictures")
-    assert shown["What a classifier sees"].rows[0][1].startswith(f"{100 * figures['thing']:.0f} % [")
-    assert found["references"]["real pictures"]["figures"]["IIS"] == figures["IIS"]
+    assert shown["Images"].head == ("conditioning", "AIS", "IIS", "AIC", "CLIP score", "images")
+    assert shown["What a classifier sees"].rows[0][1].startswith(f"{100 * figures['class']:.0f} % [")
+    assert found["references"]["real images"]["figures"]["IIS"] == figures["IIS"]
     assert "AIS" not in found["references"]["own caption"]["figures"]  # it has no sound
 
 
@@ -249,7 +271,7 @@ def test_pictures_are_measured_by_clip_and_by_the_judge(split, results, monkeypa
 def test_too_few_rows_are_refused(rng, tmp_path, rows):
     columns = make_columns(rng, 2)
     write_columns(tmp_path / "test", {name: column[:rows] for name, column in columns.items()}, {"clip": "toy"})
-    with pytest.raises(ValueError, match=f"test has {rows} rows; an evaluation needs at least 2"):
+    with pytest.raises(ValueError, match=f"test has {rows} examples; an evaluation needs at least 2"):
         open_evaluation_split(tmp_path / "test")
 
 
@@ -280,16 +302,15 @@ def test_encoders_that_do_not_fit_are_named(split, silent, tmp_path):
         load_evaluated_encoders(["a", "b", "a"])
     with pytest.raises(ValueError, match="text pooling is 'mean'; allowed: eos, bos"):
         evaluate([], split, text_pooling="mean")
-    with pytest.raises(ValueError, match="pictures is 99; allowed: 0, or 2 to 53"):
-        evaluate([], split, drawing=Drawing(99, 3.0, 2))
+    with pytest.raises(ValueError, match="number of images is 99; allowed: 0, or 2 to 53"):
+        evaluate([], split, image_count=99)
     encoders.save(make_encoder(0), tmp_path / "run")
-    with pytest.raises(ValueError, match="config.json: missing, so how this encoder began is not known"):
-        load_evaluated_encoders([str(tmp_path / "run")], before=True)
+    with pytest.raises(FileNotFoundError, match="config.json: missing, so how this encoder began is not known"):
+        load_evaluated_encoders([str(tmp_path / "run")], before=make_encoder)
 
 
 def test_encoders_come_from_folders_and_files(tmp_path):
-    encoders.save(make_encoder(0), tmp_path / "run")
-    (tmp_path / "run" / "config.json").write_text('{"audio_pooling": "last"}')
+    encoders.save(make_encoder(0), tmp_path / "run", audio_pooling="last")
     (tmp_path / "mine.py").write_text(
         "from flax import nnx\n\n"
         "class Mine(nnx.Module):\n"
@@ -301,6 +322,9 @@ def test_encoders_come_from_folders_and_files(tmp_path):
     run, mine = load_evaluated_encoders([str(tmp_path / "run"), str(tmp_path / "mine.py")])
     assert (run.name, run.pooling, mine.name, mine.pooling) == ("run", "last", "mine", "mean")
     assert np.all(np.asarray(mine.encoder(jnp.ones((1, 16000)))) == 1)  # in evaluation nothing is dropped
+    (tmp_path / "run" / "config.json").write_text('{"audio_pooling": "first"}')
+    with pytest.raises(ValueError, match="audio_pooling is 'first', but 'last' in encoder.json"):
+        load_evaluated_encoders([str(tmp_path / "run")])
 
 
 @pytest.mark.full_size
@@ -312,8 +336,8 @@ def test_the_published_pattern_at_the_papers_size(rng):
     image = unit(rng.standard_normal((size, width), np.float32))
     vectors = 0.2 * image + unit(rng.standard_normal((size, width), np.float32))
     vectors = unit(vectors - (vectors @ constant)[:, None] * constant).astype(np.float32)
-    entry = evaluation.Entry()
-    evaluation.add_alignment(entry, vectors, evaluation.Targets(text, image, None))
+    entry = Entry()
+    add_alignment(entry, vectors, Targets(text, image, None))
     results = {
         "data": {"size": size},
         "settings": {"text_pooling": "eos"},
@@ -321,7 +345,7 @@ def test_the_published_pattern_at_the_papers_size(rng):
         "encoders": {"synthetic": entry.to_json()},
         "references": {},
     }
-    rows = {row[0]: row[1] for table in tables(results) for row in table.rows}
+    rows = {row[0]: row[2] for table in tables(results) if len(table.head) == 4 for row in table.rows}
     assert f"{float(rows['TCEOCS_t']):.4f}" == "20.1316"
     assert rows["μ(MSE)_t"] == "0.0026" and entry.figures["mu(R2)_t"] < -1e9
     assert rows["variables of t that do not vary"] == "768"

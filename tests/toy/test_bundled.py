@@ -8,9 +8,9 @@ from flax import nnx
 import encoders
 from jaxsd import bundled
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.evaluation import evaluate as evaluation
+from jaxsd.evaluation.images import draw_images
 from jaxsd.evaluation.inputs import load_evaluated_encoders
-from jaxsd.toy import maker, world
+from jaxsd.toy import world
 from jaxsd.toy.judge import load_judge, verdicts
 
 # The share of images of the right class that a bundled encoder must reach; docs/toy-world.md has how good they are.
@@ -46,7 +46,7 @@ def test_the_judge_is_at_chance_on_noise(judge, rng):
 
 
 def accuracy_of(pipe, judge, context):
-    images = evaluation.pictures(pipe, context, guidance=maker.GUIDANCE, steps=15)
+    images = draw_images(pipe, context, steps=15)
     return verdicts(judge, images, world.scenes("test", len(images)))["class"].mean()
 
 

@@ -8,7 +8,7 @@ from flax import nnx
 import encoders
 from jaxsd.bundled import TOY_MODEL, encoder_source
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.toy import maker, world
+from jaxsd.toy import world
 from jaxsd.toy.judge import load_judge, verdicts
 from tests.helpers import outside_sounds as outside
 
@@ -23,7 +23,7 @@ def test_outside_sounds_are_drawn_at_least_half_as_often_as_held_out_ones():
     scenes, judge = world.scenes("test", CLIPS), load_judge()
 
     def right(sounds):
-        made = pipe(encode(encoder, sounds), guidance=maker.GUIDANCE, steps=maker.STEPS, key=jax.random.key(0))
+        made = pipe(encode(encoder, sounds), key=jax.random.key(0))
         return verdicts(judge, np.asarray(made), scenes)["class"].mean()
 
     shares = {"held out": right(clips)} | {name: right(spoilt) for name, spoilt in outside.conditions(clips).items()}

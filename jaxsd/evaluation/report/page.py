@@ -2,11 +2,11 @@
 
 from html import escape
 
-from jaxsd.evaluation.evaluate import Results
 from jaxsd.evaluation.report.plots import plots
 from jaxsd.evaluation.report.tables import tables, to_html
+from jaxsd.evaluation.results import Results
 
-PAGE = """<!doctype html>
+HTML_PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -32,16 +32,17 @@ code {{ font-size: 0.9em; }}
 {sections}
 </html>
 """
-SECTION = '<h2>{title}</h2>\n<p>{note}</p>\n<div class="wide">{body}</div>'
+HTML_SECTION = '<h2>{title}</h2>\n<p>{note}</p>\n<div class="wide">{body}</div>'
 
 
 def to_page(results: Results) -> str:
     """A page that needs nothing but itself."""
     data = results["data"]
     parts = [(table.title, table.note, to_html(table)) for table in tables(results)] + list(plots(results))
-    return PAGE.format(
+    sections = [HTML_SECTION.format(title=escape(title), note=escape(note), body=body) for title, note, body in parts]
+    return HTML_PAGE.format(
         title=escape("Evaluation of " + ", ".join(results["encoders"])),
         about=f"{data['size']:,} clips of <code>{escape(data['folder'])}</code>, SHA-256 of the data "
         f"<code>{data['identity'][:16]}</code>.",
-        sections="\n".join(SECTION.format(title=escape(t), note=escape(note), body=body) for t, note, body in parts),
+        sections="\n".join(sections),
     )

@@ -1,4 +1,4 @@
-"""Pictures of results."""
+"""Plots of results, and the contact sheet of sounds and the images made of them."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,14 +9,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from encoders.spectrogram import decibels_below_peak, mel_spectrogram, waveform
-from jaxsd.evaluation.evaluate import BINS, WRONG, Results
+from jaxsd.evaluation.conditionings import WRONG_CAPTION
+from jaxsd.evaluation.embeddings import COSINE_BINS
+from jaxsd.evaluation.figures import DIRECTIONS
 from jaxsd.evaluation.metrics import recall_points
-from jaxsd.evaluation.report.tables import WAYS
+from jaxsd.evaluation.results import Results
 
-COLOURS = ("#2f5d8a", "#c05a2b", "#3f7d4e", "#8a4f7d", "#a88422", "#2a9d9d", "#b03a4a", "#4d4d4d")
+PALETTE = ("#2f5d8a", "#c05a2b", "#3f7d4e", "#8a4f7d", "#a88422", "#2a9d9d", "#b03a4a", "#4d4d4d")
 STYLE = {
     "font.size": 9,
-    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 9,
@@ -70,9 +72,9 @@ def plots(results: Results) -> Iterator[tuple[str, str, str]]:
             _svg(_cosines(results)),
         )
         yield (
-            "The 77 rows",
-            "Mean cosine of each row with the same row of the caption's hidden states, which is where Stable Diffusion "
-            "looks for it. A wrong caption's rows are what an encoder should do better than.",
+            "The 77 positions",
+            "Mean cosine of the embedding at each position with the caption's hidden state there, which is where "
+            "Stable Diffusion looks for it. An encoder should do better than a wrong caption.",
             _svg(_positions(results)),
         )
 
@@ -90,9 +92,9 @@ def _before_and_after(results: Results) -> Figure:
         axis.axvline(results["bounds"]["chance"], color="0.5", linestyle="--", linewidth=1)
         for place, entry in enumerate(entries.values()):
             before, after = (figures[f"TCEOCS_{kind}"] for figures in (entry["before"], entry["figures"]))
-            axis.plot([before, after], [place, place], color=COLOURS[0], linewidth=1)
-            axis.plot(before, place, "o", color=COLOURS[0], markerfacecolor="white")
-            axis.plot(after, place, "o", color=COLOURS[0])
+            axis.plot([before, after], [place, place], color=PALETTE[0], linewidth=1)
+            axis.plot(before, place, "o", color=PALETTE[0], markerfacecolor="white")
+            axis.plot(after, place, "o", color=PALETTE[0])
         axis.set_title(f"TCEOCS_{kind}, dashed: chance; open: before, full: after")
         axis.set_yticks(range(len(entries)), entries)
     axis.invert_yaxis()
@@ -104,7 +106,7 @@ def _retrieval(results: Results) -> Figure:
     size = results["data"]["size"]
     ks = np.array(recall_points(size))
     axes = figure.subplots(2, 2, sharex=True, sharey=True)
-    for axis, (way, arrow) in zip(axes.flat, WAYS.items(), strict=True):
+    for axis, (way, arrow) in zip(axes.flat, DIRECTIONS.items(), strict=True):
         axis.plot(ks, ks / size, color="0.5", linestyle="--", linewidth=1)
         for name, entry in results["encoders"].items():
             axis.plot(ks, entry["curves"][f"recall_{way}"], label=name)
@@ -123,8 +125,8 @@ def _cosines(results: Results) -> Figure:
     for row, (name, entry) in zip(axes, entries.items(), strict=True):
         for axis, kind in zip(row, ("t", "i"), strict=True):
             matched, others = (np.array(entry["curves"][f"{which}_{kind}"]) for which in ("matched", "mismatched"))
-            axis.stairs(matched, BINS, fill=True, color=COLOURS[0], alpha=0.6)
-            axis.stairs(others, BINS, color=COLOURS[1])
+            axis.stairs(matched, COSINE_BINS, fill=True, color=PALETTE[0], alpha=0.6)
+            axis.stairs(others, COSINE_BINS, color=PALETTE[1])
             axis.set_yticks([])
             axis.spines["left"].set_visible(False)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
@@ -134,12 +136,14 @@ def _cosines(results: Results) -> Figure:
             [entry["curves"][f"{w}_{kind[0]}"] for entry in entries.values() for w in ("matched", "mismatched")], axis=0
         )
         first, last = np.flatnonzero(seen)[[0, -1]]
-        axis.set_xlim(BINS[max(first - 2, 0)], BINS[min(last + 3, len(BINS) - 1)])
+        axis.set_xlim(COSINE_BINS[max(first - 2, 0)], COSINE_BINS[min(last + 3, len(COSINE_BINS) - 1)])
     return figure
 
 
 def _positions(results: Results) -> Figure:
-    entries = results["encoders"] | {name: entry for name, entry in results["references"].items() if name == WRONG}
+    entries = results["encoders"] | {
+        name: entry for name, entry in results["references"].items() if name == WRONG_CAPTION
+    }
     figure = Figure(figsize=(8, 0.32 * len(entries) + 1.1), layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(

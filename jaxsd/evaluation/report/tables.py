@@ -4,230 +4,220 @@ import csv
 import io
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from html import escape
 
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from jaxsd.evaluation.evaluate import CAPTION, Results
+from jaxsd.evaluation.conditionings import OWN_CAPTION
+from jaxsd.evaluation.figures import FIGURES, Figure, decimals, verdict_figure
+from jaxsd.evaluation.results import Results
+
+PIPE_WIDTH = 80  # columns where there is no terminal
+CELL_PADDING = 2
+SUMMARY = ("R@10_a2t", "R@10_a2i", "denoising gain", "class")  # the figures to look at first
 
 
 @dataclass(frozen=True)
 class Table:
-    """A title, a sentence on how to read it, column heads (the first of the row names) and rows of texts."""
+    """A title, a sentence on how to read it, column heads and rows of texts.
+
+    The first column names the rows. definitions: sentences by the row name or column head that they explain.
+    """
 
     title: str
     note: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    definitions: Mapping[str, str] = field(default_factory=dict)
 
     def to_markdown(self) -> str:
         lines = (self.head, ("---", *["---:"] * (len(self.head) - 1)), *self.rows)
         return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
 
-
-def _decimals(places: int) -> Callable[[float], str]:
-    return lambda value: f"{value:z,.{places}f}"
-
-
-def _digits(count: int) -> Callable[[float], str]:
-    return lambda value: f"{value:.{count}g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:z.1f} %"
-
-
-def _whole_percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
-
-
-KINDS = ("t", "i", "rt")
-WAYS = {"a2t": "audio → text", "t2a": "text → audio", "a2i": "audio → image", "i2a": "image → audio"}
-PAPER = (
-    ("loss", "loss", _decimals(5)),
-    ("τ, seconds for 1,000 clips", "tau", _digits(4)),
-    ("τ with transfer", "tau with transfer", _digits(4)),
-    *(
-        row
-        for kind in KINDS
-        for row in (
-            *([(f"TCEOCS_{kind}", f"TCEOCS_{kind}", _decimals(5))] if kind != "rt" else []),
-            (f"μ(MSE)_{kind}", f"mu(MSE)_{kind}", _digits(3)),
-            (f"μ(R²)_{kind}", f"mu(R2)_{kind}", _digits(4)),
-            (f"σ(R²)_{kind}", f"sigma(R2)_{kind}", _digits(4)),
-        )
-    ),
-)
-BESIDE = (
-    ("TCEOCS_t, of the way from chance to the least", "reach_t", _percent),
-    ("TCEOCS_i, of the way from chance to the least", "reach_i", _percent),
-    *(
-        row
-        for kind in KINDS
-        for row in (
-            (f"μ(R²)_{kind}, varying variables", f"mu(R2 varying)_{kind}", _digits(4)),
-            (f"σ(R²)_{kind}, varying variables", f"sigma(R2 varying)_{kind}", _digits(4)),
-            (f"variables of {kind} that do not vary", f"constant_{kind}", _decimals(0)),
-        )
-    ),
-    *(
-        row
-        for kind in ("t", "i")
-        for row in (
-            (f"cosine_{kind}, matched", f"cosine_{kind}", _decimals(4)),
-            (f"cosine_{kind}, mismatched", f"cosine of others_{kind}", _decimals(4)),
-            (f"p of no alignment_{kind}", f"p_{kind}", _digits(2)),
-        )
-    ),
-    ("cosine_rt, mean of the 77 rows", "cosine_rt", _decimals(4)),
-    *(
-        row
-        for way, arrow in WAYS.items()
-        for row in (
-            *((f"recall@{k}, {arrow}", f"R@{k}_{way}", _percent) for k in (1, 5, 10)),
-            (f"median rank, {arrow}", f"medR_{way}", _decimals(1)),
-        )
-    ),
-)
-PICTURES = (
-    ("AIS", "AIS", _whole_percent),
-    ("IIS", "IIS", _whole_percent),
-    ("AIC", "AIC", _whole_percent),
-    ("CLIP score", "CLIP score", _decimals(1)),
-    ("pictures", "pictures", _decimals(0)),
-)
-VERDICTS = tuple(
-    (name, name, _whole_percent)
-    for name in ("thing", "colour", "background", "side", "named colour", "named background", "named side")
-)
+    def split_columns(self, width: int) -> list["Table"]:
+        """The same table as several, one below the other, each no wider than `width` characters where that can be."""
+        widths = [max(len(line[column]) for line in (self.head, *self.rows)) for column in range(len(self.head))]
+        groups: list[list[int]] = []
+        for column in range(1, len(self.head)):
+            group = [*(groups[-1] if groups else []), column]
+            if groups and sum(widths[index] + CELL_PADDING for index in (0, *group)) <= width:
+                groups[-1] = group
+            else:
+                groups.append([column])
+        return [
+            replace(
+                self,
+                head=[self.head[index] for index in (0, *group)],
+                rows=[[row[index] for index in (0, *group)] for row in self.rows],
+            )
+            for group in groups
+        ]
 
 
 def tables(results: Results) -> list[Table]:
-    """Those there are figures for, in the order to read them."""
-    makers = (_paper, _beside, _denoising, _pictures, _verdicts, _inventory)
+    """The tables that there are figures for, in the order to read them."""
+    makers = (_summary, _images, _verdicts, _denoising, _beside, _paper, _layers)
     return [table for make in makers if (table := make(results)).rows]
 
 
-def _paper(results: Results) -> Table:
-    entries = results["encoders"] | {"CLIP's text": results["references"].get(CAPTION, {"figures": {}})}
-    pooling = {"eos": "its end", "bos": "its start, where all are the same"}[results["settings"]["text_pooling"]]
-    note = (
-        f"As in Tables 3 and 4 of arXiv 2509.09717, over {results['data']['size']:,} clips at once, text pooled at "
-        f"{pooling}. TCEOCS of vectors that say nothing: {results['bounds']['chance']:.4f}; the least that is possible "
-        f"without a temperature: {results['bounds']['floor']:.4f}."
-    )
-    if any("before" in entry for entry in entries.values()):
-        note += " Before training → after."
-    return Table("The paper's figures", note, ("", *entries), list(_rows(PAPER, entries.values(), False)))
-
-
-def _beside(results: Results) -> Table:
-    entries = results["encoders"] | {"CLIP's text": results["references"].get(CAPTION, {"figures": {}})}
+def _summary(results: Results) -> Table:
     size = results["data"]["size"]
-    note = (
-        "The same embeddings, read otherwise; texts are pooled at their end. In brackets: 95 % bootstrap intervals, of "
-        f"recalls Wilson's. By chance recall@k is k/{size:,} and the median rank {(size + 1) / 2:,.1f}."
-    )
-    return Table("Beside them", note, ("", *entries), list(_rows(BESIDE, entries.values(), True)))
-
-
-def _rows(spec, entries: Iterable[dict], intervals: bool) -> Iterable[Sequence[str]]:
-    entries = list(entries)
-    for label, key, form in spec:
-        if any(key in entry["figures"] for entry in entries):
-            yield (label, *(_cell(entry, key, form, intervals) for entry in entries))
-
-
-def _cell(entry: dict, key: str, form: Callable[[float], str], intervals: bool) -> str:
-    if entry["figures"].get(key) is None:
-        return ""
-    text = _text(entry["figures"][key], form)
-    if key in entry.get("before", {}):
-        return f"{_text(entry['before'][key], form)} → {text}"
-    if intervals and key in entry["intervals"]:
-        low, high = (_text(value, form) for value in entry["intervals"][key])
-        return f"{text} [{low.removesuffix(' %')}, {high.removesuffix(' %')}]"
-    return text
-
-
-def _text(value: float, form: Callable[[float], str]) -> str:
-    if math.isnan(value):
-        return "undefined"
-    if math.isinf(value):
-        return "∞" if value > 0 else "-∞"
-    return form(value)
-
-
-def _conditionings(title: str, note: str, spec, results: Results) -> Table:
     entries = results["encoders"] | results["references"]
-    spec = [row for row in spec if any(row[1] in entry["figures"] for entry in entries.values())]
-    rows = [
-        (name, *(_cell(entry, key, form, True) for _, key, form in spec))
-        for name, entry in entries.items()
-        if any(key in entry["figures"] for _, key, _ in spec)
-    ]
-    return Table(title, note, ("conditioning", *(label for label, _, _ in spec)), rows)
-
-
-def _denoising(results: Results) -> Table:
-    spec = (
-        ("loss", "denoising", _decimals(4)),
-        ("less than without a caption by", "denoising gain", _decimals(4)),
-    )
+    figures = [figure for figure in _known_figures(entries.values()) if figure.key in SUMMARY]
+    chance = [_text(figure.chance(size), figure) if figure.chance else "" for figure in figures]
+    rows = [(name, *(_cell(entry, figure, intervals=False) for figure in figures)) for name, entry in entries.items()]
     note = (
-        "The frozen U-Net's error at predicting the noise in held-out pictures under each conditioning, same noise for "
-        "all: one that gains nothing over no caption says nothing that the U-Net understands."
+        f"Over {size:,} clips. recall@10: how often the own one is among the ten nearest. denoising gain: what the "
+        "embeddings tell the frozen U-Net beyond the empty caption; nothing where it is not above 0. class: the images "
+        "in which the judge sees what was heard."
     )
-    return _conditionings("Denoising loss", note, spec, results)
+    labels = {figure.key: figure.label for figure in figures} | {"denoising gain": "denoising gain"}
+    head = ("", *(labels[figure.key] for figure in figures))
+    return Table("Summary", note, head, [*rows, ("chance", *chance)] if rows else [], _definitions(figures))
 
 
-def _pictures(results: Results) -> Table:
+def _images(results: Results) -> Table:
     note = (
-        "Of pictures made under each conditioning: how often they are nearer to their own sound (AIS) and true picture "
+        "Of images drawn under each conditioning: how often they are nearer to their own sound (AIS) and true image "
         "(IIS) than to another's, by chance 50 %; how often CLIP picks the right class (AIC); CLIP's cosine with the "
         "caption times 100."
     )
-    return _conditionings("Pictures", note, PICTURES, results)
+    return _by_conditioning("Images", note, _declared("images"), results)
 
 
 def _verdicts(results: Results) -> Table:
+    entries = (results["encoders"] | results["references"]).values()
+    figures = [figure for figure in _known_figures(entries) if figure.table == "verdicts" and "=" not in figure.key]
     note = (
-        "The share of the same pictures in which an independent classifier sees the right thing, colour, background "
-        "and side; what is named is of the pictures whose caption names it."
+        "The share of the same images in which an independent classifier sees what is true; `named` is of the images "
+        "whose caption names it."
     )
-    return _conditionings("What a classifier sees", note, VERDICTS, results)
+    return _by_conditioning("What a classifier sees", note, figures, results)
 
 
-def _inventory(results: Results) -> Table:
+def _denoising(results: Results) -> Table:
+    note = (
+        "The frozen U-Net's error at predicting the noise in held-out images under each conditioning, with the same "
+        "noise for all. A conditioning that gains nothing over no caption says nothing that the U-Net understands."
+    )
+    return _by_conditioning("Denoising loss", note, _declared("denoising"), results)
+
+
+def _beside(results: Results) -> Table:
+    note = (
+        "Figures of the same embeddings that the paper leaves out; texts are pooled at their end. In brackets: 95 % "
+        "intervals."
+    )
+    return _by_encoder("Embeddings", note, _declared("beside"), results, intervals=True)
+
+
+def _paper(results: Results) -> Table:
+    end = {"eos": "its end", "bos": "its start, where all are the same"}[results["settings"]["text_pooling"]]
+    note = (
+        f"As in Tables 3 and 4 of arXiv 2509.09717, over {results['data']['size']:,} clips at once, text pooled at "
+        f"{end}. TCEOCS of vectors that say nothing: {results['bounds']['chance']:.4f}; the least that is possible "
+        f"without a temperature: {results['bounds']['floor']:.4f}."
+    )
+    if any("before" in entry for entry in results["encoders"].values()):
+        note += " Before training → after."
+    return _by_encoder("The paper's figures", note, _declared("paper"), results, intervals=False)
+
+
+def _layers(results: Results) -> Table:
     counts = {name: entry["table 2"] for name, entry in results["encoders"].items() if "table 2" in entry}
-    kinds = list(next(iter(counts.values()), {}))
+    forms = {
+        "parameters": ("parameters, millions", lambda count: f"{count / 1e6:.2f}"),
+        "FLOPs": ("GFLOPs a clip", lambda count: f"{count / 1e9:.2f}"),
+    }
     rows = []
-    for kind in kinds:
-        label, form = {
-            "parameters": ("parameters, millions", lambda count: f"{count / 1e6:.2f}"),
-            "FLOPs": ("GFLOPs a clip", lambda count: f"{count / 1e9:.2f}"),
-        }.get(kind, (kind, _decimals(0)))
-        rows.append((label, *(form(figures[kind]) for figures in counts.values())))
+    for layer in next(iter(counts.values()), {}):
+        label, write = forms.get(layer, (layer, decimals(0)))
+        rows.append((label, *(write(figures[layer]) for figures in counts.values())))
     note = "Layers as Table 2 of arXiv 2509.09717 counts them; operations as XLA counts those of one clip."
     return Table("Layers", note, ("", *counts), rows)
 
 
+def _declared(table: str) -> list[Figure]:
+    return [figure for figure in FIGURES.values() if figure.table == table]
+
+
+def _known_figures(entries: Iterable[dict]) -> list[Figure]:
+    """The figures that entries have, in the order of their declarations; a judge's verdicts come last."""
+    keys = dict.fromkeys(key for entry in entries for key in entry["figures"])
+    verdicts = [verdict_figure(key) for key in keys if key not in FIGURES]
+    return [figure for figure in FIGURES.values() if figure.key in keys] + verdicts
+
+
+def _by_encoder(title: str, note: str, figures: Sequence[Figure], results: Results, *, intervals: bool) -> Table:
+    """A row a figure, a column an encoder; chance stands beside the figures that have one."""
+    size = results["data"]["size"]
+    entries = results["encoders"] | {"CLIP's text": results["references"].get(OWN_CAPTION, {"figures": {}})}
+    rows = [
+        (
+            figure.label,
+            _text(figure.chance(size), figure) if figure.chance else "",
+            *(_cell(entry, figure, intervals) for entry in entries.values()),
+        )
+        for figure in figures
+        if any(figure.key in entry["figures"] for entry in entries.values())
+    ]
+    return Table(title, note, ("", "chance", *entries), rows, _definitions(figures))
+
+
+def _by_conditioning(title: str, note: str, figures: Sequence[Figure], results: Results) -> Table:
+    """A row a conditioning, a column a figure."""
+    entries = results["encoders"] | results["references"]
+    figures = [figure for figure in figures if any(figure.key in entry["figures"] for entry in entries.values())]
+    rows = [
+        (name, *(_cell(entry, figure, intervals=True) for figure in figures))
+        for name, entry in entries.items()
+        if any(figure.key in entry["figures"] for figure in figures)
+    ]
+    head = ("conditioning", *(figure.label for figure in figures))
+    return Table(title, note, head, rows, _definitions(figures))
+
+
+def _definitions(figures: Iterable[Figure]) -> dict[str, str]:
+    return {figure.label: figure.definition for figure in figures}
+
+
+def _cell(entry: dict, figure: Figure, intervals: bool) -> str:
+    if entry["figures"].get(figure.key) is None:
+        return ""
+    text = _text(entry["figures"][figure.key], figure)
+    if figure.key in entry.get("before", {}):
+        return f"{_text(entry['before'][figure.key], figure)} → {text}"
+    if intervals and figure.key in entry["intervals"]:
+        low, high = (_text(value, figure) for value in entry["intervals"][figure.key])
+        return f"{text} [{low.removesuffix(' %')}, {high.removesuffix(' %')}]"
+    return text
+
+
+def _text(value: float, figure: Figure) -> str:
+    if math.isnan(value):
+        return "undefined"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return figure.write(value)
+
+
 def show(results: Results):
-    """Print the tables."""
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    """Print the tables, no wider than the terminal, or than 80 columns where there is none."""
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     for table in tables(results):
-        printed = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE)
-        for place, head in enumerate(table.head):
-            printed.add_column(head, justify="right" if place else "left", overflow="fold")
-        for row in table.rows:
-            printed.add_row(*row)
-        console.print(printed)
-        console.print(table.note, style="dim")
-        console.print()
+        console.print(table.title, style="bold")
+        console.print(table.note, style="dim", highlight=False)
+        for part in table.split_columns(console.width):
+            printed = RichTable(box=box.SIMPLE_HEAD, padding=(0, CELL_PADDING, 0, 0), pad_edge=False)
+            for index, head in enumerate(part.head):
+                printed.add_column(head, justify="right" if index else "left", overflow="fold")
+            for row in part.rows:
+                printed.add_row(*row)
+            console.print(printed, highlight=False)
 
 
 def to_markdown(results: Results) -> str:
@@ -240,12 +230,18 @@ def to_markdown(results: Results) -> str:
 
 
 def to_html(table: Table) -> str:
-    def row(cells, tag):
-        first, *rest = map(escape, cells)
-        return f"<tr><th scope=row>{first}</th>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in rest) + "</tr>"
+    """A table whose heads and row names show their definitions where the pointer rests on them."""
 
-    body = "\n".join(row(cells, "td") for cells in table.rows)
-    return f"<table><thead>{row(table.head, 'th')}</thead><tbody>\n{body}\n</tbody></table>"
+    def cell(tag: str, text: str, scope: str = "") -> str:
+        title = f' title="{escape(table.definitions[text])}"' if text in table.definitions else ""
+        return f"<{tag}{scope}{title}>{escape(text)}</{tag}>"
+
+    head = "".join(cell("th", text, " scope=col") for text in table.head)
+    rows = [
+        f"<tr>{cell('th', first, ' scope=row')}{''.join(cell('td', text) for text in rest)}</tr>"
+        for first, *rest in table.rows
+    ]
+    return f"<table><thead><tr>{head}</tr></thead><tbody>\n" + "\n".join(rows) + "\n</tbody></table>"
 
 
 def to_csv(results: Results) -> str:
@@ -255,7 +251,8 @@ def to_csv(results: Results) -> str:
     writer.writerow(("kind", "name", "figure", "value", "low", "high", "before"))
     for kind in ("encoders", "references"):
         for name, entry in results[kind].items():
-            for figure, value in entry["figures"].items():
-                low, high = entry["intervals"].get(figure, ("", ""))
-                writer.writerow((kind[:-1], name, figure, value, low, high, entry.get("before", {}).get(figure, "")))
+            for key in (figure.key for figure in _known_figures([entry])):
+                low, high = entry["intervals"].get(key, ("", ""))
+                before = entry.get("before", {}).get(key, "")
+                writer.writerow((kind[:-1], name, key, entry["figures"][key], low, high, before))
     return text.getvalue()

@@ -10,21 +10,24 @@ from flax import nnx
 from matplotlib.figure import Figure
 
 import encoders
+from jaxsd.batching import map_batches
 from jaxsd.config import TrainConfig
 from jaxsd.data.columns import open_columns
-from jaxsd.evaluation import evaluate as evaluation
 from jaxsd.evaluation import metrics
+from jaxsd.evaluation.evaluate import evaluate
+from jaxsd.evaluation.images import draw_images
 from jaxsd.evaluation.inputs import EvaluatedEncoder, EvaluationSplit
-from jaxsd.evaluation.report.plots import COLOURS, STYLE
+from jaxsd.evaluation.report.plots import PALETTE, STYLE
 from jaxsd.evaluation.report.tables import Table
 from jaxsd.files import replacing
-from jaxsd.toy import maker, world
+from jaxsd.toy import world
 from jaxsd.toy.experiments.runs import Runs, configure, mean, run_all
 from jaxsd.toy.judge import load_judge, verdicts
 from jaxsd.training.metric_writers import read_metrics
 
 RECIPES = ("paper", "aligned", "denoise", "aligned+denoise")
 GUIDANCES = (1.5, 3.0, 5.0, 7.5)
+ENCODED_CAPTIONS = 50  # at a time
 CAPTIONS = 4_000  # of the training split, which stand for all that the U-Net was trained on
 FIGURES = ("denoising", "denoising gain", "distance", "s a step")
 NAMES = (*FIGURES, *(f"{thing}@{guidance:g}" for guidance in GUIDANCES for thing in ("all", *world.CLASSES)))
@@ -66,7 +69,7 @@ def compare(
 def _measure(run: Path, config: TrainConfig, split: EvaluationSplit, *, pictures: int) -> list[float]:
     """The figures of NAMES."""
     encoder = encoders.load(run)
-    found = evaluation.evaluate([EvaluatedEncoder("run", str(run), encoder)], split, references=())
+    found = evaluate([EvaluatedEncoder("run", str(run), encoder)], split, references=())
     figures = found["encoders"]["run"]["figures"]
     rows = nnx.jit(lambda encoder, pcm: encoder(pcm))(encoder, split.columns["audio"][:pictures])
     lines = read_metrics(run / "metrics.jsonl")
@@ -80,7 +83,7 @@ def _measure(run: Path, config: TrainConfig, split: EvaluationSplit, *, pictures
     ]
     scenes, judge = world.scenes("test", pictures, split.about["seed"]), load_judge()
     for guidance in GUIDANCES:
-        made = evaluation.pictures(split.pipe, rows, guidance=guidance, steps=maker.STEPS)
+        made = draw_images(split.pipe, rows, guidance=guidance)
         right = verdicts(judge, made, scenes)
         values += [float(right["class"].mean()), *(float(right[f"class={thing}"].mean()) for thing in world.CLASSES)]
     return values
@@ -91,8 +94,7 @@ def caption_rows(folder: Path, split: EvaluationSplit) -> np.ndarray:
     tokens = np.unique(open_columns(folder)["tokens"][:CAPTIONS], axis=0)
     encode = nnx.jit(lambda model, tokens: model(tokens).hidden_states)
     text_model = split.clip.model.text_model
-    parts = evaluation.batches(len(tokens))
-    return np.concatenate([np.asarray(encode(text_model, tokens[index])[:count]) for index, count in parts])
+    return map_batches(lambda batch: encode(text_model, batch), tokens, ENCODED_CAPTIONS)
 
 
 def _share(runs: Runs, recipe: str, name: str, pictures: int) -> str:
@@ -146,15 +148,15 @@ def _section(runs: Runs, pictures: int, figure: str) -> str:
 
 
 def _figure(runs: Runs) -> Figure:
-    """Left the share of right classes over the guidance, right where the rows are; a colour a recipe, a dot a seed."""
+    """Left the share of right classes over the guidance, right where the rows are; a color a recipe, a dot a seed."""
     figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=120)
     left, right = figure.subplots(1, 2)
-    for recipe, colour in zip(dict.fromkeys(key[0] for key in runs), COLOURS, strict=False):
+    for recipe, color in zip(dict.fromkeys(key[0] for key in runs), PALETTE, strict=False):
         chosen = [run.figures for key, run in runs.items() if key[0] == recipe]
         shares = 100 * np.array([[figures[f"all@{g:g}"] for g in GUIDANCES] for figures in chosen])
-        left.plot(GUIDANCES, shares.mean(axis=0), color=colour, label=recipe)
-        left.plot(GUIDANCES, shares.T, ".", color=colour)
-        right.plot([f["distance"] for f in chosen], [f["denoising gain"] for f in chosen], ".", color=colour)
+        left.plot(GUIDANCES, shares.mean(axis=0), color=color, label=recipe)
+        left.plot(GUIDANCES, shares.T, ".", color=color)
+        right.plot([f["distance"] for f in chosen], [f["denoising gain"] for f in chosen], ".", color=color)
     left.set(xlabel="guidance", ylabel="right classes, %", xticks=GUIDANCES, ylim=(0, 101))
     right.set(xlabel="distance to the nearest caption's rows", ylabel="denoising gain over no caption")
     right.set_yscale("symlog", linthresh=0.001)  # the gains of recipes lie two orders of magnitude apart

@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 
 from encoders import ENCODERS
 from jaxsd.config import TrainConfig
-from jaxsd.evaluation import evaluate as evaluation
 from jaxsd.evaluation import metrics
+from jaxsd.evaluation.evaluate import evaluate
 from jaxsd.evaluation.inputs import EvaluationSplit, load_evaluated_encoders
-from jaxsd.evaluation.report.plots import COLOURS, STYLE
+from jaxsd.evaluation.report.plots import PALETTE, STYLE
 from jaxsd.evaluation.report.tables import Table
+from jaxsd.evaluation.results import Results
 from jaxsd.files import replacing
 from jaxsd.toy import maker
 from jaxsd.toy.experiments.runs import Key, Runs, configure, mean, run_all
@@ -54,7 +55,7 @@ class Column:
     """
 
     head: str
-    read: Callable[[evaluation.Results, dict[str, float]], float]
+    read: Callable[[Results, dict[str, float]], float]
     form: str
     comparable: bool = True
     linear_to: float | None = None
@@ -118,7 +119,7 @@ def _place(key: Key) -> tuple[int, int, int]:
 def _measure(run: Path, config: TrainConfig, split: EvaluationSplit, *, pictures: int) -> list[float]:
     about = maker.evaluation_options(split, pictures)
     subjects = load_evaluated_encoders([str(run)])
-    found = evaluation.evaluate(subjects, split, text_pooling=config.text_pooling, references=(), **about)
+    found = evaluate(subjects, split, text_pooling=config.text_pooling, references=(), **about)
     (entry,) = found["encoders"].values()
     return [column.read(found, entry["figures"]) for column in COLUMNS]
 
@@ -174,7 +175,7 @@ def _section(runs: Runs, figure: str) -> str:
         f"Evaluated on {size:,} held-out sounds of the toy world at once: chance is TCEOCS 2 ln M = "
         f"{metrics.chance(size):.4f}, the least without a temperature {metrics.floor(size):.4f}, and recall@10 "
         f"{1_000 / size:.1f} %.\n",
-        f"![Every run: a row a recipe, a colour an encoder, a dot a seed]({figure})\n",
+        f"![Every run: a row a recipe, a color an encoder, a dot a seed]({figure})\n",
     ]
     tables = (_by_run(runs), _by_change(runs), _by_encoder(runs))
     parts += [f"### {table.title}\n\n{table.note}\n\n{table.to_markdown()}" for table in tables if table.rows]
@@ -182,17 +183,17 @@ def _section(runs: Runs, figure: str) -> str:
 
 
 def _figure(runs: Runs) -> Figure:
-    """A panel a column that is comparable: a row a recipe, a colour an encoder, a dot a seed."""
+    """A panel a column that is comparable: a row a recipe, a color an encoder, a dot a seed."""
     recipes, encoders = (list(dict.fromkeys(key[place] for key in runs)) for place in (0, 1))
     columns = [column for column in COLUMNS if column.comparable]
     columns = [column for column in columns if all(np.isfinite(run.figures[column.head]) for run in runs.values())]
     figure = Figure(figsize=(2.2 * len(columns) + 1.5, 0.45 * len(recipes) + 1.2), layout="constrained", dpi=120)
     axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     for axis, column in zip(axes, columns, strict=True):
-        for which, (encoder, colour) in enumerate(zip(encoders, COLOURS, strict=False)):
+        for which, (encoder, color) in enumerate(zip(encoders, PALETTE, strict=False)):
             dots = [(run.figures[column.head], recipes.index(key[0])) for key, run in runs.items() if key[1] == encoder]
             x, y = np.array(dots).T
-            axis.plot(x, y + (which - (len(encoders) - 1) / 2) * 0.12, ".", color=colour, label=encoder)
+            axis.plot(x, y + (which - (len(encoders) - 1) / 2) * 0.12, ".", color=color, label=encoder)
         axis.set_title(column.head, loc="left")
         if column.linear_to:
             axis.set_xscale("symlog", linthresh=column.linear_to)

@@ -1,0 +1,38 @@
+"""The frozen U-Net's error on a split's latents under a conditioning."""
+
+from functools import partial
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxsd.diffusion.denoising import denoising_errors_at
+from jaxsd.evaluation.inputs import EvaluationSplit
+
+
+@partial(nnx.jit, static_argnames="schedule")
+def _denoising_errors(unet, schedule, *batch):
+    return denoising_errors_at(unet, schedule, *batch)[0]
+
+
+class FrozenUNet:
+    """The denoising error of each clip, at a timestep and with a noise of its own, the same for every conditioning.
+
+    The timesteps are stratified over the split: they cover all levels of noise evenly.
+    """
+
+    def __init__(self, split: EvaluationSplit):
+        self.pipe, self.latents = split.pipe, split.columns["latents"]
+        rng = np.random.default_rng(0)
+        shares = (rng.permutation(len(split)) + rng.random(len(split))) / len(split)
+        self.timesteps = np.int32(shares * split.pipe.schedule.num_train_timesteps)
+
+    def errors(
+        self, indices: Int[np.ndarray, " batch"], embeddings: Float[Array, "batch 77 width"]
+    ) -> Float[Array, " batch"]:
+        """The mean squared error of the predicted noise for each of the clips with these indices."""
+        latents = self.latents[indices].astype(np.float32)
+        noise = jax.random.normal(jax.random.key(int(indices[0])), latents.shape)
+        batch = latents, embeddings, self.timesteps[indices], noise
+        return _denoising_errors(self.pipe.unet, self.pipe.schedule, *batch)

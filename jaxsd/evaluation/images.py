@@ -1,0 +1,89 @@
+"""Images drawn under a conditioning, and their figures."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxsd.batching import padded_batches
+from jaxsd.diffusion.pipeline import StableDiffusion, to_pil
+from jaxsd.evaluation import metrics
+from jaxsd.evaluation.conditionings import Conditioning, TextTower
+from jaxsd.evaluation.embeddings import Targets
+from jaxsd.evaluation.figures import verdict_figure
+from jaxsd.evaluation.inputs import EvaluationSplit
+from jaxsd.evaluation.results import Entry
+
+DRAWN_TOGETHER = 50  # images
+
+Judge = Callable[[Float[np.ndarray, "n height width 3"]], Mapping[str, Bool[np.ndarray, " _"]]]
+"""Gives, by question, in which of the images the judge sees what is true, or in which of a part of them."""
+
+
+def draw_images(
+    pipe: StableDiffusion,
+    embeddings: Float[np.ndarray, "n 77 width"] | Float[Array, "n 77 width"],
+    *,
+    guidance: float | None = None,
+    steps: int | None = None,
+    progress: Callable[[int], object] = lambda done: None,
+) -> Float[np.ndarray, "n height width 3"]:
+    """Draw one image of each clip's embeddings.
+
+    Args:
+        pipe: the Stable Diffusion that draws.
+        embeddings: the conditioning.
+        guidance: the weight of guidance, by default the model's own.
+        steps: the number of sampling steps, by default the model's own.
+        progress: is told how many images are drawn.
+
+    Returns:
+        float32 in [0, 1]. An image is a function of its embeddings and its index.
+    """
+    images = []
+    for indices, count in padded_batches(len(embeddings), DRAWN_TOGETHER):
+        key = jax.random.fold_in(jax.random.key(1), int(indices[0]))
+        images.append(np.asarray(pipe(embeddings[indices], guidance=guidance, steps=steps, key=key))[:count])
+        progress(int(indices[count - 1]) + 1)
+    return np.concatenate(images)
+
+
+def embed_first(conditioning: Conditioning, text: TextTower, count: int) -> Float[np.ndarray, "{count} 77 width"]:
+    """The embeddings of the first `count` clips of a split."""
+    parts = [
+        np.asarray(conditioning.embed(indices, text.hidden_states_at(indices)))[:number]
+        for indices, number in padded_batches(count, DRAWN_TOGETHER)
+    ]
+    return np.concatenate(parts)
+
+
+class ImageFigures:
+    """Measures images of the first clips of a split by CLIP and, where there is one, by a judge."""
+
+    def __init__(self, split: EvaluationSplit, targets: Targets, judge: Judge | None):
+        self.split, self.targets, self.judge = split, targets, judge
+        self.classes = split.classes
+        self.class_texts = np.asarray(split.clip.embed_text(list(self.classes.captions))) if self.classes else None
+
+    def add(
+        self,
+        entry: Entry,
+        images: Float[np.ndarray, "n height width 3"],
+        vectors: Float[np.ndarray, "M projection"] | None = None,
+    ):
+        """Add the figures of images; `vectors` are those of the sounds that the images are of, if there are any."""
+        count = len(images)
+        entry.set({"pictures": count})
+        seen = np.asarray(self.split.clip.embed_images(to_pil(images)))
+        own = np.einsum("ij,ij->i", seen, self.targets.text[:count])
+        entry.estimate("CLIP score", 100 * np.maximum(0, own))
+        entry.estimate("IIS", metrics.align(seen, self.targets.image[:count]).forward.beaten)
+        if vectors is not None:
+            entry.estimate("AIS", metrics.align(seen, vectors[:count]).forward.beaten)
+        if self.classes is not None:
+            nearest_class = (seen @ self.class_texts.T).argmax(axis=1)
+            entry.estimate("AIC", nearest_class == self.classes.labels[:count])
+        for question, right in (self.judge(images) if self.judge else {}).items():
+            if len(right):
+                entry.estimate(verdict_figure(question), right)
