@@ -150,7 +150,7 @@ _DECLARED = [
         ("t", "i"),
         Figure(
             "reach_{}",
-            "TCEOCS_{}, of the way from chance to the floor",
+            "TCEOCS_{}, from chance to floor",
             percent,
             "beside",
             "(chance - TCEOCS) / (chance - floor): 0 % says nothing, and no vectors reach beyond 100 %.",

@@ -18,7 +18,13 @@ from jaxsd.evaluation.results import Results
 
 PIPE_WIDTH = 80  # columns where there is no terminal
 CELL_PADDING = 2
-SUMMARY = ("R@10_a2t", "R@10_a2i", "denoising gain", "class")  # the figures to look at first
+# The figures to look at first, and what the summary calls them.
+SUMMARY = {
+    "R@10_a2t": "recall@10, text",
+    "R@10_a2i": "recall@10, image",
+    "denoising gain": "denoising gain",
+    "class": "right class",
+}
 
 
 @dataclass(frozen=True)
@@ -71,13 +77,13 @@ def _summary(results: Results) -> Table:
     chance = [_text(figure.chance(size), figure) if figure.chance else "" for figure in figures]
     rows = [(name, *(_cell(entry, figure, intervals=False) for figure in figures)) for name, entry in entries.items()]
     note = (
-        f"Over {size:,} clips. recall@10: how often the own one is among the ten nearest. denoising gain: what the "
-        "embeddings tell the frozen U-Net beyond the empty caption; nothing where it is not above 0. class: the images "
-        "in which the judge sees what was heard."
+        f"Over {size:,} clips. recall@10: how often a sound's own text or image is among the ten nearest. Denoising "
+        "gain: what the conditioning tells the frozen U-Net beyond the empty caption; nothing where it is not above 0. "
+        "Right class: the share of images in which the judge sees the class that was heard."
     )
-    labels = {figure.key: figure.label for figure in figures} | {"denoising gain": "denoising gain"}
-    head = ("", *(labels[figure.key] for figure in figures))
-    return Table("Summary", note, head, [*rows, ("chance", *chance)] if rows else [], _definitions(figures))
+    head = ("", *(SUMMARY[figure.key] for figure in figures))
+    definitions = {SUMMARY[figure.key]: figure.definition for figure in figures}
+    return Table("Summary", note, head, [*rows, ("chance", *chance)] if rows else [], definitions)
 
 
 def _images(results: Results) -> Table:
