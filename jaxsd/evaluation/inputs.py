@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Float, Int
 
 import encoders
+from encoders.store import bundled_encoders
 from jaxsd.bundled import clip_source, model_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.config import is_own_encoder
@@ -36,11 +37,11 @@ class Classes:
 class EvaluationSplit:
     """A split of a data set, and the models that its features are of.
 
-    about: the content of its dataset.json. pipe: None where the split has no latents.
+    metadata: the content of its dataset.json. pipe: None where the split has no latents.
     """
 
     folder: Path
-    about: dict[str, Any]
+    metadata: dict[str, Any]
     columns: Mapping[str, np.ndarray]
     clip: CLIP
     pipe: StableDiffusion | None
@@ -53,8 +54,8 @@ class EvaluationSplit:
         """The classes, or None where the split has no column `class`. The caption of a class is by default its name."""
         if "class" not in self.columns:
             return None
-        names = self.about["classes"]
-        return Classes(names, self.about.get("class_captions", names), np.asarray(self.columns["class"]))
+        names = self.metadata["classes"]
+        return Classes(names, self.metadata.get("class_captions", names), np.asarray(self.columns["class"]))
 
     def embeddings(self, name: str) -> Float[np.ndarray, "M projection"]:
         """The column "text" or "image" in float32, of unit norm again: float16 lost it."""
@@ -76,19 +77,19 @@ def open_evaluation_split(folder) -> EvaluationSplit:
     if not (folder / METADATA).is_file():
         splits = ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{METADATA}"))) or "none"
         raise FileNotFoundError(f"{folder}: no data here; splits beside it: {splits}")
-    about = read_json(folder / METADATA)
-    if about["size"] < 2:
-        raise ValueError(f"{folder} has {about['size']} examples; an evaluation needs at least 2")
+    metadata = read_json(folder / METADATA)
+    if metadata["size"] < 2:
+        raise ValueError(f"{folder} has {metadata['size']} examples; an evaluation needs at least 2")
     columns = open_columns(folder)
     if missing := [name for name in EVALUATED_COLUMNS if name not in columns]:
         needed = ", ".join(EVALUATED_COLUMNS)
         raise ValueError(f"{folder} has no column {', '.join(missing)}; an evaluation needs {needed}")
-    clip = CLIP.from_pretrained(clip_source(about["clip"]), revision=about.get("clip_revision"), dtype=np.float32)
+    clip = CLIP.from_pretrained(clip_source(metadata["clip"]), revision=metadata.get("clip_revision"), dtype=np.float32)
     pipe = None
     if "latents" in columns:
-        revision = about.get("diffusion_revision")
-        pipe = StableDiffusion.from_pretrained(model_source(about["diffusion"]), revision=revision)
-    return EvaluationSplit(folder, about, columns, clip, pipe)
+        revision = metadata.get("diffusion_revision")
+        pipe = StableDiffusion.from_pretrained(model_source(metadata["diffusion"]), revision=revision)
+    return EvaluationSplit(folder, metadata, columns, clip, pipe)
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _short_name(source: str) -> str:
     if is_own_encoder(source):
         path, colon, class_name = source.rpartition(":")
         return class_name if colon and path.endswith(".py") else Path(source).stem
-    if source in encoders.bundled_encoders() and not Path(source).exists():
+    if source in bundled_encoders() and not Path(source).exists():
         return f"bundled {source}"
     return Path(source).resolve().name
 

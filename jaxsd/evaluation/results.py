@@ -53,7 +53,7 @@ def empty_results(split: EvaluationSplit, text_pooling: str) -> Results:
             "folder": str(split.folder),
             "size": len(split),
             "identity": split.identity(),
-            **{name: split.about.get(name) for name in ("clip", "diffusion")},
+            **{name: split.metadata.get(name) for name in ("clip", "diffusion")},
         },
         "settings": {"text_pooling": text_pooling, "device": jax.devices()[0].device_kind},
         "bounds": {"chance": metrics.chance(len(split)), "floor": metrics.floor(len(split))},

@@ -46,9 +46,9 @@ def make_split(folder, split: str, size: int | None = None, *, seed: int = 0, we
         ValueError: `folder` holds data of another source, size, seed or of other models, or `size` is below 1.
     """
     if size is None:
-        about = _read_about(Path(folder))
-        split, size, seed = about.get("split", split), about.get("rows", HELD_OUT), about.get("seed", seed)
-        weights = model_source(about.get("diffusion", weights))
+        metadata = _read_metadata(Path(folder))
+        split, size, seed = metadata.get("split", split), metadata.get("rows", HELD_OUT), metadata.get("seed", seed)
+        weights = model_source(metadata.get("diffusion", weights))
     return _make([_split_build(Path(folder), split, size, seed, Path(weights))], Path(weights))
 
 
@@ -69,7 +69,7 @@ def evaluation_options(split: EvaluationSplit, count: int | None = None) -> dict
     count = min(JUDGED, len(split)) if count is None else count
     if not count:
         return {}
-    drawn = split.about["split"], count, split.about["seed"]
+    drawn = split.metadata["split"], count, split.metadata["seed"]
     scenes = world.scenes(*drawn)
     return {
         "image_count": count,
@@ -78,27 +78,27 @@ def evaluation_options(split: EvaluationSplit, count: int | None = None) -> dict
     }
 
 
-def _read_about(folder: Path) -> dict[str, Any]:
+def _read_metadata(folder: Path) -> dict[str, Any]:
     """The dataset.json in `folder`, {} where there is none. Raises ValueError where it is not of the toy world."""
     if not (folder / METADATA).is_file():
         return {}
-    about = read_json(folder / METADATA)
-    if about.get("source") != "toy world":
+    metadata = read_json(folder / METADATA)
+    if metadata.get("source") != "toy world":
         raise ValueError(
-            f"{folder} holds a data set of {about.get('source', 'another source')}, not of the toy world; "
+            f"{folder} holds a data set of {metadata.get('source', 'another source')}, not of the toy world; "
             "choose another folder, or set --config.data.maker= to train on that data set as it is"
         )
-    return about
+    return metadata
 
 
 def _split_build(folder: Path, split: str, size: int, seed: int, weights: Path) -> SplitBuild:
-    _read_about(folder)
+    _read_metadata(folder)
     if size < 1:
         raise ValueError(f"{folder}: {size} examples; allowed: 1 or more")
     models = {"clip": "toy", "diffusion": "toy"}
     if weights.resolve() != TOY_MODEL.resolve():
         models = {"clip": str((weights / "clip").resolve()), "diffusion": str(weights.resolve())}
-    about = {
+    metadata = {
         "source": "toy world",
         "maker": MAKER,
         "split": split,
@@ -109,7 +109,7 @@ def _split_build(folder: Path, split: str, size: int, seed: int, weights: Path) 
         "classes": list(world.CLASSES),
         "class_captions": [world.class_caption(name) for name in world.CLASSES],
     }
-    return SplitBuild(folder, size, lambda first, last: [(split, index) for index in range(first, last)], about)
+    return SplitBuild(folder, size, lambda first, last: [(split, index) for index in range(first, last)], metadata)
 
 
 def _weights_digest(weights: Path) -> str:

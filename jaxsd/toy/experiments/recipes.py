@@ -81,7 +81,7 @@ def _measure(run: Path, config: TrainConfig, split: EvaluationSplit, *, pictures
         float(metrics.nearest(np.asarray(rows), captions).mean()) / np.sqrt(captions.var(axis=0).mean()),
         config.batch_size / float(np.median(speeds)),
     ]
-    scenes, judge = world.scenes("test", pictures, split.about["seed"]), load_judge()
+    scenes, judge = world.scenes("test", pictures, split.metadata["seed"]), load_judge()
     for guidance in GUIDANCES:
         made = draw_images(split.pipe, rows, guidance=guidance)
         right = verdicts(judge, made, scenes)
