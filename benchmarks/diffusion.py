@@ -26,7 +26,8 @@ from flax import nnx
 from benchmarks.timing import in_turns
 from jaxsd.clip.towers import TextModel
 from jaxsd.diffusion import kernels
-from jaxsd.diffusion.pipeline import SD15_TEXT, StableDiffusion
+from jaxsd.diffusion.loading import SD15_TEXT
+from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig

@@ -16,29 +16,25 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxsd.diffusion.pipeline import DIFFUSION_WEIGHTS, SD15_TEXT, TEXT_WEIGHTS, StableDiffusion, scheduler_json
+from jaxsd.diffusion.loading import COMPONENTS, SD15_TEXT, SD15_UNET, SD15_VAE
+from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.samplers import NoiseSchedule
-from jaxsd.diffusion.unet import UNetConfig
-from jaxsd.diffusion.vae import VAEConfig
+from jaxsd.diffusion.saving import scheduler_json
 from jaxsd.files import write_json
-from jaxsd.pretrained.mapping import write_safetensors
 from jaxsd.pretrained.model_config import to_json
+from jaxsd.pretrained.weights import write_safetensors
 from tests.references import manifests
 
-PARTS = {
-    "unet": (UNetConfig(), DIFFUSION_WEIGHTS),
-    "vae": (VAEConfig(), DIFFUSION_WEIGHTS),
-    "text_encoder": (SD15_TEXT, TEXT_WEIGHTS),
-}
+CONFIGS = {"unet": SD15_UNET, "vae": SD15_VAE, "text_encoder": SD15_TEXT}
 
 
 def write(folder: Path):
     rng = np.random.default_rng(0)
-    for part, (config, weights) in PARTS.items():
+    for part, config in CONFIGS.items():
         (folder / part).mkdir(parents=True)
         write_json(folder / part / "config.json", to_json(config))
         tensors = {key: rng.standard_normal(shape, np.float32) for key, shape in manifests.read(part).items()}
-        write_safetensors(tensors, folder / part / weights)
+        write_safetensors(tensors, folder / part / COMPONENTS[part].file)
     (folder / "scheduler").mkdir()
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler_json(NoiseSchedule()))
 

@@ -22,8 +22,13 @@ def data_mesh() -> Mesh:
 
 
 def local_mesh(examples: int) -> Mesh:
-    """A mesh of this process's devices, of no more than there are `examples` to compute."""
-    return Mesh(np.array(jax.local_devices()[:examples]), (AXIS,))
+    """A mesh of this process's devices, of no more than there are `examples` to compute.
+
+    Under `jax.default_device` it is that device alone, or the devices of the platform that it names.
+    """
+    default = jax.config.jax_default_device
+    devices = jax.local_devices(backend=default) if default is None or isinstance(default, str) else [default]
+    return Mesh(np.array(devices[:examples]), (AXIS,))
 
 
 def batch_sharding(mesh: Mesh | None = None) -> NamedSharding:

@@ -2,36 +2,35 @@
 
 from jaxsd.pretrained.mapping import Rule, module
 
-LAYER = r"\d+"
-IGNORE = (r".*position_ids",)  # a buffer: 0, 1, 2...
+CLIP_IGNORED = (r".*position_ids",)  # a buffer: 0, 1, 2, and so on
 
 
 def tower(source: str, target: str) -> tuple[Rule, ...]:
-    """One tower whose names begin with `source` there and `target` here."""
+    """The rules of one tower. Its names begin with `source` in transformers and with `target` in ours."""
     return (
         *module(f"{source}embeddings.{{name}}", f"{target}{{name}}", "embedding", name=r"\w+_embedding"),
         *module(
             f"{source}encoder.layers.{{n}}.{{name}}",
             f"{target}layers.{{n}}.{{name}}",
             "linear",
-            n=LAYER,
+            n=r"\d+",
             name=r"self_attn\.[qkv]_proj|self_attn\.out_proj|mlp\.fc[12]",
         ),
         *module(
             f"{source}encoder.layers.{{n}}.{{name}}",
             f"{target}layers.{{n}}.{{name}}",
             "norm",
-            n=LAYER,
+            n=r"\d+",
             name="layer_norm[12]",
         ),
         *module(f"{source}{{name}}", f"{target}{{name}}", "norm", name="final_layer_norm|post_layernorm"),
     )
 
 
-# transformers 5 dropped the prefix from files of the text tower alone; older ones have it, and both read it.
-TEXT_RULES = (*tower("text_model.", ""), *tower("", ""))
+# transformers 5 writes the text tower alone without the prefix; older versions write the prefix. Both read both.
+TEXT_MAPPING = (*tower("text_model.", ""), *tower("", ""))
 
-RULES = (
+CLIP_MAPPING = (
     Rule("vision_model.embeddings.class_embedding", "vision_model.class_embedding"),
     Rule("vision_model.embeddings.patch_embedding.weight", "vision_model.patch_embedding.kernel", "conv2d"),
     *module("vision_model.pre_layrnorm", "vision_model.pre_layernorm", "norm"),  # sic

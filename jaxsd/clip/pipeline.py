@@ -11,20 +11,24 @@ from flax import nnx
 from jax.typing import DTypeLike
 from PIL import Image
 
-from jaxsd.clip import params as table
 from jaxsd.clip.images import resize_and_crop
-from jaxsd.clip.tokens import FILES as TOKENIZER_FILES
-from jaxsd.clip.tokens import load_tokenizer, tokenize
+from jaxsd.clip.params import CLIP_IGNORED, CLIP_MAPPING
+from jaxsd.clip.tokens import TOKENIZER_FILES, load_tokenizer, tokenize
 from jaxsd.clip.towers import CLIPModel, TextConfig, VisionConfig
 from jaxsd.files import read_json, write_json
 from jaxsd.pretrained.hub import fetch
-from jaxsd.pretrained.mapping import export_parameters, write_safetensors
+from jaxsd.pretrained.mapping import export_parameters
 from jaxsd.pretrained.model_config import from_dict, to_json
 from jaxsd.pretrained.precision import choose_dtype
-from jaxsd.pretrained.weights import MODEL, download_weights, find_weights, load_weights
+from jaxsd.pretrained.weights import (
+    TRANSFORMERS_WEIGHTS,
+    download_weights,
+    find_weights,
+    load_weights,
+    write_safetensors,
+)
 
-WEIGHTS = "model.safetensors"
-CONFIGS = ("config.json", "preprocessor_config.json")
+CLIP_CONFIG_FILES = ("config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class CLIP:
         Raises FileNotFoundError or ValueError naming the file.
         """
         dtype = choose_dtype(dtype)
-        folder = fetch(source, (*CONFIGS, *TOKENIZER_FILES), revision)
+        folder = fetch(source, (*CLIP_CONFIG_FILES, *TOKENIZER_FILES), revision)
         path = folder / "config.json"
         config = read_json(path)
         if config.get("model_type", "clip") != "clip":
@@ -63,11 +67,11 @@ class CLIP:
         vision = from_dict(VisionConfig, config.get("vision_config", {}), path)
         projection = config.get("projection_dim", 512)
         preprocessing = from_dict(Preprocessing, read_json(folder / "preprocessor_config.json"), folder)
-        download_weights(source, folder, {"": MODEL}, variant)
-        weights = find_weights(folder, MODEL, variant)
+        download_weights(source, folder, {"": TRANSFORMERS_WEIGHTS}, variant)
+        weights = find_weights(folder, TRANSFORMERS_WEIGHTS, variant)
 
         make = partial(CLIPModel, text, vision, projection, dtype=dtype)
-        model = load_weights(weights, table.RULES, make, dtype, table.IGNORE, wanted="CLIP")
+        model = load_weights(weights, CLIP_MAPPING, make, dtype, CLIP_IGNORED, wanted="CLIP")
         return cls(model, load_tokenizer(folder), preprocessing)
 
     def save_pretrained(self, folder, *, dtype=np.float32):
@@ -94,7 +98,7 @@ class CLIP:
             },
         )
         self.tokenizer.save_pretrained(folder)
-        write_safetensors(export_parameters(self.model, table.RULES, dtype), folder / WEIGHTS)
+        write_safetensors(export_parameters(self.model, CLIP_MAPPING, dtype), folder / TRANSFORMERS_WEIGHTS.file)
 
     def embed_text(self, texts: list[str]) -> jax.Array:
         """Unit-norm embeddings, float32 (len(texts), projection_dim)."""

@@ -6,14 +6,14 @@ import numpy as np
 
 from jaxsd.pretrained.hub import fetch
 
-FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def load_tokenizer(source):
     """The CLIP tokenizer in a folder or Hugging Face repository. Raises FileNotFoundError where there is none."""
     from transformers import CLIPTokenizer  # imports for over a second: only when text is read
 
-    folder = fetch(source, FILES)
+    folder = fetch(source, TOKENIZER_FILES)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise FileNotFoundError(f"{folder}: no tokenizer here (neither tokenizer.json nor vocab.json)")
     return CLIPTokenizer.from_pretrained(folder)

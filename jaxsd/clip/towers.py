@@ -47,7 +47,7 @@ class VisionConfig(TowerConfig):
     patch_size: int = 14
 
 
-class SelfAttention(nnx.Module):
+class TowerAttention(nnx.Module):
     def __init__(self, features, heads, *, dtype, rngs):
         linear = partial(nnx.Linear, features, features, dtype=dtype, rngs=rngs)
         self.heads = heads
@@ -58,7 +58,7 @@ class SelfAttention(nnx.Module):
         return self.out_proj(jax.nn.dot_product_attention(q, k, v, is_causal=causal).reshape(x.shape))
 
 
-class MLP(nnx.Module):
+class TowerMLP(nnx.Module):
     def __init__(self, config: TowerConfig, *, dtype, rngs):
         self.activation = ACTIVATIONS[config.hidden_act]
         self.fc1 = nnx.Linear(config.hidden_size, config.intermediate_size, dtype=dtype, rngs=rngs)
@@ -68,15 +68,15 @@ class MLP(nnx.Module):
         return self.fc2(self.activation(self.fc1(x)))
 
 
-class Layer(nnx.Module):
+class TowerLayer(nnx.Module):
     """Pre-norm transformer layer."""
 
     def __init__(self, config: TowerConfig, *, dtype, rngs):
-        kind = {"dtype": dtype, "rngs": rngs}
-        self.layer_norm1 = nnx.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, **kind)
-        self.self_attn = SelfAttention(config.hidden_size, config.num_attention_heads, **kind)
-        self.layer_norm2 = nnx.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, **kind)
-        self.mlp = MLP(config, **kind)
+        options = {"dtype": dtype, "rngs": rngs}
+        self.layer_norm1 = nnx.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, **options)
+        self.self_attn = TowerAttention(config.hidden_size, config.num_attention_heads, **options)
+        self.layer_norm2 = nnx.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, **options)
+        self.mlp = TowerMLP(config, **options)
 
     def __call__(self, x, causal):
         x = x + self.self_attn(self.layer_norm1(x), causal)
@@ -102,7 +102,7 @@ class TextModel(nnx.Module):
         )
         self.token_embedding = embed(config.vocab_size)
         self.position_embedding = embed(config.max_position_embeddings)
-        self.layers = nnx.List([Layer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_hidden_layers)])
+        self.layers = nnx.List([TowerLayer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_hidden_layers)])
         self.final_layer_norm = nnx.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, rngs=rngs)
 
     def __call__(self, tokens: Int[Array, "batch tokens"]) -> TextOutput:
@@ -128,20 +128,20 @@ class VisionModel(nnx.Module):
     def __init__(self, config: VisionConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
         self.config = config
         width, patch = config.hidden_size, config.patch_size
-        kind = {"dtype": dtype, "rngs": rngs}
+        options = {"dtype": dtype, "rngs": rngs}
         self.class_embedding = nnx.Param(jax.random.normal(rngs.params(), (width,)) * width**-0.5)
         self.patch_embedding = nnx.Conv(
-            3, width, (patch, patch), strides=patch, padding="VALID", use_bias=False, **kind
+            3, width, (patch, patch), strides=patch, padding="VALID", use_bias=False, **options
         )
         self.position_embedding = nnx.Embed(
             (config.image_size // patch) ** 2 + 1,
             width,
             embedding_init=nnx.initializers.normal(0.02),
-            **kind,
+            **options,
         )
-        norm = partial(nnx.LayerNorm, width, epsilon=config.layer_norm_eps, **kind)
+        norm = partial(nnx.LayerNorm, width, epsilon=config.layer_norm_eps, **options)
         self.pre_layernorm = norm()
-        self.layers = nnx.List([Layer(config, **kind) for _ in range(config.num_hidden_layers)])
+        self.layers = nnx.List([TowerLayer(config, **options) for _ in range(config.num_hidden_layers)])
         self.post_layernorm = norm()
 
     def __call__(self, pixels: Float[Array, "batch height width 3"]) -> Float[Array, "batch features"]:

@@ -19,6 +19,7 @@ from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.unet import UNetConfig
 from jaxsd.diffusion.vae import VAEConfig
 from jaxsd.pretrained.hub import fetch
+from jaxsd.pretrained.model_config import read_model_config
 
 SKIPPED = "skipped.csv"
 DECODED_COLUMNS = {"audio": ColumnType(np.int16, (RATE,)), "row": ColumnType(np.int64, ())}
@@ -122,7 +123,8 @@ def _image_size(model, size: int | None) -> int:
         unet, vae = UNetConfig(), VAEConfig()
     else:
         folder = fetch(model, ("unet/config.json", "vae/config.json"))
-        unet, vae = UNetConfig.read(folder / "unet" / "config.json"), VAEConfig.read(folder / "vae" / "config.json")
+        unet = read_model_config(UNetConfig, folder / "unet" / "config.json")
+        vae = read_model_config(VAEConfig, folder / "vae" / "config.json")
     size = unet.sample_size * vae.factor if size is None else size
     if size < vae.factor or size % vae.factor:
         raise ValueError(f"--size is {size}; allowed: multiples of {vae.factor}")

@@ -1,17 +1,27 @@
-"""Layers the U-Net and the VAE share: normalisation, residual block, attention, resampling.
+"""Layers that the U-Net and the VAE share: normalization, residual block, attention, resampling.
 
-Attribute names follow diffusers' parameter names, so that `jaxsd.convert` is a short table.
-All feature maps are (batch, height, width, channels).
+Attribute names follow the parameter names of diffusers, so that the mapping between them is short. All feature maps
+are (batch, height, width, channels).
 """
 
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from encoders.layers import remat_block
 from jaxsd.diffusion.kernels import attention, convolve
+
+
+def remat_where_asked(call: Callable) -> Callable:
+    """For the `__call__` of a block: where the block's `remat` is true, the gradient computes its activations again."""
+
+    @wraps(call)
+    def wrapped(self, *inputs):
+        return jax.checkpoint(partial(call, self))(*inputs) if self.remat else call(self, *inputs)
+
+    return wrapped
 
 
 def conv(features_in: int, features_out: int, size: int, *, dtype, rngs) -> nnx.Conv:
@@ -46,7 +56,7 @@ class ResnetBlock(nnx.Module):
         if features_in != features_out:
             self.conv_shortcut = conv(features_in, features_out, 1, dtype=dtype, rngs=rngs)
 
-    @remat_block
+    @remat_where_asked
     def __call__(self, x, time=None):
         h = self.conv1(jax.nn.silu(self.norm1(x)))
         if time is not None:
@@ -100,10 +110,10 @@ class Upsample(nnx.Module):
 
     def __call__(self, x, size=None):
         height, width = size or (2 * x.shape[1], 2 * x.shape[2])
-        return self.conv(nearest(x, height, width))
+        return self.conv(resize_nearest(x, height, width))
 
 
-def nearest(x, height, width):
+def resize_nearest(x, height, width):
     """Nearest-neighbour resize as torch does it: source index = floor(i * in / out)."""
     if (height, width) == (2 * x.shape[1], 2 * x.shape[2]):
         return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)

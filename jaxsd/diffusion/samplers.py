@@ -1,19 +1,21 @@
-"""Noise schedules, and samplers as tables of coefficients run by one step.
+"""Noise schedules, and samplers as tables of coefficients that one step runs.
 
 Every sampler here is a linear multistep rule on the variance-preserving latents x (alpha^2 + sigma^2 = 1):
 
     m = p x + q f(x, t)                         what the rule works on (noise or data), from the network's output f
-    x' = sum_j a_j x_j + sum_k b_k m_k + c z    x_0 and m_0 the newest, z standard normal
+    x' = sum_j a_j x_j + sum_k b_k m_k + c z    x_0 and m_0 are the newest, z is standard normal
 
-The coefficients depend on the schedule alone, so they are computed once in float64. A sampler is two functions: one
-says which points of the noise schedule are visited, the other returns the coefficients between them. Image to image
-visits the last of the same points, and every rule starts there as it starts at the first.
+The coefficients depend on the schedule alone, so they are computed once in float64. A sampler is two functions: the
+first gives the points of the noise schedule that are visited, the second gives the coefficients between them. Image to
+image visits the last of the same points, and every rule starts there as it starts at the first.
+
+To add a sampler, write the two functions and an entry of SAMPLERS.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,23 +24,19 @@ import numpy as np
 from jaxsd.files import read_json
 from jaxsd.pretrained.model_config import from_dict
 
-# Our samplers and the `_class_name` of `scheduler_config.json` each stands for.
-SCHEDULERS = {
-    "pndm": "PNDMScheduler",
-    "ddim": "DDIMScheduler",
-    "lms": "LMSDiscreteScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler_a": "EulerAncestralDiscreteScheduler",
-    "dpm++2m": "DPMSolverMultistepScheduler",
-}
-
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The fields of `scheduler_config.json` that Stable Diffusion 1.x sets, under diffusers' names.
+    """What `scheduler_config.json` says, under diffusers' names. The defaults are those of Stable Diffusion 1.5.
 
-    `sampler` is the one that the file's `_class_name` names: what the pipeline uses unless asked for another.
-    `use_karras_sigmas` is honoured by lms, euler and dpm++2m.
+    None stands for what a file does not say: each sampler then has a default of its own, as each of diffusers'
+    scheduler classes has (`for_sampler`).
+
+    Attributes:
+        use_karras_sigmas: Honored by lms, euler and dpm++2m.
+        sampler: The sampler that the file's `_class_name` names, which the pipeline uses unless it is asked for
+            another. The class name itself where no sampler here stands for it.
+        options: Keys and values of the file that ask for another rule than one of the samplers is.
     """
 
     num_train_timesteps: int = 1000
@@ -46,55 +44,79 @@ class NoiseSchedule:
     beta_end: float = 0.012
     beta_schedule: str = "scaled_linear"
     prediction_type: str = "epsilon"
-    timestep_spacing: str = "leading"
-    steps_offset: int = 1
-    set_alpha_to_one: bool = False
+    timestep_spacing: str | None = None
+    steps_offset: int | None = 1
+    set_alpha_to_one: bool | None = False
     use_karras_sigmas: bool = False
-    sampler: str = "ddim"
+    sampler: str = "pndm"
+    options: tuple[tuple[str, Any], ...] = ()
 
     CHOICES = {
-        "sampler": tuple(SCHEDULERS),
         "beta_schedule": ("linear", "scaled_linear"),
         "prediction_type": ("epsilon", "v_prediction"),
-        "timestep_spacing": ("leading", "linspace", "trailing"),
+        "timestep_spacing": (None, "leading", "linspace", "trailing"),
     }
-    # What the samplers below are: a file that says otherwise asks for another rule.
-    FIXED = {
-        "algorithm_type": "dpmsolver++",
-        "final_sigmas_type": "zero",
-        "interpolation_type": "linear",
-        "rescale_betas_zero_snr": False,
-        "skip_prk_steps": True,
-        "solver_order": 2,
-        "solver_type": "midpoint",
-        "thresholding": False,
-        "timestep_type": "discrete",
-        "trained_betas": None,
-        "use_beta_sigmas": False,
-        "use_exponential_sigmas": False,
-        "use_lu_lambdas": False,
-    }
+    FIXED = {"trained_betas": None}
 
     def __post_init__(self):
         for name, allowed in self.CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
+                choices = ", ".join(choice for choice in allowed if choice)
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {choices}")
 
     @classmethod
-    def read(cls, path):
-        """From a `scheduler_config.json`. Raises ValueError naming the file, the key and what is allowed."""
+    def read(cls, path) -> "NoiseSchedule":
+        """Read a `scheduler_config.json`.
+
+        Keys that the file lacks have the values that diffusers' scheduler classes agree on. A `steps_offset` in the
+        file counts as 1, whatever it is: diffusers' StableDiffusionPipeline corrects it so. Raises FileNotFoundError
+        or ValueError naming the file, the key and what is allowed.
+        """
         values = read_json(path)
-        samplers = {scheduler: sampler for sampler, scheduler in SCHEDULERS.items()}
         scheduler = values.get("_class_name")
-        if scheduler not in samplers:
-            raise ValueError(f"{path}: _class_name is {scheduler!r}; allowed: {', '.join(samplers)}")
-        sampler = samplers[scheduler]
-        # Where a file is silent, diffusers' classes differ.
-        absent = {
-            "timestep_spacing": "leading" if sampler in ("pndm", "ddim") else "linspace",
-            "set_alpha_to_one": sampler == "ddim",
+        if not isinstance(scheduler, str):
+            raise ValueError(f"{path}: _class_name is {scheduler!r}; allowed: the name of a class of diffusers")
+        samplers = {spec.scheduler: name for name, spec in SAMPLERS.items()}
+        required = [(key, value) for spec in SAMPLERS.values() for key, value in spec.required.items()]
+        other_rules = {key for key, value in required if values.get(key, value) != value}
+        silent = {
+            "beta_start": 0.0001,
+            "beta_end": 0.02,
+            "beta_schedule": "linear",
+            "set_alpha_to_one": None,
+            "steps_offset": None,
         }
-        return from_dict(cls, {**absent, **values, "sampler": sampler}, path)
+        corrected = {"steps_offset": 1} if "steps_offset" in values else {}
+        named = {
+            "sampler": samplers.get(scheduler, scheduler),
+            "options": tuple((key, _hashable(values[key])) for key in sorted(other_rules)),
+        }
+        return from_dict(cls, {**silent, **values, **corrected, **named}, path)
+
+    def for_sampler(self, name: str) -> "NoiseSchedule":
+        """The schedule as the named sampler reads it: what the file does not say has that sampler's default.
+
+        This is what diffusers' `X.from_config(pipe.scheduler.config)` makes of a file for another scheduler class X.
+        Raises ValueError for a sampler that is not here, and where the file asks for another rule than it has.
+        """
+        if name not in SAMPLERS:
+            problem = f"unknown sampler {name!r}"
+            if name == self.sampler:
+                problem = f"the checkpoint's own scheduler, {name}, is no sampler here: choose another"
+            raise ValueError(f"{problem}; allowed: {', '.join(SAMPLERS)}")
+        spec = SAMPLERS[name]
+        for key, value in self.options:
+            if key in spec.required and value != spec.required[key]:
+                raise ValueError(
+                    f"the checkpoint's scheduler has {key} = {value!r}, which the sampler {name} does not implement "
+                    f"(it has {spec.required[key]!r}); choose another sampler: {', '.join(SAMPLERS)}"
+                )
+        defaults = {
+            "timestep_spacing": spec.timestep_spacing,
+            "set_alpha_to_one": name == "ddim",
+            "steps_offset": int(name == self.sampler),  # corrected by diffusers' pipeline, in its own scheduler alone
+        }
+        return replace(self, **{key: value for key, value in defaults.items() if getattr(self, key) is None})
 
     @cached_property
     def alphas_cumprod(self) -> np.ndarray:
@@ -111,9 +133,12 @@ class NoiseSchedule:
         return np.sqrt((1 - self.alphas_cumprod) / self.alphas_cumprod)
 
     def timesteps(self, steps: int, dropped: int = 0) -> np.ndarray:
-        """The timesteps that `steps` sampling steps visit, falling, float64 (steps,): all but the lowest `dropped`."""
-        total, count = self.num_train_timesteps, steps + dropped
-        most = total - dropped - (self.steps_offset if self.timestep_spacing == "leading" else 0)
+        """The timesteps that `steps` sampling steps visit, falling, float64 (steps,): all but the lowest `dropped`.
+
+        The schedule must be `for_sampler`'s.
+        """
+        total, count, offset = self.num_train_timesteps, steps + dropped, self.steps_offset or 0
+        most = total - dropped - (offset if self.timestep_spacing == "leading" else 0)
         if not 1 <= steps <= most:
             raise ValueError(f"steps is {steps}; allowed: 1 to {most}")
         if self.timestep_spacing == "linspace":
@@ -121,7 +146,7 @@ class NoiseSchedule:
         elif self.timestep_spacing == "trailing":
             timesteps = np.round(np.arange(total, 0, -total / count)) - 1
         else:
-            timesteps = np.arange(count)[::-1] * (total // count) + float(self.steps_offset)
+            timesteps = np.arange(count)[::-1] * (total // count) + float(offset)
         return timesteps[:steps]  # arange may round one too many into "trailing"
 
 
@@ -134,7 +159,7 @@ class Points(NamedTuple):
     noise_scale: float
 
     def last(self, steps: int) -> "Points":
-        """The last `steps` of them, entered with an image's latents at the first one's noise."""
+        """The last `steps` of the points. They are entered with an image's latents at the noise of the first point."""
         alpha, sigma = self.alpha[-steps - 1 :], self.sigma[-steps - 1 :]
         return Points(self.timesteps[-steps:], alpha, sigma, float(sigma[0]))
 
@@ -302,26 +327,78 @@ def dpm_solver_2m(schedule: NoiseSchedule, points: Points) -> Sampler:
     return _table(schedule, points, a[:, None], b, data=True)
 
 
-# Name: the points of a schedule, and the rule between them.
-SAMPLERS: dict[str, tuple[Callable[[NoiseSchedule, int], Points], Callable[[NoiseSchedule, Points], Sampler]]] = {
-    "pndm": (ddim_points, pndm),
-    "ddim": (ddim_points, partial(multistep, order=1)),
-    "lms": (euler_points, partial(multistep, order=4)),
-    "euler": (euler_points, partial(multistep, order=1)),
-    "euler_a": (spaced_points, euler_ancestral),
-    "dpm++2m": (dpm_points, dpm_solver_2m),
+class SamplerSpec(NamedTuple):
+    """What makes a sampler.
+
+    scheduler: The `_class_name` of `scheduler_config.json` that stands for it.
+    points: The points of a schedule that it visits in a number of steps.
+    table: The coefficients between the points.
+    timestep_spacing: Where a file does not say it, as diffusers' class has it.
+    required: Keys of `scheduler_config.json` that ask for another rule where they have another value.
+    """
+
+    scheduler: str
+    points: Callable[[NoiseSchedule, int], Points]
+    table: Callable[[NoiseSchedule, Points], Sampler]
+    timestep_spacing: str = "linspace"
+    required: Mapping[str, Any] = {}
+
+
+OTHER_SIGMAS = {"use_beta_sigmas": False, "use_exponential_sigmas": False}
+SAMPLERS = {
+    "pndm": SamplerSpec("PNDMScheduler", ddim_points, pndm, "leading", {"skip_prk_steps": True}),
+    "ddim": SamplerSpec(
+        "DDIMScheduler",
+        ddim_points,
+        partial(multistep, order=1),
+        "leading",
+        {"rescale_betas_zero_snr": False, "thresholding": False},
+    ),
+    "lms": SamplerSpec("LMSDiscreteScheduler", euler_points, partial(multistep, order=4), required=OTHER_SIGMAS),
+    "euler": SamplerSpec(
+        "EulerDiscreteScheduler",
+        euler_points,
+        partial(multistep, order=1),
+        required={
+            "final_sigmas_type": "zero",
+            "interpolation_type": "linear",
+            "rescale_betas_zero_snr": False,
+            "sigma_max": None,
+            "sigma_min": None,
+            "timestep_type": "discrete",
+            **OTHER_SIGMAS,
+        },
+    ),
+    "euler_a": SamplerSpec(
+        "EulerAncestralDiscreteScheduler", spaced_points, euler_ancestral, required={"rescale_betas_zero_snr": False}
+    ),
+    "dpm++2m": SamplerSpec(
+        "DPMSolverMultistepScheduler",
+        dpm_points,
+        dpm_solver_2m,
+        required={
+            "algorithm_type": "dpmsolver++",
+            "final_sigmas_type": "zero",
+            "rescale_betas_zero_snr": False,
+            "solver_order": 2,
+            "solver_type": "midpoint",
+            "thresholding": False,
+            "use_flow_sigmas": False,
+            "use_lu_lambdas": False,
+            **OTHER_SIGMAS,
+        },
+    ),
 }
 
 
 def make_sampler(name: str, schedule: NoiseSchedule, steps: int, strength: float | None = None) -> Sampler:
-    """The table of the named sampler; with `strength`, of its last int(steps * strength) steps, to start from an image.
+    """The table of the named sampler. With `strength`: of its last int(steps * strength) steps, to start from an image.
 
     Raises ValueError listing the choices, or where no step is left.
     """
-    if name not in SAMPLERS:
-        raise ValueError(f"unknown sampler {name!r}; allowed: {', '.join(SAMPLERS)}")
-    points_of, rule = SAMPLERS[name]
-    points = points_of(schedule, steps)
+    schedule = schedule.for_sampler(name)
+    spec = SAMPLERS[name]
+    points = spec.points(schedule, steps)
     if strength is not None:
         if not 0 < strength <= 1:
             raise ValueError(f"strength is {strength}; allowed: above 0, up to 1")
@@ -329,7 +406,7 @@ def make_sampler(name: str, schedule: NoiseSchedule, steps: int, strength: float
         if not last:
             raise ValueError(f"strength is {strength}, which leaves none of {steps} steps; allowed: {1 / steps:g} to 1")
         points = points.last(last)
-    return rule(schedule, points)
+    return spec.table(schedule, points)
 
 
 def init_history(sampler: Sampler, noise: jax.Array, image: jax.Array | float = 0.0) -> History:
@@ -411,3 +488,8 @@ def _integral_of_lagrange(nodes: np.ndarray, k: int, start: float, end: float) -
     others = np.delete(scaled, k)
     antiderivative = np.polynomial.Polynomial(np.polynomial.polynomial.polyfromroots(others)).integ()
     return scale * (antiderivative(1.0) - antiderivative(0.0)) / np.prod(scaled[k] - others)
+
+
+def _hashable(value: Any) -> Any:
+    """A JSON value as one that a frozen dataclass can be hashed with."""
+    return value if isinstance(value, str | int | float | None) else repr(value)

@@ -1,20 +1,22 @@
-"""How a model suggests to be sampled: a file in its folder, beside what diffusers writes."""
+"""What a model suggests for sampling from it: `sampling_config.json` in its folder."""
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from jaxsd.diffusion.samplers import SAMPLERS
 from jaxsd.files import read_json
-from jaxsd.pretrained.model_config import from_dict
 
 SAMPLING_CONFIG = "sampling_config.json"
 
 
 @dataclass(frozen=True)
 class SamplingDefaults:
-    """What the pipeline takes where a call does not say it.
+    """What `StableDiffusion.__call__` takes where it is not told otherwise.
 
-    `sampler` None is the one that the scheduler's config names.
+    `sampler` is None where the checkpoint's own scheduler is to be used. Raises ValueError naming the key and what is
+    allowed.
     """
 
     guidance: float = 7.5
@@ -22,15 +24,28 @@ class SamplingDefaults:
     sampler: str | None = None
 
     def __post_init__(self):
-        if type(self.guidance) not in (int, float):
-            raise ValueError(f"guidance is {self.guidance!r}; allowed: a number")
-        if type(self.steps) is not int or self.steps < 1:
-            raise ValueError(f"steps is {self.steps!r}; allowed: an integer of at least 1")
+        if not _is_number(self.guidance) or not math.isfinite(self.guidance):
+            raise ValueError(f"guidance is {self.guidance!r}; allowed: a finite number")
+        if not _is_number(self.steps) or self.steps != int(self.steps) or self.steps < 1:
+            raise ValueError(f"steps is {self.steps!r}; allowed: whole numbers from 1")
         if self.sampler is not None and self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler is {self.sampler!r}; allowed: null, {', '.join(SAMPLERS)}")
+            raise ValueError(f"sampler is {self.sampler!r}; allowed: {', '.join(SAMPLERS)}")
 
     @classmethod
-    def read(cls, folder: Path) -> "SamplingDefaults":
-        """From a model's folder; the defaults where it has no such file. Raises ValueError that names the file."""
-        path = folder / SAMPLING_CONFIG
-        return from_dict(cls, read_json(path), path) if path.is_file() else cls()
+    def read(cls, folder) -> "SamplingDefaults":
+        """Read a model's folder, which need not have the file. Raises ValueError naming the file and the key."""
+        path = Path(folder) / SAMPLING_CONFIG
+        if not path.is_file():
+            return cls()
+        values = read_json(path)
+        names = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(values.keys() - set(names)):
+            raise ValueError(f"{path}: unknown key {unknown[0]}; allowed: {', '.join(names)}")
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

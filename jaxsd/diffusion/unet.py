@@ -8,10 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from encoders.layers import remat_block
-from jaxsd.diffusion.layers import Attention, Downsample, ResnetBlock, Upsample, conv, group_norm
-from jaxsd.files import read_json
-from jaxsd.pretrained.model_config import from_dict
+from jaxsd.diffusion.layers import Attention, Downsample, ResnetBlock, Upsample, conv, group_norm, remat_where_asked
 
 
 @dataclass(frozen=True)
@@ -52,11 +49,6 @@ class UNetConfig:
         "transformer_layers_per_block": 1,
         "use_linear_projection": False,
     }
-
-    @classmethod
-    def read(cls, path):
-        """From a `config.json`. Raises ValueError naming the file, the key and the allowed value."""
-        return from_dict(cls, read_json(path), path)
 
     def heads(self, level: int) -> int:
         dims = self.attention_head_dim
@@ -127,7 +119,7 @@ class SpatialTransformer(nnx.Module):
     def keys_values(self, context):
         return [block.attn2.keys_values(context) for block in self.transformer_blocks]
 
-    @remat_block
+    @remat_where_asked
     def __call__(self, x, keys_values):
         h = self.proj_in(self.norm(x)).reshape(x.shape[0], -1, x.shape[-1])
         for block, pair in zip(self.transformer_blocks, keys_values, strict=True):
@@ -135,7 +127,7 @@ class SpatialTransformer(nnx.Module):
         return x + self.proj_out(h.reshape(x.shape))
 
 
-class Stage(nnx.Module):
+class UNetStage(nnx.Module):
     """One resolution of the U-Net: residual blocks, each followed by attention where the level has it."""
 
     def __init__(self, widths_in, features, attention, resnet):
@@ -148,7 +140,7 @@ class Stage(nnx.Module):
         return zip(self.resnets, attentions, strict=True)
 
 
-class MidBlock(nnx.Module):
+class UNetMidBlock(nnx.Module):
     """Residual block, attention, residual block at the lowest resolution."""
 
     def __init__(self, features, attention, resnet):
@@ -169,32 +161,32 @@ class UNet(nnx.Module):
         widths = config.block_out_channels
         time_features = 4 * widths[0]
         groups, eps = config.norm_num_groups, config.norm_eps
-        kind = {"dtype": dtype, "rngs": rngs}
+        options = {"dtype": dtype, "rngs": rngs}
 
         def resnet(features_in, features_out):
-            return ResnetBlock(features_in, features_out, time_features, groups, eps, **kind)
+            return ResnetBlock(features_in, features_out, time_features, groups, eps, **options)
 
         def attention(level):
             return lambda features: SpatialTransformer(
-                features, config.cross_attention_dim, config.heads(level), groups, **kind
+                features, config.cross_attention_dim, config.heads(level), groups, **options
             )
 
-        self.conv_in = conv(config.in_channels, widths[0], 3, **kind)
-        self.time_embedding = TimeEmbedding(widths[0], time_features, **kind)
+        self.conv_in = conv(config.in_channels, widths[0], 3, **options)
+        self.time_embedding = TimeEmbedding(widths[0], time_features, **options)
 
         skips = [widths[0]]
         down_blocks = []
         for level, (name, width) in enumerate(zip(config.down_block_types, widths, strict=True)):
             widths_in = [skips[-1]] + [width] * (config.layers_per_block - 1)
-            block = Stage(widths_in, width, attention(level) if name.startswith("CrossAttn") else None, resnet)
+            block = UNetStage(widths_in, width, attention(level) if name.startswith("CrossAttn") else None, resnet)
             skips += [width] * config.layers_per_block
             if level + 1 < len(widths):
-                block.downsample = Downsample(width, **kind)
+                block.downsample = Downsample(width, **options)
                 skips.append(width)
             down_blocks.append(block)
         self.down_blocks = nnx.List(down_blocks)
 
-        self.mid_block = MidBlock(widths[-1], attention(len(widths) - 1), resnet)
+        self.mid_block = UNetMidBlock(widths[-1], attention(len(widths) - 1), resnet)
 
         up_blocks = []
         below = widths[-1]
@@ -205,14 +197,14 @@ class UNet(nnx.Module):
             for _ in range(config.layers_per_block + 1):
                 widths_in.append(below + skips.pop())
                 below = width
-            block = Stage(widths_in, width, attention(level) if name.startswith("CrossAttn") else None, resnet)
+            block = UNetStage(widths_in, width, attention(level) if name.startswith("CrossAttn") else None, resnet)
             if level:
-                block.upsample = Upsample(width, **kind)
+                block.upsample = Upsample(width, **options)
             up_blocks.append(block)
         self.up_blocks = nnx.List(up_blocks)
 
-        self.conv_norm_out = group_norm(widths[0], groups, eps, **kind)
-        self.conv_out = conv(widths[0], config.out_channels, 3, **kind)
+        self.conv_norm_out = group_norm(widths[0], groups, eps, **options)
+        self.conv_out = conv(widths[0], config.out_channels, 3, **options)
 
     def __call__(
         self,

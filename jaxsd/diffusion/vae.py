@@ -10,8 +10,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxsd.diffusion.layers import Attention, Downsample, ResnetBlock, Upsample, conv, group_norm
-from jaxsd.files import read_json
-from jaxsd.pretrained.model_config import from_dict
 
 EPS = 1e-6  # of every normalisation in AutoencoderKL
 
@@ -36,11 +34,6 @@ class VAEConfig:
         "use_post_quant_conv": True,
         "use_quant_conv": True,
     }
-
-    @classmethod
-    def read(cls, path):
-        """From a `config.json`. Raises ValueError naming the file, the key and the allowed value."""
-        return from_dict(cls, read_json(path), path)
 
     @property
     def factor(self) -> int:
@@ -75,7 +68,7 @@ class AttentionBlock(nnx.Module):
         return x + self.attention(h).reshape(x.shape)
 
 
-class MidBlock(nnx.Module):
+class VAEMidBlock(nnx.Module):
     def __init__(self, features, groups, resnet, *, dtype, rngs):
         self.resnets = nnx.List([resnet(features, features) for _ in range(2)])
         self.attentions = nnx.List([AttentionBlock(features, groups, dtype=dtype, rngs=rngs)])
@@ -84,7 +77,7 @@ class MidBlock(nnx.Module):
         return self.resnets[1](self.attentions[0](self.resnets[0](x)))
 
 
-class Stage(nnx.Module):
+class VAEStage(nnx.Module):
     """Residual blocks at one resolution."""
 
     def __init__(self, features_in, features, layers, resnet):
@@ -99,18 +92,18 @@ class Stage(nnx.Module):
 class Encoder(nnx.Module):
     def __init__(self, config: VAEConfig, resnet, *, dtype, rngs):
         widths, groups = config.block_out_channels, config.norm_num_groups
-        kind = {"dtype": dtype, "rngs": rngs}
-        self.conv_in = conv(config.in_channels, widths[0], 3, **kind)
+        options = {"dtype": dtype, "rngs": rngs}
+        self.conv_in = conv(config.in_channels, widths[0], 3, **options)
         blocks = []
         for level, width in enumerate(widths):
-            block = Stage(widths[max(level - 1, 0)], width, config.layers_per_block, resnet)
+            block = VAEStage(widths[max(level - 1, 0)], width, config.layers_per_block, resnet)
             if level + 1 < len(widths):
-                block.downsample = Downsample(width, asymmetric=True, **kind)
+                block.downsample = Downsample(width, asymmetric=True, **options)
             blocks.append(block)
         self.down_blocks = nnx.List(blocks)
-        self.mid_block = MidBlock(widths[-1], groups, resnet, **kind)
-        self.conv_norm_out = group_norm(widths[-1], groups, EPS, **kind)
-        self.conv_out = conv(widths[-1], 2 * config.latent_channels, 3, **kind)
+        self.mid_block = VAEMidBlock(widths[-1], groups, resnet, **options)
+        self.conv_norm_out = group_norm(widths[-1], groups, EPS, **options)
+        self.conv_out = conv(widths[-1], 2 * config.latent_channels, 3, **options)
 
     def __call__(self, x):
         x = self.conv_in(x)
@@ -124,18 +117,18 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     def __init__(self, config: VAEConfig, resnet, *, dtype, rngs):
         widths, groups = config.block_out_channels[::-1], config.norm_num_groups
-        kind = {"dtype": dtype, "rngs": rngs}
-        self.conv_in = conv(config.latent_channels, widths[0], 3, **kind)
-        self.mid_block = MidBlock(widths[0], groups, resnet, **kind)
+        options = {"dtype": dtype, "rngs": rngs}
+        self.conv_in = conv(config.latent_channels, widths[0], 3, **options)
+        self.mid_block = VAEMidBlock(widths[0], groups, resnet, **options)
         blocks = []
         for level, width in enumerate(widths):
-            block = Stage(widths[max(level - 1, 0)], width, config.layers_per_block + 1, resnet)
+            block = VAEStage(widths[max(level - 1, 0)], width, config.layers_per_block + 1, resnet)
             if level + 1 < len(widths):
-                block.upsample = Upsample(width, **kind)
+                block.upsample = Upsample(width, **options)
             blocks.append(block)
         self.up_blocks = nnx.List(blocks)
-        self.conv_norm_out = group_norm(widths[-1], groups, EPS, **kind)
-        self.conv_out = conv(widths[-1], config.out_channels, 3, **kind)
+        self.conv_norm_out = group_norm(widths[-1], groups, EPS, **options)
+        self.conv_out = conv(widths[-1], config.out_channels, 3, **options)
 
     def __call__(self, z):
         x = self.mid_block(self.conv_in(z))
@@ -155,13 +148,13 @@ class VAE(nnx.Module):
     def __init__(self, config: VAEConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
         self.config = config
         self.dtype = dtype
-        kind = {"dtype": dtype, "rngs": rngs}
-        resnet = partial(ResnetBlock, time_features=0, groups=config.norm_num_groups, eps=EPS, **kind)
+        options = {"dtype": dtype, "rngs": rngs}
+        resnet = partial(ResnetBlock, time_features=0, groups=config.norm_num_groups, eps=EPS, **options)
         channels = config.latent_channels
-        self.encoder = Encoder(config, resnet, **kind)
-        self.quant_conv = conv(2 * channels, 2 * channels, 1, **kind)
-        self.post_quant_conv = conv(channels, channels, 1, **kind)
-        self.decoder = Decoder(config, resnet, **kind)
+        self.encoder = Encoder(config, resnet, **options)
+        self.quant_conv = conv(2 * channels, 2 * channels, 1, **options)
+        self.post_quant_conv = conv(channels, channels, 1, **options)
+        self.decoder = Decoder(config, resnet, **options)
 
     def encode(self, pictures: Float[Array, "batch height width 3"]) -> Gaussian:
         moments = self.quant_conv(self.encoder(pictures.astype(self.dtype))).astype(jnp.float32)

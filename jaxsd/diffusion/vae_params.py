@@ -2,19 +2,18 @@
 
 from jaxsd.pretrained.mapping import module
 
-PATH = ".*"
-ATTENTION = r".*\.mid_block\.attentions\.0"
+VAE_ATTENTION = r".*\.mid_block\.attentions\.0"
 
-RULES = (
-    *module("{path}.downsamplers.0.conv", "{path}.downsample.conv", "conv2d", path=PATH),
-    *module("{path}.upsamplers.0.conv", "{path}.upsample.conv", "conv2d", path=PATH),
-    *module("{path}.{name}", "{path}.attention.{name}", "linear", path=ATTENTION, name="to_q|to_k|to_v"),
-    *module("{path}.to_out.0", "{path}.attention.to_out", "linear", path=ATTENTION),
+VAE_MAPPING = (
+    *module("{path}.downsamplers.0.conv", "{path}.downsample.conv", "conv2d", path=".*"),
+    *module("{path}.upsamplers.0.conv", "{path}.upsample.conv", "conv2d", path=".*"),
+    *module("{path}.{name}", "{path}.attention.{name}", "linear", path=VAE_ATTENTION, name="to_q|to_k|to_v"),
+    *module("{path}.to_out.0", "{path}.attention.to_out", "linear", path=VAE_ATTENTION),
     # The names before diffusers 0.18, as in the published SD 1.5.
-    *module("{path}.query", "{path}.attention.to_q", "linear", path=ATTENTION),
-    *module("{path}.key", "{path}.attention.to_k", "linear", path=ATTENTION),
-    *module("{path}.value", "{path}.attention.to_v", "linear", path=ATTENTION),
-    *module("{path}.proj_attn", "{path}.attention.to_out", "linear", path=ATTENTION),
+    *module("{path}.query", "{path}.attention.to_q", "linear", path=VAE_ATTENTION),
+    *module("{path}.key", "{path}.attention.to_k", "linear", path=VAE_ATTENTION),
+    *module("{path}.value", "{path}.attention.to_v", "linear", path=VAE_ATTENTION),
+    *module("{path}.proj_attn", "{path}.attention.to_out", "linear", path=VAE_ATTENTION),
     *module(
         "{path}",
         "{path}",

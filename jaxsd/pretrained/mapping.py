@@ -1,25 +1,23 @@
-"""The mapping engine: other people's checkpoints <-> our parameters, by table.
+"""The mapping engine: the parameters of other libraries' checkpoints <-> our parameters, by table.
 
-A parameter's name is its dotted path in the module, `down_blocks.0.resnets.1.conv1.kernel`. A table is a sequence of
-rules, the first that matches a name counts. Every name must be accounted for on both sides, or one error lists all
-that is wrong.
+The name of a parameter is its dotted path in the module: `down_blocks.0.resnets.1.conv1.kernel`. A mapping is a
+sequence of rules. The first rule that matches a name counts. Every name must be accounted for on both sides; otherwise
+one error lists everything that is wrong.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import ArrayLike, DTypeLike
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from jax.typing import DTypeLike
 
-from jaxsd.files import replacing
+Model = TypeVar("Model", bound=nnx.Module)
 
 # name -> (source to target, target to source): the order of axes, and axes of length 1, are all that ever differ.
 TRANSFORMS = {
@@ -37,7 +35,11 @@ MOST_PROBLEMS = 20  # more than a layer of a transformer has keys, and no more t
 
 @dataclass(frozen=True)
 class Rule:
-    """`source` and `target` are names with `{letter}` for the parts that vary; `where` gives their regexes."""
+    """One rule of a mapping: `source` is a name in the other library's checkpoint, `target` is our name.
+
+    `{part}` in a name stands for what varies, and `where` gives the regex of each part: by default one name between
+    two dots. `transform` is a key of TRANSFORMS.
+    """
 
     source: str
     target: str
@@ -45,17 +47,17 @@ class Rule:
     where: Mapping[str, str] = field(default_factory=dict)
 
     def translate(self, name: str, backwards: bool = False) -> str | None:
-        """The other side's name for `name`, or None where the rule does not match it."""
-        pattern, template = (self._here, self.source) if backwards else (self._there, self.target)
+        """Our name for the source's `name`, or the source's for ours (`backwards`). None without a match."""
+        pattern, template = (self._target_pattern, self.source) if backwards else (self._source_pattern, self.target)
         found = pattern.fullmatch(name)
         return template.format(**found.groupdict()) if found else None
 
     @cached_property
-    def _there(self) -> re.Pattern:
+    def _source_pattern(self) -> re.Pattern:
         return self._regex(self.source)
 
     @cached_property
-    def _here(self) -> re.Pattern:
+    def _target_pattern(self) -> re.Pattern:
         return self._regex(self.target)
 
     def _regex(self, template: str) -> re.Pattern:
@@ -68,23 +70,41 @@ class Rule:
         )
 
 
-def translate(rules: Iterable[Rule], name: str, backwards: bool = False) -> tuple[str, Rule] | None:
-    """The other side's name and the rule that gave it, or None."""
-    for rule in rules:
+def translate(mapping: Iterable[Rule], name: str, backwards: bool = False) -> tuple[str, Rule] | None:
+    """The name on the other side and the rule that gave it, or None where no rule matches."""
+    for rule in mapping:
         other = rule.translate(name, backwards)
         if other is not None:
             return other, rule
     return None
 
 
+class _SameKey:
+    """Takes the place of `nnx.Rngs` where values do not matter: every parameter gets the same key."""
+
+    def __init__(self):
+        self.key = jax.random.key(0)
+
+    def params(self) -> jax.Array:
+        return self.key
+
+
+def abstract_model(make: Callable[..., nnx.Module]) -> nnx.Module:
+    """The module that `make(rngs=...)` makes, with shapes in place of parameters.
+
+    `nnx.eval_shape` with `nnx.Rngs` would trace how keys are drawn, which takes ten times as long as everything else.
+    """
+    return nnx.eval_shape(lambda: make(rngs=_SameKey()))
+
+
 def parameters(model: nnx.Module) -> dict[str, jax.Array]:
-    """The parameters of `model` by dotted name (abstract for a model from `nnx.eval_shape`)."""
+    """The parameters of `model` by dotted name (shapes for an abstract model)."""
     flat = nnx.to_flat_state(nnx.as_pure(nnx.state(model, nnx.Param)))
     return {".".join(map(str, path)): value for path, value in flat}
 
 
-def with_parameters(model: nnx.Module, values: Mapping[str, jax.Array]) -> nnx.Module:
-    """A copy of `model` that holds `values`, one for every parameter's dotted name."""
+def with_parameters(model: Model, values: Mapping[str, jax.Array]) -> Model:
+    """A copy of `model` that holds `values`, one for the dotted name of every parameter."""
     graph, state = nnx.split(model)
     flat = nnx.to_flat_state(nnx.as_pure(state))
     filled = [(path, values[".".join(map(str, path))]) for path, _ in flat]
@@ -92,18 +112,33 @@ def with_parameters(model: nnx.Module, values: Mapping[str, jax.Array]) -> nnx.M
 
 
 def match(
-    source: Mapping[str, ArrayLike], rules: Iterable[Rule], wanted: Mapping[str, ArrayLike], ignore=(), name=""
+    source: Mapping[str, Any],
+    mapping: Iterable[Rule],
+    wanted: Mapping[str, Any],
+    ignore: Iterable[str] = (),
+    name: str = "",
 ) -> dict[str, tuple[str, Rule]]:
-    """For every name in `wanted` (our parameters) the key of `source` that fills it, and its rule.
+    """Find for every one of our parameters the source's key that fills it. Only names and shapes are looked at.
 
-    Looks at names and shapes alone. `ignore` holds regexes of source names that carry no parameter. Raises ValueError
-    that lists every unknown, missing and misshapen name at once, or the first few of many.
+    Args:
+        source: The tensors of the other library by name; anything that has a `shape`.
+        mapping: The rules.
+        wanted: Our parameters by dotted name; anything that has a `shape`.
+        ignore: Regexes of the source's names that carry no parameter.
+        name: What an error calls the source.
+
+    Returns:
+        The source's key and its rule, by the name of our parameter.
+
+    Raises:
+        ValueError: Lists every unknown, missing and misshapen name at once, or the first MOST_PROBLEMS of them.
     """
+    mapping, ignore = tuple(mapping), tuple(ignore)
     found, problems = {}, []
     for key, value in source.items():
         if any(re.fullmatch(pattern, key) for pattern in ignore):
             continue
-        translated = translate(rules, key)
+        translated = translate(mapping, key)
         if translated is None or translated[0] not in wanted:
             problems.append(f"unknown key {key}")
             continue
@@ -116,7 +151,7 @@ def match(
         if value.shape != expected:
             problems.append(f"{key} has shape {tuple(value.shape)}, expected {expected}")
     for target in wanted.keys() - found.keys():
-        translated = translate(rules, target, backwards=True)
+        translated = translate(mapping, target, backwards=True)
         problems.append(f"missing key {translated[0] if translated else target}")
     if problems:
         more = f" and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
@@ -126,66 +161,48 @@ def match(
 
 
 def import_parameters(
-    source: Mapping[str, ArrayLike],
-    rules: Iterable[Rule],
-    model: nnx.Module,
-    ignore=(),
-    name="",
+    source: Mapping[str, Any],
+    mapping: Iterable[Rule],
+    model: Model,
+    ignore: Iterable[str] = (),
+    name: str = "",
     dtype: DTypeLike | None = None,
-):
-    """A copy of `model` (may be abstract) filled from a foreign checkpoint, one tensor after the other.
+) -> Model:
+    """A copy of `model`, which may be abstract, filled from `source` one tensor after the other.
 
-    Values get `dtype`, by default that of `model`'s parameters. Raises `match`'s ValueError before any value is read.
+    Args:
+        source: The tensors of the other library by name; anything that has a `shape` and that `numpy.asarray` reads.
+        mapping: The rules.
+        model: The module whose copy is filled.
+        ignore: Regexes of the source's names that carry no parameter.
+        name: What an error calls the source.
+        dtype: Of all parameters. By default each keeps the dtype that it has in `model`.
+
+    Raises:
+        ValueError: As `match` does, before any value is read.
     """
     wanted = parameters(model)
     values = {}
-    for target, (key, rule) in match(source, rules, wanted, ignore, name).items():
+    for target, (key, rule) in match(source, mapping, wanted, ignore, name).items():
         forwards, _ = TRANSFORMS[rule.transform]
         values[target] = jnp.asarray(forwards(np.asarray(source[key])), dtype or wanted[target].dtype)
     return with_parameters(model, values)
 
 
-def export_parameters(model: nnx.Module, rules: tuple[Rule, ...], dtype=np.float32) -> dict[str, np.ndarray]:
-    """The parameters of `model` under the other side's names, layouts and `dtype`."""
+def export_parameters(model: nnx.Module, mapping: Iterable[Rule], dtype=np.float32) -> dict[str, np.ndarray]:
+    """The parameters of `model` under the other library's names, in its layouts and as `dtype`."""
+    mapping = tuple(mapping)
     exported = {}
     for name, value in parameters(model).items():
-        other, rule = translate(rules, name, backwards=True)
+        other, rule = translate(mapping, name, backwards=True)
         exported[other] = np.asarray(TRANSFORMS[rule.transform][1](np.asarray(value, dtype)), order="C")
     return exported
 
 
-def read_safetensors(path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file. Raises FileNotFoundError or ValueError naming the file."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
-
-
-def write_safetensors(arrays: Mapping[str, np.ndarray], path):
-    """Write a safetensors file in one move: a reader sees the old file or the whole new one."""
-    with replacing(path) as part:
-        save_file(dict(arrays), part, metadata={"format": "pt"})  # the tag that transformers asks for
-
-
-def write_parameters(model: nnx.Module, path, dtype=np.float32):
-    """Write the parameters of `model` under their own names."""
-    write_safetensors({name: np.asarray(value, dtype) for name, value in parameters(model).items()}, path)
-
-
-def read_parameters(model: nnx.Module, path) -> nnx.Module:
-    """A copy of `model` (may be abstract) filled from what `write_parameters` wrote."""
-    source = read_safetensors(path)
-    rules = tuple(Rule(key.replace("{", "{{"), key) for key in parameters(model))
-    return import_parameters(source, rules, model, name=str(path))
-
-
-def module(source: str, target: str, kind: str, **where: str) -> tuple[Rule, ...]:
-    """The rules of a layer's weight and bias; `kind` is linear, conv1d, conv2d, norm or embedding."""
-    leaf = {"norm": "scale", "embedding": "embedding"}.get(kind, "kernel")
-    transform = kind if kind in TRANSFORMS else "same"
+def module(source: str, target: str, layer: str, **where: str) -> tuple[Rule, ...]:
+    """The rules of the weight and the bias of a layer: linear, conv1d, conv2d, conv1x1, patches, norm or embedding."""
+    leaf = {"norm": "scale", "embedding": "embedding"}.get(layer, "kernel")
+    transform = layer if layer in TRANSFORMS else "same"
     return (
         Rule(f"{source}.weight", f"{target}.{leaf}", transform, where),
         Rule(f"{source}.bias", f"{target}.bias", "same", where),

@@ -2,6 +2,13 @@
 
 import dataclasses
 
+from jaxsd.files import read_json
+
+
+def read_model_config(cls, path):
+    """The dataclass `cls` filled from a `config.json`. Raises FileNotFoundError, or ValueError as `from_dict` does."""
+    return from_dict(cls, read_json(path), path)
+
 
 def from_dict(cls, values: dict, name):
     """The dataclass `cls` filled from the keys of `values` that it names; other keys are ignored, as Hugging Face does.

@@ -1,10 +1,9 @@
-"""What numbers networks are kept and computed in.
+"""The dtype in which networks are kept and computed.
 
-Parameters that train are float32. Those that are loaded to be used are kept in the dtype that they are computed in.
-Whatever the dtype, softmax, the statistics of norms, sampling and losses are float32.
+Parameters that train are float32. Parameters that are only used are kept in the dtype in which they are computed.
+Whatever that dtype is, softmax, the statistics of norms, sampling and losses are float32.
 """
 
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
@@ -12,12 +11,14 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def choose_dtype(dtype: DTypeLike | None) -> jnp.dtype:
-    """`dtype`, or for None bfloat16 on accelerators, whose matrix units are made for it, and float32 on the CPU.
+    """`dtype`, or for None what suits the device on which new arrays are made.
 
-    Raises ValueError where it is none of DTYPES.
+    That is float32 on a CPU, and bfloat16 on accelerators, whose matrix units are made for it. Raises ValueError where
+    `dtype` is none of DTYPES.
     """
     if dtype is None:
-        dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+        (device,) = jnp.zeros(()).devices()
+        dtype = jnp.float32 if device.platform == "cpu" else jnp.bfloat16
     try:
         chosen = jnp.dtype(dtype)
     except TypeError:

@@ -1,4 +1,4 @@
-"""What a checkpoint is that is not Stable Diffusion 1.x or CLIP, told by its keys or by its config."""
+"""Recognizes checkpoints of other models by their keys or configs, so that an error can name the model."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,8 +8,8 @@ SD2 = "Stable Diffusion 2"
 SD3 = "Stable Diffusion 3"
 FLUX = "Flux"
 
-# What it is, and a regex of keys that tell so; the first that any key matches counts (Flux has some of SD 3's).
-KEYS = (
+# What the file holds, and a regex of keys that tell so. The first that any key matches counts: Flux has keys of SD 3.
+OTHER_MODELS = (
     ("a LoRA, which is a change to a model", r"(.*\.)?lora_.+|.*[._]lora\..+|.*\.(hada|lokr)_w1.*"),
     ("a ControlNet", r"control_model\..+|controlnet_.+"),
     ("a textual inversion", r"emb_params|string_to_param\..+"),
@@ -19,15 +19,15 @@ KEYS = (
     (SD3, r"(model\.diffusion_model\.)?joint_blocks\..+|transformer_blocks\.\d+\.attn\.add_q_proj\..+"),
 )
 
-# Where a whole model is asked for in one file.
-PIECES = (
+# Parts of a model in place of the whole model in one file.
+PARTS_OF_A_MODEL = (
     ("the U-Net alone of a diffusers folder", r"down_blocks\..+"),
     ("a VAE alone", r"(encoder|decoder)\.(conv_in|mid)\..+"),
     ("CLIP or a text encoder alone", r"text_model\..+"),
 )
 
-# unet/config.json of others: key, value, what it is.
-UNETS = (
+# A key and a value of unet/config.json, and which other model they tell of.
+OTHER_UNETS = (
     ("addition_embed_type", "text_time", SDXL),
     ("cross_attention_dim", 2048, SDXL),
     ("cross_attention_dim", 1024, SD2),
@@ -35,22 +35,22 @@ UNETS = (
     ("in_channels", 8, "an InstructPix2Pix model"),
 )
 
-# _class_name of transformer/config.json
-TRANSFORMERS = {"SD3Transformer2DModel": SD3, "FluxTransformer2DModel": FLUX}
+# `_class_name` in transformer/config.json, and the model.
+TRANSFORMER_MODELS = {"SD3Transformer2DModel": SD3, "FluxTransformer2DModel": FLUX}
 
 
-def recognise_keys(keys: Iterable[str], kinds: Iterable[tuple[str, str]]) -> str | None:
-    """The first of `kinds` that any key tells of, or None."""
+def recognize_keys(keys: Iterable[str], models: Iterable[tuple[str, str]]) -> str | None:
+    """The first of `models`, each a name and a regex, that any key tells of, or None."""
     keys = list(keys)
-    return next((kind for kind, pattern in kinds if any(re.fullmatch(pattern, key) for key in keys)), None)
+    return next((model for model, pattern in models if any(re.fullmatch(pattern, key) for key in keys)), None)
 
 
-def recognise_unet(config: Mapping[str, object]) -> str | None:
-    """What other model has a U-Net of this config, or None."""
-    return next((kind for key, value, kind in UNETS if config.get(key) == value), None)
+def recognize_unet(config: Mapping[str, object]) -> str | None:
+    """Which other model has a U-Net of this config, or None."""
+    return next((model for key, value, model in OTHER_UNETS if config.get(key) == value), None)
 
 
-def recognise_transformer(config: Mapping[str, object]) -> str:
-    """What has a transformer of this config in place of the U-Net."""
+def recognize_transformer(config: Mapping[str, object]) -> str:
+    """Which model has a transformer of this config in place of the U-Net."""
     name = config.get("_class_name")
-    return TRANSFORMERS.get(name, f"a model with a transformer ({name}) in place of the U-Net")
+    return TRANSFORMER_MODELS.get(str(name), f"a model with a transformer ({name}) in place of the U-Net")

@@ -10,51 +10,38 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
-from jax.typing import ArrayLike
-
-from encoders.store import ENCODER_JSON
-from jaxsd.pretrained.mapping import read_safetensors
-
-TORCH, SAFETENSORS = (".pth", ".pt", ".bin"), ".safetensors"
-
-
-SUFFIXES = (*TORCH, SAFETENSORS)
-
-
+TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 PIECE = re.compile(r"(?P<whole>.+\.(?:pth|pt|bin))\.part[._-]?(?P<ending>.*)")
-
 
 # Reading with weights_only could corrupt memory in older ones: CVE-2026-24747.
 OLDEST_TORCH = (2, 10)
 
 
-def read_tensors(source: Path) -> tuple[str, Mapping[str, ArrayLike]]:
-    """A name for errors and the tensors of a checkpoint: a file, one whose pieces lie there, or a folder of pieces.
+def read_torch(source: Path) -> tuple[str, Mapping[str, Any]]:
+    """Read a state dict. `source` is a file, the path that a file cut into pieces would have, or a folder of pieces.
 
-    Raises FileNotFoundError where there is none and ValueError where it is damaged or holds more than tensors.
+    Returns what errors call the file, and the tensors by name. Raises FileNotFoundError where there is no file and
+    ValueError where the file is damaged or holds more than tensors.
     """
-    if source.is_file() and source.suffix == SAFETENSORS:
-        return str(source), read_safetensors(source)
-    if source.is_file() and source.suffix in TORCH:
-        with source.open("rb") as file:
-            return str(source), _read_torch(file, str(source))
     if source.is_file():
-        raise ValueError(f"{source}: a checkpoint's name must end in {', '.join(SUFFIXES)}")
+        with source.open("rb") as file:
+            return str(source), _load(file, str(source))
     whole, pieces = find_pieces(source)
     name = f"{whole} (joined from {len(pieces)} pieces)"
-    return name, _read_torch(io.BytesIO(b"".join(piece.read_bytes() for piece in pieces)), name)
+    return name, _load(io.BytesIO(b"".join(piece.read_bytes() for piece in pieces)), name)
 
 
 def find_pieces(source: Path) -> tuple[Path, list[Path]]:
     """The path that a file cut into pieces would have whole, and its pieces in order.
 
-    `source` is that path or the folder of the pieces, named FILE.part00, FILE.part01... or FILE.partaa, FILE.partab...
-    Raises FileNotFoundError where there are none, and ValueError where one is missing or those of several files mix.
+    `source` is that path or the folder of the pieces, which are named FILE.part00, FILE.part01 and so on, or
+    FILE.partaa, FILE.partab and so on. Raises FileNotFoundError where there are no pieces, and ValueError where one is
+    missing or the pieces of several files mix.
     """
     folder = source if source.is_dir() else source.parent
     found = [(match, path) for path in sorted(folder.glob("*.part*")) if (match := PIECE.fullmatch(path.name))]
     if source.is_dir():
-        absent = f"a folder without {ENCODER_JSON} or pieces named like FILE.pth.part00"
+        absent = "a folder without pieces named like FILE.pth.part00"
     else:
         absent = f"no such file, nor pieces named like {source.name}.part00"
         found = [(match, path) for match, path in found if match["whole"] == source.name]
@@ -68,23 +55,23 @@ def find_pieces(source: Path) -> tuple[Path, list[Path]]:
 
 
 def import_torch(name: str = "") -> ModuleType:
-    """torch, which only its own files need; ValueError where it is missing or too old to read files safely.
+    """Import torch, which only PyTorch files need. `name` is what the error calls the file.
 
-    `name` is what the error calls the file.
+    Raises ValueError where torch is missing or too old to read files safely.
     """
     needed = f"{name and name + ': '}PyTorch files need torch {'.'.join(map(str, OLDEST_TORCH))} or newer"
     try:
         import torch
     except ImportError:
         raise ValueError(f"{needed}, which is not installed; safetensors files need no torch") from None
-    version = re.match(r"(\d+)\.(\d+)", str(torch.__version__))
-    if tuple(map(int, version.groups())) < OLDEST_TORCH:
+    version = re.findall(r"\d+", str(torch.__version__))[:2]
+    if tuple(map(int, version)) < OLDEST_TORCH:
         raise ValueError(f"{needed}; {torch.__version__} is installed")
     return torch
 
 
-def _read_torch(file: BinaryIO, name: str) -> Mapping[str, Any]:
-    """The state dict in a file of torch.save, of which no code is ever run."""
+def _load(file: BinaryIO, name: str) -> Mapping[str, Any]:
+    """The state dict in a file of torch.save. No code in the file is ever run."""
     torch = import_torch(name)
     start = file.read(4)
     file.seek(0)
@@ -113,24 +100,24 @@ def _read_torch(file: BinaryIO, name: str) -> Mapping[str, Any]:
 
 
 def _in_order(pieces: list[tuple[str, Path]]) -> list[Path]:
-    """The pieces, each given after the end of its name, in order; numbers begin at 0 or 1, letters at a."""
+    """The pieces in order. Each is given as the end of its name and its path; numbers begin at 0 or 1, letters at a."""
     listed = ", ".join(path.name for _, path in pieces)
-    numbers = all(re.fullmatch("[0-9]+", ending) for ending, _ in pieces)
-    if not numbers and not all(re.fullmatch("[a-z]+", ending) for ending, _ in pieces):
+    are_numbers = all(re.fullmatch("[0-9]+", ending) for ending, _ in pieces)
+    if not are_numbers and not all(re.fullmatch("[a-z]+", ending) for ending, _ in pieces):
         raise ValueError(f"the order of these pieces cannot be told: {listed}")
-    placed = {int(ending) if numbers else _letters(ending): path for ending, path in pieces}
-    if len(placed) < len(pieces):
+    numbered = {int(ending) if are_numbers else _letters(ending): path for ending, path in pieces}
+    if len(numbered) < len(pieces):
         raise ValueError(f"some of these pieces have the same number: {listed}")
-    first = 1 if numbers and 0 not in placed else 0
-    ordered = [placed[place] for place in sorted(placed)]
-    for place, path in enumerate(ordered, first):
-        if placed.get(place) != path:
+    first = 1 if are_numbers and 0 not in numbered else 0
+    ordered = [numbered[number] for number in sorted(numbered)]
+    for number, path in enumerate(ordered, first):
+        if numbered.get(number) != path:
             raise ValueError(f"a piece is missing before {path}")
     return ordered
 
 
 def _letters(ending: str) -> int:
-    """The number of aa, ab... az, ba..."""
+    """The number of a piece that ends in letters: aa is 0, ab is 1, ba is 26."""
     number = 0
     for letter in ending:
         number = 26 * number + ord(letter) - ord("a")

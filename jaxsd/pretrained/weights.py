@@ -1,46 +1,51 @@
-"""Checkpoint files as Hugging Face lays them out, read one tensor at a time.
+"""Files of weights: safetensors and PyTorch's, whole or in shards as Hugging Face lays them out.
 
-A component's weights are one file, or several ("shards") that a JSON index lists; safetensors files are preferred to
-torch's. Whatever is wrong with a file is one sentence that names it.
+The weights of a component are one file, or several ("shards") that a JSON index lists. Safetensors files are preferred
+to PyTorch's. Tensors are read one at a time. Whatever is wrong with a file is one sentence that names the file.
 """
 
 import codecs
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
-from encoders.layers import abstract
-from jaxsd.files import read_json
-from jaxsd.pretrained import recognize as kinds
+from jaxsd.files import read_json, replacing
 from jaxsd.pretrained.hub import fetch
-from jaxsd.pretrained.mapping import Rule, import_parameters
-from jaxsd.pretrained.torch_files import read_tensors
+from jaxsd.pretrained.mapping import Model, Rule, abstract_model, import_parameters, parameters
+from jaxsd.pretrained.recognize import OTHER_MODELS, recognize_keys
+from jaxsd.pretrained.torch_files import TORCH_SUFFIXES, read_torch
 
-SUFFIXES = (".safetensors", ".bin")  # the preferred first, in the order of WeightsName
-TORCH_MAGIC = (b"PK\x03\x04", b"\x80\x02\x8a\n")  # torch.save's files since 1.6 and before
+SAFETENSORS = ".safetensors"
+WEIGHTS_SUFFIXES = (SAFETENSORS, ".bin")  # the preferred one first, in the order of WeightsName
+TORCH_MAGIC = (b"PK\x03\x04", b"\x80\x02\x8a\n")  # the first bytes of torch.save's files since 1.6, and before
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class WeightsName(NamedTuple):
-    """What a component's weights are called, less suffix and variant."""
+    """What a library calls the weights of a component, without suffix and variant."""
 
     safetensors: str
     torch: str
 
+    @property
+    def file(self) -> str:
+        return self.safetensors + SAFETENSORS
 
-MODEL = WeightsName("model", "pytorch_model")  # transformers
-DIFFUSION = WeightsName("diffusion_pytorch_model", "diffusion_pytorch_model")  # diffusers
+
+TRANSFORMERS_WEIGHTS = WeightsName("model", "pytorch_model")
+DIFFUSERS_WEIGHTS = WeightsName("diffusion_pytorch_model", "diffusion_pytorch_model")
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A tensor that still lies in a file: its shape is known, `numpy.asarray` reads its values."""
+class StoredTensor:
+    """A tensor that still lies in a file. Its shape is known; `numpy.asarray` reads its values."""
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
@@ -51,43 +56,85 @@ class Stored:
 
 def load_weights(
     files: list[Path],
-    rules: Iterable[Rule],
-    make: Callable[..., nnx.Module],
+    mapping: Iterable[Rule],
+    make: Callable[..., Model],
     dtype: DTypeLike,
     ignore: Iterable[str] = (),
     *,
     wanted: str,
-    foreign: Sequence[tuple[str, str]] = kinds.KEYS,
-) -> nnx.Module:
-    """The model that `make(rngs=...)` makes, its parameters as `dtype`, filled from `files`.
+    others: Iterable[tuple[str, str]] = OTHER_MODELS,
+) -> Model:
+    """Fill the module that `make(rngs=...)` makes from `files`.
 
-    Beside what is filled, one tensor at a time is held in host memory; torch's files are the exception, which are held
-    once, less what has been filled. `wanted` says what the model is and `foreign` what else the files might be. Raises
-    FileNotFoundError or ValueError naming the file where it is missing, damaged, foreign, or does not fit.
+    Beside what has been filled, one tensor at a time is held in host memory. PyTorch's files are the exception: they
+    are held once, less what has been filled.
+
+    Args:
+        files: The files that hold the tensors.
+        mapping: From the names in the files to ours.
+        make: Makes the module; only its shapes are used.
+        dtype: Of all parameters.
+        ignore: Regexes of names in the files that carry no parameter.
+        wanted: What the model is, for errors.
+        others: What else the files might be: a name and a regex of keys that tell so.
+
+    Raises:
+        FileNotFoundError, ValueError: Name the file that is missing, damaged, of another model, or does not fit.
     """
     name = str(files[0] if len(files) == 1 else files[0].parent)
     tensors = open_tensors(files)
-    if kind := kinds.recognise_keys(tensors, foreign):
-        raise ValueError(f"{name} is {kind}, not {wanted}")
-    return import_parameters(tensors, rules, abstract(make), ignore, name, dtype)
+    if other := recognize_keys(tensors, others):
+        raise ValueError(f"{name} is {other}, not {wanted}")
+    return import_parameters(tensors, mapping, abstract_model(make), ignore, name, dtype)
+
+
+def read_tensors(source: Path) -> tuple[str, Mapping[str, Any]]:
+    """Read the tensors of a checkpoint: a file, a file cut into pieces, or a folder of pieces.
+
+    Returns what errors call the checkpoint, and the tensors by name. Raises FileNotFoundError where there is none, and
+    ValueError where it is damaged or holds more than tensors.
+    """
+    if source.suffix == SAFETENSORS:
+        return str(source), {key: np.asarray(tensor) for key, tensor in open_tensors([source]).items()}
+    if source.is_file() and source.suffix not in TORCH_SUFFIXES:
+        allowed = ", ".join((*TORCH_SUFFIXES, SAFETENSORS))
+        raise ValueError(f"{source}: a checkpoint's name must end in {allowed}")
+    return read_torch(source)
+
+
+def write_safetensors(arrays: Mapping[str, np.ndarray], path) -> None:
+    """Write a safetensors file in one move: a reader sees the old file or the whole new one."""
+    with replacing(path) as part:
+        save_file(dict(arrays), part, metadata={"format": "pt"})  # the tag that transformers asks for
+
+
+def write_parameters(model: nnx.Module, path, dtype: DTypeLike = np.float32) -> None:
+    """Write the parameters of `model` under their own names."""
+    write_safetensors({name: np.asarray(value, dtype) for name, value in parameters(model).items()}, path)
+
+
+def read_parameters(model: Model, path) -> Model:
+    """A copy of `model`, which may be abstract, filled from what `write_parameters` wrote."""
+    mapping = [Rule(key.replace("{", "{{"), key) for key in parameters(model)]
+    return import_parameters(open_tensors([Path(path)]), mapping, model, name=str(path))
 
 
 def find_weights(folder: Path, name: WeightsName, variant: str | None = None) -> list[Path]:
     """The files of a component's weights. Raises FileNotFoundError where there are none or a shard is missing."""
-    for stem, suffix in zip(name, SUFFIXES, strict=True):
-        if files := _find(folder, stem, suffix, variant):
+    for stem, suffix in zip(name, WEIGHTS_SUFFIXES, strict=True):
+        if files := _files_of(folder, stem, suffix, variant):
             return files
-    path = folder / _file_name(name.safetensors, SUFFIXES[0], variant)
+    path = folder / _file_name(name.safetensors, SAFETENSORS, variant)
     raise FileNotFoundError(f"{path}: no such file, nor an index of its shards, nor torch's")
 
 
 def download_weights(source, folder: Path, parts: Mapping[str, WeightsName], variant: str | None = None) -> None:
-    """Download the weights that are not there of each part, a subfolder of `folder`, the cached repository `source`.
+    """Download the weights that each part, a subfolder of `folder`, lacks. `folder` is the cached repository `source`.
 
-    The part "" is the folder itself. Torch's files are asked for where the repository has no safetensors. Nothing is
-    done for a folder of one's own.
+    The part "" is the folder itself. PyTorch's files are asked for where the repository has no safetensors files.
+    Where `source` is itself a folder, nothing is done.
     """
-    for suffix in SUFFIXES:
+    for suffix in WEIGHTS_SUFFIXES:
         lacking = [
             f"{part}/{pattern}".removeprefix("/")
             for part, name in parts.items()
@@ -107,7 +154,7 @@ def _has_weights(folder: Path, name: WeightsName, variant: str | None) -> bool:
 
 def _patterns(name: WeightsName, suffix: str, variant: str | None) -> list[str]:
     """Globs of all files that the weights may lie in."""
-    stem = name[SUFFIXES.index(suffix)]
+    stem = name[WEIGHTS_SUFFIXES.index(suffix)]
     shards = [_file_name(f"{stem}-?????-of-?????", suffix, variant)]
     if variant:
         shards.append(f"{stem}.{variant}-?????-of-?????{suffix}")
@@ -118,15 +165,15 @@ def _file_name(stem: str, suffix: str, variant: str | None) -> str:
     return f"{stem}.{variant}{suffix}" if variant else f"{stem}{suffix}"
 
 
-def open_tensors(files: Iterable[Path]) -> dict[str, Stored]:
-    """The tensors of all `files` by name, unread. Raises FileNotFoundError or ValueError naming a bad file."""
-    tensors: dict[str, Stored] = {}
+def open_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
+    """Open all `files`: their tensors by name, unread. Raises FileNotFoundError or ValueError naming a bad file."""
+    tensors: dict[str, StoredTensor] = {}
     for path in files:
-        tensors |= _open_safetensors(path) if path.suffix == ".safetensors" else _open_torch(path)
+        tensors |= _open_safetensors(path) if path.suffix == SAFETENSORS else _open_torch(path)
     return tensors
 
 
-def _find(folder: Path, stem: str, suffix: str, variant: str | None) -> list[Path]:
+def _files_of(folder: Path, stem: str, suffix: str, variant: str | None) -> list[Path]:
     whole = folder / _file_name(stem, suffix, variant)
     if whole.is_file():
         return [whole]
@@ -156,7 +203,7 @@ def _shards(index: Path) -> list[Path]:
     return files
 
 
-def _open_safetensors(path: Path) -> dict[str, Stored]:
+def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
@@ -165,7 +212,7 @@ def _open_safetensors(path: Path) -> dict[str, Stored]:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} {_damage(path, error)}") from None
 
-    def stored(key: str) -> Stored:
+    def stored(key: str) -> StoredTensor:
         shape, dtype = tuple(slices[key].get_shape()), slices[key].get_dtype()
 
         def read() -> np.ndarray:
@@ -173,16 +220,16 @@ def _open_safetensors(path: Path) -> dict[str, Stored]:
                 raise ValueError(f"{path}: {key} is stored as {dtype}; allowed: {', '.join(FLOATS)}")
             return file.get_tensor(key)
 
-        return Stored(shape, read)
+        return StoredTensor(shape, read)
 
     return {key: stored(key) for key in slices}
 
 
-def _open_torch(path: Path) -> dict[str, Stored]:
-    name, tensors = read_tensors(path)
-    tensors = dict(tensors)
+def _open_torch(path: Path) -> dict[str, StoredTensor]:
+    name, loaded = read_torch(path)
+    tensors = dict(loaded)
 
-    def stored(key: str) -> Stored:
+    def stored(key: str) -> StoredTensor:
         if not hasattr(tensors[key], "is_floating_point"):
             raise ValueError(f"{name} must hold nothing but tensors, unlike {key} ({type(tensors[key]).__name__})")
 
@@ -192,7 +239,7 @@ def _open_torch(path: Path) -> dict[str, Stored]:
                 raise ValueError(f"{name}: {key} is stored as {tensor.dtype}; allowed: floating point")
             return tensor.float().numpy()
 
-        return Stored(tuple(tensors[key].shape), read)
+        return StoredTensor(tuple(tensors[key].shape), read)
 
     return {key: stored(key) for key in tensors}
 

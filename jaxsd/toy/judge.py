@@ -13,10 +13,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from encoders.layers import abstract
 from jaxsd import bundled
 from jaxsd.data.features import to_float
-from jaxsd.pretrained.mapping import read_parameters
+from jaxsd.pretrained.mapping import abstract_model
+from jaxsd.pretrained.weights import read_parameters
 from jaxsd.toy import world
 
 QUESTIONS = {
@@ -52,7 +52,7 @@ class Judge(nnx.Module):
 
 def load_judge() -> Judge:
     """The trained judge that ships with the package."""
-    return read_parameters(abstract(Judge), bundled.TOY_JUDGE)
+    return read_parameters(abstract_model(Judge), bundled.TOY_JUDGE)
 
 
 def true_answers(scenes: Sequence[world.Scene]) -> dict[str, Int[np.ndarray, " scenes"]]:

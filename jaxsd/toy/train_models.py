@@ -30,7 +30,7 @@ from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
 from jaxsd.files import replacing
-from jaxsd.pretrained.mapping import read_parameters, write_parameters
+from jaxsd.pretrained.weights import read_parameters, write_parameters
 from jaxsd.toy import world
 from jaxsd.toy.judge import Judge, true_answers
 from jaxsd.toy.maker import make_split

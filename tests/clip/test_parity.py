@@ -58,16 +58,16 @@ def test_text_files_of_either_transformers_generation_load(tmp_path):
     """transformers 5 writes the text tower without the prefix `text_model.` that older files have."""
     from safetensors.numpy import load_file
 
-    from jaxsd.clip import params as table
+    from jaxsd.clip.params import TEXT_MAPPING
     from jaxsd.pretrained.mapping import export_parameters, import_parameters, parameters
 
     ours = models.stable_diffusion().text_encoder
-    old = export_parameters(ours, table.TEXT_RULES)
+    old = export_parameters(ours, TEXT_MAPPING)
     models.stable_diffusion().save_pretrained(tmp_path)
     transformers.CLIPTextModel.from_pretrained(tmp_path / "text_encoder").save_pretrained(tmp_path / "new")
     new = load_file(tmp_path / "new" / "model.safetensors")
     for source in (old, new):
-        loaded = parameters(import_parameters(source, table.TEXT_RULES, ours))
+        loaded = parameters(import_parameters(source, TEXT_MAPPING, ours))
         assert all(np.array_equal(loaded[name], value) for name, value in parameters(ours).items())
 
 

@@ -411,9 +411,7 @@ def test_a_file_that_does_not_fit_is_named(tmp_path):
 def test_what_is_no_source_is_refused(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused(
-        empty, tmp_path / "out", "empty: a folder without encoder.json or pieces named like FILE.pth.part", tmp_path
-    )
+    refused(empty, tmp_path / "out", "empty: a folder without pieces named like FILE.pth.part", tmp_path)
     (tmp_path / "notes.txt").write_text("text")
     refused(tmp_path / "notes.txt", tmp_path / "out", "notes.txt: a checkpoint's name must end in .pth, .pt", tmp_path)
     (tmp_path / "bad.safetensors").write_text("text")

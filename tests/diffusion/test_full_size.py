@@ -18,8 +18,9 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from jaxsd.clip import pipeline as clip_pipeline
 from jaxsd.clip.pipeline import CLIP, Preprocessing
-from jaxsd.diffusion.pipeline import StableDiffusion, scheduler_json
+from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.samplers import NoiseSchedule
+from jaxsd.diffusion.saving import scheduler_json
 from jaxsd.files import write_json
 from jaxsd.pretrained.model_config import to_json
 from tests.references.manifests import make as published

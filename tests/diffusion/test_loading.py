@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from fnmatch import fnmatch
+from functools import partial
 
 import huggingface_hub
 import jax.numpy as jnp
@@ -15,13 +16,12 @@ from huggingface_hub import errors
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
-from jaxsd.bundled import TOY_MODEL
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.diffusion import pipeline
-from jaxsd.diffusion.pipeline import StableDiffusion, load_single_file
-from jaxsd.diffusion.sampling_defaults import SAMPLING_CONFIG, SamplingDefaults
+from jaxsd.diffusion.loading import load_single_file
+from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.pretrained.mapping import parameters
-from jaxsd.pretrained.recognize import KEYS, recognise_keys
+from jaxsd.pretrained.recognize import OTHER_MODELS, recognize_keys
 from tests.helpers import models
 
 NETWORKS = {
@@ -141,9 +141,8 @@ def assert_same(ours, expected, convert=lambda value: value):
 def test_single_file(pipe, saved, tmp_path, monkeypatch):
     path = tmp_path / "v1-5-pruned.safetensors"
     save_file(first_code_names(saved) | LEFTOVERS, path)
-    monkeypatch.setattr(pipeline, "UNetConfig", lambda: models.UNET)
-    monkeypatch.setattr(pipeline, "VAEConfig", lambda: models.AUTOENCODER)
-    monkeypatch.setattr(pipeline, "SD15_TEXT", models.TEXT)
+    tiny = partial(load_single_file, unet=models.UNET, vae=models.AUTOENCODER, text=models.TEXT)
+    monkeypatch.setattr(pipeline, "load_single_file", tiny)
     loaded = StableDiffusion.from_pretrained(path, tokenizer=models.TOKENIZER)
     assert_same(loaded, pipe)
     assert np.array_equal(loaded.encode_text(["a dog"]), pipe.encode_text(["a dog"]))
@@ -155,7 +154,7 @@ def test_a_single_file_that_lacks_a_key_and_has_another(saved, tmp_path):
     path = tmp_path / "half.safetensors"
     save_file(tensors, path)
     with pytest.raises(ValueError) as error:
-        load_single_file(path, models.UNET, models.AUTOENCODER, models.TEXT, jnp.float32)
+        load_single_file(path, None, jnp.float32, models.UNET, models.AUTOENCODER, models.TEXT)
     assert str(error.value) == (
         f"{path} does not fit: missing key first_stage_model.decoder.up.2.block.1.conv1.bias; "
         "unknown key first_stage_model.surplus"
@@ -284,8 +283,8 @@ FOREIGN = {
 
 def test_flux_is_not_taken_for_the_model_it_shares_names_with():
     keys = ["transformer_blocks.0.attn.add_q_proj.weight", "single_transformer_blocks.0.attn.to_q.weight"]
-    assert recognise_keys(keys, KEYS) == "Flux"
-    assert recognise_keys(keys[:1], KEYS) == "Stable Diffusion 3"
+    assert recognize_keys(keys, OTHER_MODELS) == "Flux"
+    assert recognize_keys(keys[:1], OTHER_MODELS) == "Stable Diffusion 3"
 
 
 @pytest.mark.parametrize("key", FOREIGN)
@@ -477,16 +476,3 @@ def test_clip_of_another_kind(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
     with pytest.raises(ValueError, match="config.json: model_type is 'siglip'; allowed: 'clip'$"):
         CLIP.from_pretrained(tmp_path)
-
-
-def test_what_a_model_suggests_is_read_written_and_taken(tmp_path):
-    pipe = StableDiffusion.from_pretrained(TOY_MODEL)
-    assert pipe.sampling == SamplingDefaults(guidance=3.0, steps=25)
-    pipe.sampling = SamplingDefaults(guidance=1.0, steps=2, sampler="euler")
-    pipe.save_pretrained(tmp_path)
-    again = StableDiffusion.from_pretrained(tmp_path)
-    cond = np.zeros((1, 77, 128))
-    np.testing.assert_allclose(again(cond), again(cond, guidance=1.0, steps=2, sampler="euler"))
-    (tmp_path / SAMPLING_CONFIG).write_text('{"steps": "many"}')
-    with pytest.raises(ValueError, match="sampling_config.json: steps is 'many'; allowed: an integer of at least 1"):
-        StableDiffusion.from_pretrained(tmp_path)

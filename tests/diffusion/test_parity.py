@@ -10,14 +10,14 @@ from flax import nnx
 
 from jaxsd.bundled import TOY_MODEL
 from jaxsd.clip.tokens import tokenize
-from jaxsd.diffusion.pipeline import StableDiffusion, _encode
-from jaxsd.diffusion.samplers import SCHEDULERS
+from jaxsd.diffusion.pipeline import StableDiffusion, _encode_images
+from jaxsd.diffusion.samplers import SAMPLERS
 from jaxsd.diffusion.vae import Gaussian
 from jaxsd.toy import world
 from tests.helpers import models
 
 # euler_a draws its own noise: see test_samplers.
-DETERMINISTIC = [name for name in SCHEDULERS if name != "euler_a"]
+DETERMINISTIC = [name for name in SAMPLERS if name != "euler_a"]
 
 
 @nnx.jit
@@ -92,7 +92,7 @@ def test_text_encoder(pair):
 
 
 def set_scheduler(theirs, sampler, prediction_type="epsilon"):
-    scheduler = getattr(diffusers, SCHEDULERS[sampler])
+    scheduler = getattr(diffusers, SAMPLERS[sampler].scheduler)
     theirs.scheduler = scheduler.from_config(theirs.scheduler.config, prediction_type=prediction_type)
 
 
@@ -128,9 +128,9 @@ def mean_latents():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Gaussian, "sample", lambda self, key: self.mean)
         patch.setattr(img2img, "retrieve_latents", lambda output, **_: output.latent_dist.mode())
-        _encode.clear_cache()
+        _encode_images.clear_cache()
         yield
-    _encode.clear_cache()
+    _encode_images.clear_cache()
 
 
 # diffusers' PNDM and LMS start in mid-schedule by a rule of their own: see test_samplers.

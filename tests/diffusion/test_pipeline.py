@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,8 +14,21 @@ from flax import nnx
 from jax.extend.core import jaxprs_in_params
 from PIL import Image
 
-from jaxsd.diffusion.pipeline import StableDiffusion, _decode, _encode, _keys_values, _step, scheduler_json, to_pil
-from jaxsd.diffusion.samplers import SCHEDULERS, NoiseSchedule
+from jaxsd.bundled import TOY_MODEL
+from jaxsd.clip.towers import TextModel
+from jaxsd.diffusion.pipeline import (
+    StableDiffusion,
+    _compute_keys_values,
+    _decode_images,
+    _denoise,
+    _encode_images,
+    to_pil,
+)
+from jaxsd.diffusion.samplers import SAMPLERS, NoiseSchedule
+from jaxsd.diffusion.sampling_defaults import SamplingDefaults
+from jaxsd.diffusion.saving import scheduler_json
+from jaxsd.diffusion.unet import UNet
+from jaxsd.diffusion.vae import VAE
 from jaxsd.files import read_json, write_json
 from jaxsd.pretrained.mapping import parameters
 from tests.helpers import models
@@ -67,7 +81,7 @@ def test_strength_is_how_little_is_left_of_the_image(pipe, cond, rng):
 
 
 def compiled():
-    return [program._cache_size() for program in (_encode, _keys_values, _step, _decode)]
+    return [program._cache_size() for program in (_encode_images, _compute_keys_values, _denoise, _decode_images)]
 
 
 def test_prompt_seed_guidance_steps_strength_sampler_and_progress_do_not_recompile(pipe, cond, rng):
@@ -186,7 +200,7 @@ def test_save_and_load_give_the_same_parameters(pipe, tmp_path):
     assert read_json(tmp_path / "model_index.json")["scheduler"] == ["diffusers", "PNDMScheduler"]
 
 
-@pytest.mark.parametrize("sampler", SCHEDULERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_schedulers_class_names_the_sampler(tmp_path, sampler):
     schedule = NoiseSchedule(sampler=sampler, use_karras_sigmas=True)
     write_json(tmp_path / "scheduler_config.json", scheduler_json(schedule))
@@ -196,6 +210,62 @@ def test_the_schedulers_class_names_the_sampler(tmp_path, sampler):
 def test_the_default_sampler_is_the_schedules(pipe, cond):
     other = StableDiffusion(pipe.unet, pipe.vae, pipe.text_encoder, None, NoiseSchedule(sampler="euler_a"))
     np.testing.assert_array_equal(other(cond, cond, steps=4), pipe(cond, cond, steps=4, sampler="euler_a"))
+
+
+def test_what_is_assigned_or_changed_in_place_is_used(cond, rng):
+    """As a pipeline made of the new parts."""
+    parts = {
+        "unet": models.randomised(partial(UNet, models.UNET), 10),
+        "vae": models.randomised(partial(VAE, models.AUTOENCODER), 11),
+        "text_encoder": models.randomised(partial(TextModel, models.TEXT), 12),
+        "schedule": NoiseSchedule(sampler="euler"),
+        "sampling": SamplingDefaults(guidance=2.0, steps=3),
+    }
+    image = rng.random((1, 32, 32, 3), np.float32)
+    changed, before = models.stable_diffusion(), None
+    for name, part in parts.items():
+        setattr(changed, name, part)
+        after = np.asarray(changed(cond[:1], image=image))
+        assert before is None or np.abs(after - before).max() > 1e-3, name
+        before = after
+    unet, vae, text_encoder, *settings = parts.values()
+    made = StableDiffusion(unet, vae, text_encoder, models.TOKENIZER, *settings)
+    np.testing.assert_array_equal(before, made(cond[:1], image=image))
+    made.unet.conv_out.bias[...] += 1
+    assert np.abs(np.asarray(made(cond[:1], image=image)) - before).max() > 1e-3
+
+
+def test_what_a_model_suggests_is_in_its_folder(pipe, cond, tmp_path):
+    suggests = SamplingDefaults(guidance=2.0, steps=3, sampler="euler")
+    parts = pipe.unet, pipe.vae, pipe.text_encoder, models.TOKENIZER, pipe.schedule
+    StableDiffusion(*parts, suggests).save_pretrained(tmp_path)
+    again = StableDiffusion.from_pretrained(tmp_path)
+    assert again.sampling == suggests
+    images = pipe(cond[:1], guidance=2.0, steps=3, sampler="euler")
+    np.testing.assert_array_equal(again(cond[:1]), images)
+    assert np.abs(np.asarray(again(cond[:1], steps=2)) - np.asarray(images)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"guidance": "high"}, "guidance is 'high'; allowed: a finite number"),
+        ({"guidance": float("nan")}, "guidance is nan; allowed: a finite number"),
+        ({"steps": 2.5}, "steps is 2.5; allowed: whole numbers from 1"),
+        ({"steps": True}, "steps is True; allowed: whole numbers from 1"),
+        ({"sampler": "magic"}, "sampler is 'magic'; allowed: pndm, ddim"),
+        ({"step": 3}, "unknown key step; allowed: guidance, steps, sampler"),
+    ],
+)
+def test_what_a_model_cannot_suggest(tmp_path, values, message):
+    write_json(tmp_path / "sampling_config.json", values)
+    with pytest.raises(ValueError, match=f"sampling_config.json: {message}"):
+        SamplingDefaults.read(tmp_path)
+
+
+def test_the_toy_world_suggests():
+    assert SamplingDefaults.read(TOY_MODEL) == SamplingDefaults(guidance=3.0, steps=25)
+    assert SamplingDefaults.read(TOY_MODEL / "clip") == SamplingDefaults(guidance=7.5, steps=50, sampler=None)
 
 
 def test_missing_folder():

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from functools import partial
 
 import diffusers
@@ -10,14 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from diffusers.configuration_utils import FrozenDict
 from diffusers.schedulers import scheduling_euler_ancestral_discrete as ancestral
 from scipy.integrate import quad
 
-from jaxsd.diffusion.samplers import SAMPLERS, SCHEDULERS, NoiseSchedule, Row, init_history, make_sampler, normal, step
+from jaxsd.diffusion.samplers import SAMPLERS, NoiseSchedule, Row, init_history, make_sampler, normal, step
 
 SHAPE = (2, 3, 4)
 KEYS = jax.random.split(jax.random.key(7), SHAPE[0])
 STEPS = (1, 2, 3, 9, 20)
+LEADING = NoiseSchedule(timestep_spacing="leading")
 
 
 def network(xp, x, t):
@@ -64,7 +67,8 @@ def ours(name, schedule, steps, noise, image=None, strength=None):
 
 def theirs(name, schedule, steps, noise, image=None, strength=1.0, monkeypatch=None):
     """diffusers' scheduler, driven as its pipelines drive it."""
-    scheduler = getattr(diffusers, SCHEDULERS[name])(
+    schedule = schedule.for_sampler(name)
+    scheduler = getattr(diffusers, SAMPLERS[name].scheduler)(
         beta_start=schedule.beta_start,
         beta_end=schedule.beta_end,
         beta_schedule=schedule.beta_schedule,
@@ -76,6 +80,10 @@ def theirs(name, schedule, steps, noise, image=None, strength=1.0, monkeypatch=N
         **({"clip_sample": False} if name == "ddim" else {}),
         **({"use_karras_sigmas": True} if schedule.use_karras_sigmas else {}),
     )
+    return drive(scheduler, name, steps, noise, image, strength, monkeypatch)
+
+
+def drive(scheduler, name, steps, noise, image=None, strength=1.0, monkeypatch=None):
     scheduler.set_timesteps(steps)
     skipped = steps - int(steps * strength)
     timesteps = scheduler.timesteps[skipped:]
@@ -110,7 +118,7 @@ def image():
     [(name, "epsilon") for name in SAMPLERS] + [(name, "v_prediction") for name in SAMPLERS if name != "pndm"],
 )
 def test_noise_to_latents_as_diffusers(name, prediction_type, noise, monkeypatch):
-    schedule = NoiseSchedule(prediction_type=prediction_type)
+    schedule = NoiseSchedule(prediction_type=prediction_type, timestep_spacing="leading")
     for steps in STEPS:
         expected = theirs(name, schedule, steps, noise, monkeypatch=monkeypatch)
         np.testing.assert_allclose(ours(name, schedule, steps, noise), expected, atol=1e-4)
@@ -140,15 +148,15 @@ def test_karras_as_diffusers(name, spacing, noise):
 @pytest.mark.parametrize("name", ["ddim", "euler", "euler_a", "dpm++2m"])
 def test_image_to_latents_as_diffusers(name, noise, image, monkeypatch):
     for steps, strength in ((20, 0.7), (20, 1.0), (9, 0.12), (10, 0.3)):
-        expected = theirs(name, NoiseSchedule(), steps, noise, image, strength, monkeypatch)
-        np.testing.assert_allclose(ours(name, NoiseSchedule(), steps, noise, image, strength), expected, atol=1e-4)
+        expected = theirs(name, LEADING, steps, noise, image, strength, monkeypatch)
+        np.testing.assert_allclose(ours(name, LEADING, steps, noise, image, strength), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("steps, strength", [(20, 0.7), (9, 1.0), (9, 0.12), (10, 0.25)])
 def test_lms_from_an_image_by_quadrature(steps, strength, prediction_type, noise, image):
     """In the variance-exploding picture, the newest four noises at most, integrated numerically in float64."""
-    schedule = NoiseSchedule(prediction_type=prediction_type)
+    schedule = NoiseSchedule(prediction_type=prediction_type, timestep_spacing="leading")
     last = int(steps * strength)
     timesteps = schedule.timesteps(steps)[-last:]
     squared = schedule.alphas_cumprod[timesteps.astype(int)]
@@ -170,7 +178,7 @@ def test_lms_from_an_image_by_quadrature(steps, strength, prediction_type, noise
 @pytest.mark.parametrize("steps, strength", [(20, 0.7), (9, 1.0), (9, 0.12), (10, 0.25)])
 def test_plms_from_an_image_by_the_plain_rule(steps, strength, prediction_type, noise, image):
     """Liu et al., arXiv 2202.09778, eq. 9 and 12, step by step in float64."""
-    schedule = NoiseSchedule(prediction_type=prediction_type)
+    schedule = NoiseSchedule(prediction_type=prediction_type, timestep_spacing="leading")
     timesteps = schedule.timesteps(steps)[-int(steps * strength) :].astype(int)
     squared = np.append(schedule.alphas_cumprod[timesteps], schedule.alphas_cumprod[0])
 
@@ -221,7 +229,7 @@ def run_on_noise(table, noise, image):
 
 def test_ancestral_noise_keeps_the_variance():
     """Down to sigma^2 / s and up by c: together the next point's noise."""
-    schedule = NoiseSchedule()
+    schedule = LEADING
     table = make_sampler("euler_a", schedule, 12).columns
     sigma = np.append(np.sqrt(1 - schedule.alphas_cumprod[table.timestep.astype(int)]), 0)
     kept = table.a[:, 0] * sigma[:-1] + table.b[:, 0]
@@ -229,45 +237,110 @@ def test_ancestral_noise_keeps_the_variance():
     assert table.c[-1] == 0 and (table.c[:-1] > 0).all()
 
 
-@pytest.mark.parametrize("sampler, scheduler", SCHEDULERS.items())
-def test_the_file_names_the_sampler(tmp_path, sampler, scheduler):
+# What the files of Stable Diffusion 1.x say, whatever their class. They are silent about the spacing.
+SD15 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+COMMON = {"clip_sample": False, "skip_prk_steps": True, "trained_betas": None}
+FILES = {
+    "as published": SD15 | COMMON | {"set_alpha_to_one": False, "steps_offset": 1},
+    "silent": SD15 | COMMON,
+    "offset 0": SD15 | COMMON | {"steps_offset": 0},
+    "spaced": SD15 | COMMON | {"steps_offset": 1, "timestep_spacing": "leading", "set_alpha_to_one": False},
+    "other betas": COMMON | {"beta_start": 0.001, "steps_offset": 1},
+}
+
+
+def schedule_in(tmp_path, **values):
     path = tmp_path / "scheduler_config.json"
-    path.write_text(json.dumps({"_class_name": scheduler, "use_karras_sigmas": True}))
-    schedule = NoiseSchedule.read(path)
-    theirs = getattr(diffusers, scheduler)().config
-    assert schedule.sampler == sampler and schedule.use_karras_sigmas
-    assert schedule.timestep_spacing == theirs.timestep_spacing
-    assert schedule.set_alpha_to_one == theirs.get("set_alpha_to_one", False)
+    path.write_text(json.dumps(values))
+    return NoiseSchedule.read(path)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("own", SAMPLERS)
+def test_any_sampler_on_any_file_is_diffusers_from_config(tmp_path, own, file, noise, monkeypatch):
+    """As `X.from_config(pipe.scheduler.config)`; X's own defaults count where the file is silent."""
+    schedule = schedule_in(tmp_path, _class_name=SAMPLERS[own].scheduler, **FILES[file])
+    of_the_pipe = getattr(diffusers, SAMPLERS[own].scheduler).from_config(FILES[file])
+    if of_the_pipe.config.steps_offset != 1:  # what StableDiffusionPipeline does to its scheduler
+        of_the_pipe._internal_dict = FrozenDict(dict(of_the_pipe.config) | {"steps_offset": 1})
+    assert schedule.sampler == own
+    for name, spec in SAMPLERS.items():
+        scheduler = of_the_pipe
+        if name != own:
+            scheduler = getattr(diffusers, spec.scheduler).from_config(of_the_pipe.config)
+        expected = drive(scheduler, name, 10, noise, monkeypatch=monkeypatch)
+        np.testing.assert_allclose(ours(name, schedule, 10, noise), expected, atol=1e-4, err_msg=name)
+
+
+def test_diffusers_pipeline_corrects_the_offset():
+    """As the test above says of it."""
+    components = dict.fromkeys(("vae", "text_encoder", "tokenizer", "unet", "safety_checker", "feature_extractor"))
+    for scheduler in (diffusers.PNDMScheduler(steps_offset=0), diffusers.LMSDiscreteScheduler(steps_offset=7)):
+        pipe = diffusers.StableDiffusionPipeline(**components, scheduler=scheduler, requires_safety_checker=False)
+        assert pipe.scheduler.config.steps_offset == 1
+
+
+def test_other_samplers_than_the_file_of_stable_diffusion_15_names():
+    """LMS, the paper's: 999 ... 0, where PNDM, the checkpoint's, visits 901 ... 1."""
+    schedule = NoiseSchedule()
+    assert schedule.sampler == "pndm"
+    assert make_sampler("lms", schedule, 10).columns.timestep[[0, -1]].tolist() == [999, 0]
+    assert make_sampler("pndm", schedule, 10).columns.timestep[[0, -1]].tolist() == [901, 1]
 
 
 @pytest.mark.parametrize(
     "values, message",
     [
-        (
-            {"_class_name": "UniPCMultistepScheduler"},
-            "_class_name is 'UniPCMultistepScheduler'; allowed: PNDMScheduler, ",
-        ),
-        ({}, "_class_name is None; allowed: PNDMScheduler, "),
-        (
-            {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"},
-            "algorithm_type is 'sde-dpmsolver\\+\\+'; this model has 'dpmsolver\\+\\+'",
-        ),
+        ({}, "_class_name is None; allowed: the name of a class of diffusers"),
+        ({"_class_name": ["PNDMScheduler"]}, "_class_name is .*; allowed: the name of a class of diffusers"),
+        ({"_class_name": "PNDMScheduler", "trained_betas": [0.1]}, r"trained_betas is \[0.1\]; this model has None"),
+        ({"_class_name": "PNDMScheduler", "beta_schedule": "sigmoid"}, "beta_schedule is 'sigmoid'; allowed: linear, "),
+        ({"_class_name": "PNDMScheduler", "prediction_type": "sample"}, "prediction_type is 'sample'; allowed: epsilo"),
     ],
 )
-def test_files_of_other_samplers(tmp_path, values, message):
-    path = tmp_path / "scheduler_config.json"
-    path.write_text(json.dumps(values))
+def test_files_that_are_of_no_use(tmp_path, values, message):
     with pytest.raises(ValueError, match=f"scheduler_config.json: {message}"):
-        NoiseSchedule.read(path)
+        schedule_in(tmp_path, **values)
+
+
+def test_a_scheduler_that_is_not_here_leaves_the_others(tmp_path, noise):
+    schedule = schedule_in(tmp_path, _class_name="UniPCMultistepScheduler", **FILES["silent"])
+    message = (
+        "the checkpoint's own scheduler, UniPCMultistepScheduler, is no sampler here: choose another; allowed: pndm"
+    )
+    with pytest.raises(ValueError, match=message):
+        make_sampler(schedule.sampler, schedule, 10)
+    known = schedule_in(tmp_path, _class_name="PNDMScheduler", **FILES["silent"])
+    np.testing.assert_array_equal(ours("lms", schedule, 10, noise), ours("lms", known, 10, noise))
+
+
+@pytest.mark.parametrize(
+    "values, sampler",
+    [
+        ({"algorithm_type": "sde-dpmsolver++"}, "dpm++2m"),
+        ({"solver_order": 3}, "dpm++2m"),
+        ({"use_beta_sigmas": True}, "lms"),
+        ({"skip_prk_steps": False}, "pndm"),
+        ({"sigma_min": [1, {}]}, "euler"),
+    ],
+)
+def test_a_rule_that_the_file_asks_for_and_is_not_here_leaves_the_others(tmp_path, values, sampler, noise):
+    schedule = schedule_in(tmp_path, _class_name=SAMPLERS[sampler].scheduler, **FILES["silent"] | values)
+    key = next(iter(values))
+    with pytest.raises(ValueError, match=f"the checkpoint's scheduler has {key} = .* {re.escape(sampler)} does not"):
+        make_sampler(sampler, schedule, 10)
+    plain = schedule_in(tmp_path, _class_name=SAMPLERS[sampler].scheduler, **FILES["silent"])
+    np.testing.assert_array_equal(ours("ddim", schedule, 10, noise), ours("ddim", plain, 10, noise))
+    assert hash(schedule)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_steps_and_strengths_that_do_not_fit(name):
     for steps in (0, 1001):
         with pytest.raises(ValueError, match=f"steps is {steps}; allowed: 1 to 99"):
-            make_sampler(name, NoiseSchedule(), steps)
+            make_sampler(name, LEADING, steps)
     for strength in (0, 1.1, float("nan")):
         with pytest.raises(ValueError, match=f"strength is {strength}; allowed: above 0, up to 1"):
-            make_sampler(name, NoiseSchedule(), 10, strength)
+            make_sampler(name, LEADING, 10, strength)
     with pytest.raises(ValueError, match="strength is 0.05, which leaves none of 10 steps; allowed: 0.1 to 1"):
-        make_sampler(name, NoiseSchedule(), 10, 0.05)
+        make_sampler(name, LEADING, 10, 0.05)

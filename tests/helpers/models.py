@@ -7,7 +7,6 @@ import jax
 import numpy as np
 from flax import nnx
 
-from encoders.layers import abstract
 from jaxsd.bundled import TOY_MODEL
 from jaxsd.clip.pipeline import CLIP, Preprocessing
 from jaxsd.clip.tokens import load_tokenizer
@@ -16,6 +15,7 @@ from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
+from jaxsd.pretrained.mapping import abstract_model
 
 TOKENIZER = TOY_MODEL / "tokenizer"
 TOKENS = load_tokenizer(TOKENIZER)
@@ -47,7 +47,7 @@ VISION = VisionConfig(
 def randomised(make: Callable[..., nnx.Module], seed: int) -> nnx.Module:
     """What `make(rngs=...)` makes with every parameter random, so that no zero bias or unit scale hides an error."""
     rng = np.random.default_rng(seed)
-    graph, params = nnx.split(abstract(make))
+    graph, params = nnx.split(abstract_model(make))
 
     def draw(path, leaf):
         name = jax.tree_util.keystr(path)
@@ -62,7 +62,7 @@ def stable_diffusion(prediction_type: str = "epsilon") -> StableDiffusion:
         randomised(partial(VAE, AUTOENCODER), 1),
         randomised(partial(TextModel, TEXT), 2),
         TOKENIZER,
-        NoiseSchedule(prediction_type=prediction_type),
+        NoiseSchedule(prediction_type=prediction_type, sampler="ddim"),
     )
 
 
