@@ -22,7 +22,7 @@ Embed = Callable[[Int[np.ndarray, " batch"], Float[Array, "batch 77 width"]], Fl
 
 
 @dataclass(frozen=True)
-class Conditioning:
+class EvaluatedConditioning:
     """What makes (batch, 77, width) for the examples of a split.
 
     embed: `embed(indices, states)` gives the embeddings of the examples with these indices, whose captions have the
@@ -35,9 +35,11 @@ class Conditioning:
     pooling: str | None = None
 
 
-def encoder_conditioning(encoder: nnx.Module, evaluated: EvaluatedEncoder, split: EvaluationSplit) -> Conditioning:
+def encoder_conditioning(
+    encoder: nnx.Module, evaluated: EvaluatedEncoder, split: EvaluationSplit
+) -> EvaluatedConditioning:
     """The embeddings that an encoder makes of a split's audio; `evaluated` says where it is from and how it pools."""
-    return Conditioning(
+    return EvaluatedConditioning(
         evaluated.source,
         lambda indices, states: encode_audio(encoder, split.columns["audio"][indices]),
         evaluated.pooling,
@@ -73,7 +75,7 @@ class TextTower:
         states = self.hidden_states_at(np.array([0]))
         return np.asarray(pool_embeddings(states, self.split.clip.model.text_projection.kernel[...], "first")[0])
 
-    def references(self) -> dict[str, Conditioning]:
+    def references(self) -> dict[str, EvaluatedConditioning]:
         """The reference conditionings by name; CLASS_CAPTION is there where the split has classes."""
         size, tokenizer = len(self.split), self.split.clip.tokenizer
         empty = self.hidden_states(tokenize(tokenizer, [""]))
@@ -87,4 +89,4 @@ class TextTower:
             classes, labels = self.split.classes, self.split.classes.labels
             captions = self.hidden_states(tokenize(tokenizer, list(classes.captions)))
             embed[CLASS_CAPTION] = lambda indices, states: captions[labels[indices]]
-        return {name: Conditioning(name, function) for name, function in embed.items()}
+        return {name: EvaluatedConditioning(name, function) for name, function in embed.items()}

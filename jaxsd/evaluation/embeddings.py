@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxsd.clip.pooling import pool_embeddings
 from jaxsd.evaluation import metrics
-from jaxsd.evaluation.conditionings import Conditioning
+from jaxsd.evaluation.conditionings import EvaluatedConditioning
 from jaxsd.evaluation.denoising import FrozenUNet
 from jaxsd.evaluation.inputs import EvaluationSplit
 from jaxsd.evaluation.results import Entry
@@ -37,7 +37,7 @@ class Targets:
 class EmbeddingStatistics:
     """What is kept of a conditioning's embeddings as they go by: sums, and a vector a clip, never the embeddings."""
 
-    def __init__(self, conditioning: Conditioning, split: EvaluationSplit, unet: FrozenUNet | None = None):
+    def __init__(self, conditioning: EvaluatedConditioning, split: EvaluationSplit, unet: FrozenUNet | None = None):
         self.conditioning, self.unet = conditioning, unet
         self.projection = split.clip.model.text_projection.kernel[...]
         tokens, width = split.columns["tokens"].shape[1], split.clip.model.text_model.config.hidden_size

@@ -16,14 +16,14 @@ from jaxsd.evaluation.conditionings import (
     NO_CAPTION,
     OWN_CAPTION,
     REFERENCES,
-    Conditioning,
+    EvaluatedConditioning,
     TextTower,
     encode_audio,
     encoder_conditioning,
 )
 from jaxsd.evaluation.denoising import FrozenUNet
 from jaxsd.evaluation.embeddings import EmbeddingStatistics, Targets, add_alignment
-from jaxsd.evaluation.images import ImageFigures, Judge, draw_images, embed_first
+from jaxsd.evaluation.images import ImageFigures, ImageJudge, draw_images, embed_first
 from jaxsd.evaluation.inputs import EvaluatedEncoder, EvaluationSplit, check_fit
 from jaxsd.evaluation.results import Entry, Results, empty_results
 from jaxsd.evaluation.timing import time_encoding
@@ -44,7 +44,7 @@ def evaluate(
     image_count: int = 0,
     guidance: float | None = None,
     steps: int | None = None,
-    judge: Judge | None = None,
+    judge: ImageJudge | None = None,
     real_images: Float[np.ndarray, "n height width 3"] | None = None,
 ) -> Results:
     """Compute every figure of every encoder over the whole split.
@@ -61,7 +61,7 @@ def evaluate(
         image_count: how many images to draw under every conditioning, of the first clips of the split.
         guidance: the weight of guidance for these images, by default the model's own.
         steps: the sampling steps for these images, by default the model's own.
-        judge: gives verdicts on the images; see `jaxsd.evaluation.images.Judge`.
+        judge: gives verdicts on the images; see `jaxsd.evaluation.images.ImageJudge`.
         real_images: the true images of the first clips, in [0, 1], which show how far each measure can go.
 
     Returns:
@@ -151,7 +151,7 @@ def _timed(
 
 
 def _draw_all(
-    conditionings: dict[str, Conditioning], split: EvaluationSplit, text: TextTower, count: int, draw: Callable
+    conditionings: dict[str, EvaluatedConditioning], split: EvaluationSplit, text: TextTower, count: int, draw: Callable
 ) -> dict[str, Float[np.ndarray, "{count} height width 3"]]:
     """The images of the first `count` clips under every conditioning."""
     images = {}

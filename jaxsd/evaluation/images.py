@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 from jaxsd.batching import padded_batches
 from jaxsd.diffusion.pipeline import StableDiffusion, to_pil
 from jaxsd.evaluation import metrics
-from jaxsd.evaluation.conditionings import Conditioning, TextTower
+from jaxsd.evaluation.conditionings import EvaluatedConditioning, TextTower
 from jaxsd.evaluation.embeddings import Targets
 from jaxsd.evaluation.figures import verdict_figure
 from jaxsd.evaluation.inputs import EvaluationSplit
@@ -17,7 +17,7 @@ from jaxsd.evaluation.results import Entry
 
 DRAWN_TOGETHER = 50  # images
 
-Judge = Callable[[Float[np.ndarray, "n height width 3"]], Mapping[str, Bool[np.ndarray, " _"]]]
+ImageJudge = Callable[[Float[np.ndarray, "n height width 3"]], Mapping[str, Bool[np.ndarray, " _"]]]
 """Gives, by question, in which of the images the judge sees what is true, or in which of a part of them."""
 
 
@@ -49,7 +49,9 @@ def draw_images(
     return np.concatenate(images)
 
 
-def embed_first(conditioning: Conditioning, text: TextTower, count: int) -> Float[np.ndarray, "{count} 77 width"]:
+def embed_first(
+    conditioning: EvaluatedConditioning, text: TextTower, count: int
+) -> Float[np.ndarray, "{count} 77 width"]:
     """The embeddings of the first `count` clips of a split."""
     parts = [
         np.asarray(conditioning.embed(indices, text.hidden_states_at(indices)))[:number]
@@ -61,7 +63,7 @@ def embed_first(conditioning: Conditioning, text: TextTower, count: int) -> Floa
 class ImageFigures:
     """Measures images of the first clips of a split by CLIP and, where there is one, by a judge."""
 
-    def __init__(self, split: EvaluationSplit, targets: Targets, judge: Judge | None):
+    def __init__(self, split: EvaluationSplit, targets: Targets, judge: ImageJudge | None):
         self.split, self.targets, self.judge = split, targets, judge
         self.classes = split.classes
         self.class_texts = np.asarray(split.clip.embed_text(list(self.classes.captions))) if self.classes else None

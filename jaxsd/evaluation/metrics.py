@@ -265,7 +265,7 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def nearest(rows: Float[np.ndarray, "n ..."], others: Float[np.ndarray, "m ..."]) -> Float[np.ndarray, " n"]:
+def nearest_distances(rows: Float[np.ndarray, "n ..."], others: Float[np.ndarray, "m ..."]) -> Float[np.ndarray, " n"]:
     """The root mean square difference of each row and that of `others` to which it is nearest."""
     a, b = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (rows, others))
     squares = (b**2).sum(axis=1)

@@ -27,18 +27,20 @@ def main():
     command.add_argument("--recipes", nargs="+", help="which recipes (all)")
     command.add_argument("--seeds", type=int, default=3)
     command.add_argument("--steps", type=int, help="of every training (that of configs/toy.py)")
-    command.add_argument("--pictures", type=int, default=50, help="that the judge sees of every run, 0 for none (50)")
+    command.add_argument("--pictures", type=int, default=50, help="images a run that the judge sees, 0 for none (50)")
     command.add_argument("--section", type=Path, help="the Markdown file to write (OUT/reproduction.md)")
+    command.add_argument("--dry-run", action="store_true", help="say what would be trained, and how long it takes")
     command = commands.add_parser(
         "recipes",
-        help="compare the recipes by the pictures they lead to, under several guidances; goes on where it stopped",
+        help="compare the recipes by the images they lead to, under several guidances; goes on where it stopped",
         epilog="--config.KEY=VALUE changes a value of configs/toy.py in every run",
     )
     command.add_argument("--out", type=Path, default=Path("runs/recipes"))
     command.add_argument("--encoder", default="gemini", help="which encoder (gemini)")
     command.add_argument("--seeds", type=int, default=3)
-    command.add_argument("--pictures", type=int, default=170, help="of every run and guidance (170)")
+    command.add_argument("--pictures", type=int, default=170, help="images of every run and guidance (170)")
     command.add_argument("--section", type=Path, help="the Markdown file to write (OUT/recipes.md)")
+    command.add_argument("--dry-run", action="store_true", help="say what would be trained, and how long it takes")
     arguments, overrides = parser.parse_known_args()
     if overrides and arguments.command not in ("reproduce", "recipes"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
@@ -55,33 +57,34 @@ def main():
     elif arguments.command == "reproduce":
         import encoders
         from jaxsd.config import one_of
-        from jaxsd.toy.experiments.reproduction import RECIPES, reproduce
+        from jaxsd.toy.experiments.reproduction import VARIANTS, reproduce
 
         if arguments.steps is not None:
             overrides.append(f"--config.steps={arguments.steps}")
         section = reproduce(
             arguments.out,
             encoders=[one_of("encoder", name, encoders.ENCODERS) for name in arguments.encoders or encoders.ENCODERS],
-            recipes=[one_of("recipe", name, RECIPES) for name in arguments.recipes or RECIPES],
+            recipes=[one_of("recipe", name, VARIANTS) for name in arguments.recipes or VARIANTS],
             seeds=arguments.seeds,
-            pictures=arguments.pictures,
+            images=arguments.pictures,
             overrides=overrides,
             section=arguments.section,
+            dry_run=arguments.dry_run,
         )
-        print(section)
+        print(section or "nothing was trained")
     elif arguments.command == "recipes":
         from jaxsd.toy.experiments.recipes import compare
 
-        print(
-            compare(
-                arguments.out,
-                encoder=arguments.encoder,
-                seeds=arguments.seeds,
-                pictures=arguments.pictures,
-                overrides=overrides,
-                section=arguments.section,
-            )
+        section = compare(
+            arguments.out,
+            encoder=arguments.encoder,
+            seeds=arguments.seeds,
+            images=arguments.pictures,
+            overrides=overrides,
+            section=arguments.section,
+            dry_run=arguments.dry_run,
         )
+        print(section or "nothing was trained")
     else:
         from jaxsd.toy.demo import sample_sheet
 

@@ -172,5 +172,5 @@ def test_intervals_cover_what_they_say(rng):
 def test_nearest(rng):
     rows, others = rng.standard_normal((5, 3, 4)), rng.standard_normal((7, 3, 4))
     expected = np.sqrt(((rows[:, None] - others[None]) ** 2).mean(axis=(2, 3))).min(axis=1)
-    np.testing.assert_allclose(metrics.nearest(rows, others), expected, rtol=1e-9)
-    np.testing.assert_allclose(metrics.nearest(others, others), 0, atol=1e-6)
+    np.testing.assert_allclose(metrics.nearest_distances(rows, others), expected, rtol=1e-9)
+    np.testing.assert_allclose(metrics.nearest_distances(others, others), 0, atol=1e-6)

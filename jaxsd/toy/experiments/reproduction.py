@@ -23,8 +23,8 @@ from jaxsd.toy.experiments.runs import Key, Runs, configure, mean, run_all
 
 # As the recipes have it at full size.
 ADAMW = {"optimizer": "adamw", "learning_rate": 5e-4, "weight_decay": 0.05}
-# By name: the recipe of configs/toy.py, and what is changed in it.
-RECIPES: dict[str, tuple[str, dict[str, object]]] = {
+# What is trained, by name: the recipe of configs/toy.py, and the values that are changed in it.
+VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "bos": ("paper", {"text_pooling": "bos"}),
     "eos": ("paper", {"text_pooling": "eos"}),
     "bos+temperature": ("paper", {"text_pooling": "bos", "learned_temperature": True}),
@@ -61,7 +61,7 @@ class Column:
     linear_to: float | None = None
 
 
-COLUMNS = (
+RUN_COLUMNS = (
     Column("TCEOCS_t - 2 ln M", lambda found, one: one["TCEOCS_t"] - found["bounds"]["chance"], "{:.4f}", False),
     Column("TCEOCS_i - 2 ln M", lambda found, one: one["TCEOCS_i"] - found["bounds"]["chance"], "{:.4f}"),
     Column("μ(R²)_t", lambda _, one: one["mu(R2)_t"], "{:.3g}", False),
@@ -80,15 +80,26 @@ def reproduce(
     encoders: Sequence[str],
     recipes: Sequence[str],
     seeds: int,
-    pictures: int,
+    images: int,
     overrides: Sequence[str] = (),
     section: Path | None = None,
-) -> Path:
-    """Train and evaluate every encoder by every recipe `seeds` times, each into a folder of its own; the section.
+    dry_run: bool = False,
+) -> Path | None:
+    """Train every encoder by every variant of the recipes, several times each, and evaluate every run.
 
-    Writes the section in Markdown, by default `folder`/reproduction.md, with a PNG and the CSV file of runs beside it
-    (`jaxsd.toy.experiments.runs.run_all`), whose lines are all in it. `overrides` (--config.KEY=VALUE) are of every
-    run.
+    Args:
+        folder: holds the folders of the runs.
+        encoders: names of encoders.
+        recipes: names of VARIANTS.
+        seeds: how often every encoder is trained by every variant.
+        images: how many images the judge sees of each run, 0 for none.
+        overrides: `--config.KEY=VALUE` of every run.
+        section: the Markdown file to write, with a PNG and the CSV file of runs beside it (see
+            `jaxsd.toy.experiments.runs.run_all`), all of whose lines it shows; by default `folder`/reproduction.md.
+        dry_run: only say what would be trained.
+
+    Returns:
+        The path of the Markdown file; None of a dry run.
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; allowed: 1 or more")
@@ -98,47 +109,50 @@ def reproduce(
     runs = run_all(
         folder,
         section.with_suffix(".csv"),
-        {key: configure(*RECIPES[key[0]], key, overrides) for key in keys},
-        [column.head for column in COLUMNS],
-        partial(_measure, pictures=pictures),
-        asked=f"{pictures} pictures",
+        {key: configure(*VARIANTS[key[0]], key, overrides) for key in keys},
+        [column.head for column in RUN_COLUMNS],
+        partial(_measure_variant, images=images),
+        asked=f"{images} pictures",
+        dry_run=dry_run,
     )
-    runs = {key: runs[key] for key in sorted(runs, key=_place)}
+    if dry_run:
+        return None
+    runs = {key: runs[key] for key in sorted(runs, key=_order)}
     with matplotlib.rc_context(STYLE), replacing(figure) as part:
-        _figure(runs).savefig(part)
+        _reproduction_plot(runs).savefig(part)
     with replacing(section) as part:
-        part.write_text(_section(runs, figure.name))
+        part.write_text(_reproduction_section(runs, figure.name))
     return section
 
 
-def _place(key: Key) -> tuple[int, int, int]:
+def _order(key: Key) -> tuple[int, int, int]:
     recipe, encoder, seed = key
-    return list(RECIPES).index(recipe), list(ENCODERS).index(encoder), seed
+    return list(VARIANTS).index(recipe), list(ENCODERS).index(encoder), seed
 
 
-def _measure(run: Path, config: TrainConfig, split: EvaluationSplit, *, pictures: int) -> list[float]:
-    about = maker.evaluation_options(split, pictures)
+def _measure_variant(run: Path, config: TrainConfig, split: EvaluationSplit, *, images: int) -> list[float]:
+    about = maker.evaluation_options(split, images)
     subjects = load_evaluated_encoders([str(run)])
     found = evaluate(subjects, split, text_pooling=config.text_pooling, references=(), **about)
     (entry,) = found["encoders"].values()
-    return [column.read(found, entry["figures"]) for column in COLUMNS]
+    return [column.read(found, entry["figures"]) for column in RUN_COLUMNS]
 
 
-def _by_run(runs: Runs) -> Table:
+def _every_run(runs: Runs) -> Table:
     rows = []
     for recipe, encoder in dict.fromkeys(key[:2] for key in runs):
         figures = [run.figures for key, run in runs.items() if key[:2] == (recipe, encoder)]
-        means = [mean([one[column.head] for one in figures], column.form) for column in COLUMNS]
+        means = [mean([one[column.head] for one in figures], column.form) for column in RUN_COLUMNS]
         rows.append((recipe, encoder, str(len(figures)), *means))
     note = (
         "Mean over the seeds ± half of its 95 % interval (Student's t). TCEOCS_t and μ(R²)_t are against the text "
         "target of the recipe, the rest against the captions' own embeddings."
     )
-    head = ("recipe", "encoder", "seeds", *(column.head for column in COLUMNS))
+    head = ("recipe", "encoder", "seeds", *(column.head for column in RUN_COLUMNS))
     return Table("Every recipe and encoder", note, head, rows)
 
 
-def _by_change(runs: Runs) -> Table:
+def _compare_changes(runs: Runs) -> Table:
     contrasts = {
         name: {key: (without, *key[1:]) for key in runs if key[0] == with_it}
         for name, (with_it, without) in CONTRASTS.items()
@@ -147,7 +161,7 @@ def _by_change(runs: Runs) -> Table:
     return _differences("What matters", note, contrasts, runs)
 
 
-def _by_encoder(runs: Runs) -> Table:
+def _compare_encoders(runs: Runs) -> Table:
     contrasts = {
         f"{encoder}, not {REFERENCE}": {key: (key[0], REFERENCE, key[2]) for key in runs if key[1] == encoder}
         for encoder in dict.fromkeys(key[1] for key in runs)
@@ -159,7 +173,7 @@ def _by_encoder(runs: Runs) -> Table:
 
 def _differences(title: str, note: str, contrasts: Mapping[str, Mapping[Key, Key]], runs: Runs) -> Table:
     """Mean differences between runs and those that each is paired with, where both are there."""
-    chosen = [column for column in COLUMNS if column.comparable]
+    chosen = [column for column in RUN_COLUMNS if column.comparable]
     rows = []
     for name, partners in contrasts.items():
         if pairs := [(runs[key].figures, runs[other].figures) for key, other in partners.items() if other in runs]:
@@ -169,7 +183,7 @@ def _differences(title: str, note: str, contrasts: Mapping[str, Mapping[Key, Key
     return Table(title, note, ("", "pairs", *(column.head for column in chosen)), rows)
 
 
-def _section(runs: Runs, figure: str) -> str:
+def _reproduction_section(runs: Runs, figure: str) -> str:
     size = next(iter(runs.values())).size
     parts = [
         f"Evaluated on {size:,} held-out sounds of the toy world at once: chance is TCEOCS 2 ln M = "
@@ -177,15 +191,15 @@ def _section(runs: Runs, figure: str) -> str:
         f"{1_000 / size:.1f} %.\n",
         f"![Every run: a row a recipe, a color an encoder, a dot a seed]({figure})\n",
     ]
-    tables = (_by_run(runs), _by_change(runs), _by_encoder(runs))
+    tables = (_every_run(runs), _compare_changes(runs), _compare_encoders(runs))
     parts += [f"### {table.title}\n\n{table.note}\n\n{table.to_markdown()}" for table in tables if table.rows]
     return "\n".join(parts)
 
 
-def _figure(runs: Runs) -> Figure:
+def _reproduction_plot(runs: Runs) -> Figure:
     """A panel a column that is comparable: a row a recipe, a color an encoder, a dot a seed."""
-    recipes, encoders = (list(dict.fromkeys(key[place] for key in runs)) for place in (0, 1))
-    columns = [column for column in COLUMNS if column.comparable]
+    recipes, encoders = (list(dict.fromkeys(key[position] for key in runs)) for position in (0, 1))
+    columns = [column for column in RUN_COLUMNS if column.comparable]
     columns = [column for column in columns if all(np.isfinite(run.figures[column.head]) for run in runs.values())]
     figure = Figure(figsize=(2.2 * len(columns) + 1.5, 0.45 * len(recipes) + 1.2), layout="constrained", dpi=120)
     axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]

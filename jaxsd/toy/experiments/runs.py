@@ -18,6 +18,7 @@ from jaxsd.training.train import train
 
 Key = tuple[str, str, int]  # recipe, encoder, seed
 KEY = ("recipe", "encoder", "seed")
+SECONDS_A_STEP = (0.2, 0.5)  # of the recipes of configs/toy.py, as docs/recipes-runs.md has measured them
 
 
 @dataclass(frozen=True)
@@ -47,25 +48,43 @@ def run_all(
     configs: Mapping[Key, TrainConfig],
     names: Sequence[str],
     measure: Callable[[Path, TrainConfig, EvaluationSplit], Sequence[float]],
+    *,
     asked: str,
+    dry_run: bool = False,
 ) -> Runs:
-    """Train every config into a folder of its own in `folder`, then `measure(run, config, test split)` it.
+    """Train and measure every run that the file of runs has no line of.
 
-    The figures, called `names`, become a line of the CSV file `table` at once: what has a line is not run again, be it
-    on another machine, and what was stopped goes on. `asked` is what else the figures depend on. All lines of the
-    file are returned. Raises ValueError where a line was asked for otherwise or is of a split of another size.
+    A run gets its line as soon as it is measured. What has a line is not run again, on another machine neither, and a
+    run that was stopped goes on.
+
+    Args:
+        folder: gets a folder a run.
+        table: the CSV file of runs.
+        configs: what to train.
+        names: what the figures are called.
+        measure: `measure(run, config, test split)` gives the figures of a run.
+        asked: what the figures depend on besides the config.
+        dry_run: only say what would be run.
+
+    Returns:
+        All lines of the file.
+
+    Raises:
+        ValueError: a line was made with another config, or on a split of another size, or it is another file.
     """
-    runs = _read(table, names)
-    digests = {key: _digest(config, asked) for key, config in configs.items()}
+    runs = _read_runs(table, names)
+    digests = {key: _run_digest(config, asked) for key, config in configs.items()}
     for key, digest in digests.items():
         if key in runs and runs[key].asked != digest:
             raise ValueError(f"{table}: {', '.join(map(str, key))} was run with another config; choose another file")
+    left = {key: config for key, config in configs.items() if key not in runs}
+    print(_announcement(len(configs), list(left.values())), flush=True)
+    if dry_run:
+        return runs
     table.parent.mkdir(parents=True, exist_ok=True)
-    for place, (key, config) in enumerate(configs.items(), 1):
-        if key in runs:
-            continue
+    for number, (key, config) in enumerate(left.items(), 1):
         recipe, encoder, seed = key
-        print(f"{place}/{len(configs)}  {recipe}, {encoder}, seed {seed}", flush=True)
+        print(f"{number}/{len(left)}  {recipe}, {encoder}, seed {seed}", flush=True)
         run = folder / recipe / f"{encoder}-{seed}"
         data, held_out = Path(config.data.folder), config.data.held_out
         for name, size in (("train", config.data.train_size), ("validation", held_out), ("test", held_out)):
@@ -74,23 +93,34 @@ def run_all(
         split = open_evaluation_split(data / "test")
         figures = dict(zip(names, map(float, measure(run, config, split)), strict=True))
         runs[key] = Run(digests[key], len(split), figures)
-        _write(table, names, runs)
+        _write_runs(table, names, runs)
         jax.clear_caches()  # the next run has programs of its own
     if len(sizes := {run.size for run in runs.values()}) > 1:
-        raise ValueError(f"{table} has runs on splits of {' and '.join(map(str, sorted(sizes)))} rows; it must be one")
+        several = " and ".join(map(str, sorted(sizes)))
+        raise ValueError(f"{table} has runs on splits of {several} examples; all must be on one")
     return runs
 
 
-def _digest(config: TrainConfig, asked: str) -> str:
+def _announcement(count: int, left: Sequence[TrainConfig]) -> str:
+    """How many trainings there are to do, and how long they take."""
+    steps = sum(config.steps for config in left)
+    low, high = (steps * seconds / 3600 for seconds in SECONDS_A_STEP)
+    return (
+        f"{count} trainings, {len(left)} of them to do: {steps:,} steps, about {low:.1f} to {high:.1f} hours on two "
+        "CPU cores, and the evaluations"
+    )
+
+
+def _run_digest(config: TrainConfig, asked: str) -> str:
     return hashlib.sha256(f"{config.to_json()} {asked}".encode()).hexdigest()[:12]
 
 
-def _read(table: Path, names: Sequence[str]) -> Runs:
+def _read_runs(table: Path, names: Sequence[str]) -> Runs:
     """The lines of the file of runs. Raises ValueError where it is another file."""
     if not table.is_file():
         return {}
     with table.open(newline="") as file:
-        head, *lines = list(csv.reader(file)) or [()]
+        head, *lines = list(csv.reader(file)) or [[]]
     if tuple(head) != (*KEY, "asked", "size", *names):
         raise ValueError(f"{table} is not the file of runs that this writes; choose another file")
     return {
@@ -99,7 +129,7 @@ def _read(table: Path, names: Sequence[str]) -> Runs:
     }
 
 
-def _write(table: Path, names: Sequence[str], runs: Runs):
+def _write_runs(table: Path, names: Sequence[str], runs: Runs):
     with replacing(table) as part, part.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow((*KEY, "asked", "size", *names))

@@ -5,17 +5,17 @@ import pytest
 
 from jaxsd.evaluation import metrics
 from jaxsd.toy.experiments import recipes
-from jaxsd.toy.experiments.recipes import NAMES, RECIPES, compare
+from jaxsd.toy.experiments.recipes import COMPARED_RECIPES, FIGURE_NAMES, compare
 from jaxsd.toy.experiments.runs import Run
 
 
 def test_shares_are_pooled_over_seeds():
     runs = {
-        (recipe, "gemini", seed): Run("", 100, dict.fromkeys(NAMES, 0.0) | {"all@3": share})
+        (recipe, "gemini", seed): Run("", 100, dict.fromkeys(FIGURE_NAMES, 0.0) | {"all@3": share})
         for recipe, shares in {"paper": (0.1, 0.2), "denoise": (0.8, 1.0)}.items()
         for seed, share in enumerate(shares)
     }
-    table, _ = recipes._tables(runs, pictures=50)
+    table, _ = recipes._recipe_tables(runs, images=50)
     cells = {row[0]: row[table.head.index("guidance 3, %")] for row in table.rows}
     low, high = metrics.wilson(0.9, 100)
     assert cells["denoise"] == f"90 [{100 * low:.0f}, {100 * high:.0f}]"
@@ -25,15 +25,15 @@ def test_shares_are_pooled_over_seeds():
 @pytest.mark.full_size  # slow: it compiles training and the toy world's models
 def test_the_whole_of_it(tmp_path, monkeypatch):
     monkeypatch.setattr(recipes, "GUIDANCES", recipes.GUIDANCES[:1])
-    monkeypatch.setattr(recipes, "RECIPES", RECIPES[:1])
-    monkeypatch.setattr(recipes, "NAMES", NAMES[:15])
+    monkeypatch.setattr(recipes, "COMPARED_RECIPES", COMPARED_RECIPES[:1])
+    monkeypatch.setattr(recipes, "FIGURE_NAMES", FIGURE_NAMES[:15])
     sizes = {"encoder_config.depth": 1, "batch_size": 8, "data.train_size": 16, "data.held_out": 12, "steps": 2}
     overrides = [f"--config.{key}={value}" for key, value in sizes.items()]
     section = compare(
         tmp_path / "runs",
         encoder="chatgpt",
         seeds=1,
-        pictures=10,
+        images=10,
         overrides=[*overrides, f"--config.data.folder={tmp_path / 'data'}"],
         section=None,
     )
@@ -43,8 +43,8 @@ def test_the_whole_of_it(tmp_path, monkeypatch):
     assert np.isfinite(list(map(float, line.split(",")[5:]))).all()
 
 
-@pytest.mark.parametrize("pictures", [9, 1001])
-def test_too_few_and_too_many_pictures_are_refused_before_the_work(tmp_path, pictures):
-    with pytest.raises(ValueError, match=f"pictures is {pictures}; allowed: 10 to 1000"):
-        compare(tmp_path / "a", encoder="gemini", seeds=1, pictures=pictures, overrides=[], section=None)
+@pytest.mark.parametrize("images", [9, 1001])
+def test_too_few_and_too_many_images_are_refused_before_the_work(tmp_path, images):
+    with pytest.raises(ValueError, match=f"number of images is {images}; allowed: 10 to 1000"):
+        compare(tmp_path / "a", encoder="gemini", seeds=1, images=images, overrides=[], section=None)
     assert not list(tmp_path.iterdir())
