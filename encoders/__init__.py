@@ -1,7 +1,7 @@
 """Audio encoders that map one second of sound to the shape of CLIP's text embedding (arXiv 2509.09717).
 
     encoder = encoders.create("gemini", rngs=nnx.Rngs(0))  # or "my_encoder.py:MyEncoder"
-    embeddings = encoder(pcm)  # (batch, 16000) int16 -> (batch, 77, 768) float32
+    embeddings = encoder(clips)  # (batch, 16000) int16 -> (batch, 77, 768) float32
     encoders.save(encoder, "out/")
     encoder = encoders.load("out/")
 

@@ -14,8 +14,9 @@ class AudioEncoder(nnx.Module):
 
     - `__init__(self, *, rngs, ...)`. The further keyword arguments are the sizes, and each has a default. Where the
       class takes `dtype`, `create` and `load` pass the dtype to compute in; where it does not, it computes in its own.
-    - `__call__(self, pcm)` from (batch, 16000) int16 to (batch, 77, width) floats, for any batch. It may take `rngs`
-      (an `nnx.Rngs` or a key) as a keyword argument. Dropout is on only if `rngs` is given, and training gives it only
+    - `__call__(self, clips)` from (batch, 16000) int16 to (batch, 77, width) floats, for a batch of any size;
+      `encoders.spectrogram.waveform` scales the clips, and takes floats in [-1, 1] too. It may take `rngs` (an
+      `nnx.Rngs` or a key) as a keyword argument. Dropout is on only if `rngs` is given, and training gives it only
       to a class that takes it: `self.dropout(x, deterministic=rngs is None, rngs=rngs)`.
     - a property `config`, if `__init__` takes sizes: the keyword arguments that make this encoder again, as JSON has
       them (lists and not tuples).

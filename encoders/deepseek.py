@@ -2,21 +2,20 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float
 
 from encoders import layers
 from encoders.base import AudioEncoder
 from encoders.registry import register
-from encoders.spectrogram import TOKENS, waveform
+from encoders.spectrogram import TOKENS, Clips, waveform
 from encoders.transformer import Transformer
 
 
 @register("deepseek")
 class DeepSeek(AudioEncoder):
-    """(batch, 16000) PCM -> (batch, 77, width) float32."""
+    """(batch, 16000) clips -> (batch, 77, width) float32."""
 
     def __init__(
         self,
@@ -39,9 +38,7 @@ class DeepSeek(AudioEncoder):
     def config(self) -> dict[str, int]:
         return {"width": self.width, "depth": self.depth, "heads": self.heads, "mlp": self.mlp}
 
-    def __call__(
-        self, pcm: Num[Array | np.ndarray, "batch 16000"], *, rngs: nnx.Rngs | jax.Array | None = None
-    ) -> Float[Array, "batch 77 width"]:
-        """Encode one-second clips of 16 kHz PCM at integer scale; dropout is on only if `rngs` is given."""
-        x = self.proj(waveform(pcm)) + self.pos_embed[None]
+    def __call__(self, clips: Clips, *, rngs: nnx.Rngs | jax.Array | None = None) -> Float[Array, "batch 77 width"]:
+        """Encode one-second clips, int16 PCM or floats in [-1, 1]; dropout is on only if `rngs` is given."""
+        x = self.proj(waveform(clips)) + self.pos_embed[None]
         return self.transformer(x, layers.dropout_key(rngs))

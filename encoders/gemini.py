@@ -4,15 +4,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float
 
 from encoders import layers
 from encoders.base import AudioEncoder
 from encoders.registry import register
-from encoders.spectrogram import TOKENS, decibels_below_peak, mel_spectrogram, standardize, waveform
+from encoders.spectrogram import TOKENS, Clips, decibels_below_peak, mel_spectrogram, standardize, waveform
 from encoders.transformer import Transformer
 
 BANDS = 80
@@ -20,7 +19,7 @@ BANDS = 80
 
 @register("gemini")
 class Gemini(AudioEncoder):
-    """(batch, 16000) PCM -> (batch, 77, width) float32."""
+    """(batch, 16000) clips -> (batch, 77, width) float32."""
 
     def __init__(
         self,
@@ -43,12 +42,10 @@ class Gemini(AudioEncoder):
     def config(self) -> dict[str, int]:
         return {"width": self.width, "depth": self.depth, "heads": self.heads, "mlp": self.mlp}
 
-    def __call__(
-        self, pcm: Num[Array | np.ndarray, "batch 16000"], *, rngs: nnx.Rngs | jax.Array | None = None
-    ) -> Float[Array, "batch 77 width"]:
-        """Encode one-second clips of 16 kHz PCM at integer scale; dropout is on only if `rngs` is given."""
+    def __call__(self, clips: Clips, *, rngs: nnx.Rngs | jax.Array | None = None) -> Float[Array, "batch 77 width"]:
+        """Encode one-second clips, int16 PCM or floats in [-1, 1]; dropout is on only if `rngs` is given."""
         # The library the paper used takes the dB floor from the loudest clip of the batch; here it is per clip.
-        x = standardize(decibels_below_peak(mel_spectrogram(waveform(pcm), bands=BANDS)))
+        x = standardize(decibels_below_peak(mel_spectrogram(waveform(clips), bands=BANDS)))
         x = self.proj(x) + self.pos_embed[None]
         return self.transformer(x, layers.dropout_key(rngs))
 

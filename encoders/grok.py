@@ -2,15 +2,14 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float
 
 from encoders import layers
 from encoders.base import AudioEncoder
 from encoders.registry import register
-from encoders.spectrogram import TOKENS, power_spectrum, waveform
+from encoders.spectrogram import TOKENS, Clips, power_spectrum, waveform
 from encoders.transformer import Transformer
 
 WINDOW, HOP = 256, 207  # samples; 77 frames without padding
@@ -18,7 +17,7 @@ WINDOW, HOP = 256, 207  # samples; 77 frames without padding
 
 @register("grok")
 class Grok(AudioEncoder):
-    """(batch, 16000) PCM -> (batch, 77, width) float32."""
+    """(batch, 16000) clips -> (batch, 77, width) float32."""
 
     def __init__(
         self,
@@ -41,10 +40,8 @@ class Grok(AudioEncoder):
     def config(self) -> dict[str, int]:
         return {"width": self.width, "depth": self.depth, "heads": self.heads, "mlp": self.mlp}
 
-    def __call__(
-        self, pcm: Num[Array | np.ndarray, "batch 16000"], *, rngs: nnx.Rngs | jax.Array | None = None
-    ) -> Float[Array, "batch 77 width"]:
-        """Encode one-second clips of 16 kHz PCM at integer scale; dropout is on only if `rngs` is given."""
-        magnitude = jnp.sqrt(power_spectrum(waveform(pcm), WINDOW, HOP))
+    def __call__(self, clips: Clips, *, rngs: nnx.Rngs | jax.Array | None = None) -> Float[Array, "batch 77 width"]:
+        """Encode one-second clips, int16 PCM or floats in [-1, 1]; dropout is on only if `rngs` is given."""
+        magnitude = jnp.sqrt(power_spectrum(waveform(clips), WINDOW, HOP))
         x = self.proj(jnp.log1p(magnitude)) + self.pos_embed[None]
         return self.transformer(x, layers.dropout_key(rngs))

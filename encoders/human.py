@@ -6,15 +6,14 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int
 
 from encoders import layers
 from encoders.base import AudioEncoder
 from encoders.registry import register
-from encoders.spectrogram import SAMPLES, TOKENS, waveform
+from encoders.spectrogram import SAMPLES, TOKENS, Clips, waveform
 
 # Each block's channels, from its input to its output, and the kernel size of its steps.
 BLOCKS = (((1, 2, 4), 25), ((4, 8, 16), 5), ((16, 32, 64), 3), ((64, TOKENS), 3))
@@ -24,7 +23,7 @@ kaiming_normal = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 @register("human")
 class Human(AudioEncoder):
-    """(batch, 16000) PCM -> (batch, 77, width) float32. The output is not normalized.
+    """(batch, 16000) clips -> (batch, 77, width) float32. The output is not normalized.
 
     stride: of the first convolution, 1 in the paper; all that follows is as many times shorter and faster.
     """
@@ -61,11 +60,9 @@ class Human(AudioEncoder):
     def config(self) -> dict[str, int]:
         return {"width": self.width, "stride": self.stride}
 
-    def __call__(
-        self, pcm: Num[Array | np.ndarray, "batch 16000"], *, rngs: nnx.Rngs | jax.Array | None = None
-    ) -> Float[Array, "batch 77 width"]:
-        """Encode one-second clips of 16 kHz PCM at integer scale; dropout is on only if `rngs` is given."""
-        x = waveform(pcm)[:, None, :]
+    def __call__(self, clips: Clips, *, rngs: nnx.Rngs | jax.Array | None = None) -> Float[Array, "batch 77 width"]:
+        """Encode one-second clips, int16 PCM or floats in [-1, 1]; dropout is on only if `rngs` is given."""
+        x = waveform(clips)[:, None, :]
         for block, key in zip(self.blocks, layers.split_key(layers.dropout_key(rngs), len(BLOCKS)), strict=True):
             x = block(x, key)
         return (

@@ -13,6 +13,7 @@ ENCODERS: dict[str, type[nnx.Module]] = {}  # the bundled encoders, in the order
 
 # Arguments of an encoder's class that are no sizes: they change how it computes, or its first values.
 NOT_SIZES = ("dtype", "param_dtype", "rngs")
+LARGEST_SIZE = 65_536  # of a bundled encoder: beyond it, there are typing errors and damaged files
 
 Class = TypeVar("Class", bound=type[nnx.Module])
 
@@ -96,7 +97,7 @@ def size_names(cls: type[nnx.Module]) -> list[str]:
 
 
 def takes_rngs(encoder: nnx.Module) -> bool:
-    """Whether `encoder(pcm, rngs=...)` is a call that turns dropout on."""
+    """Whether `encoder(clips, rngs=...)` is a call that turns dropout on."""
     return "rngs" in inspect.signature(type(encoder).__call__).parameters
 
 
@@ -113,5 +114,6 @@ def _check_sizes(cls: type[nnx.Module], sizes: dict[str, Any]) -> None:
         if key not in parameters and not anything:
             allowed = ", ".join(size_names(cls)) or "it takes no sizes"
             raise ValueError(f"{cls.__name__} has no size {key!r}; allowed: {allowed}")
-        if bundled_name(cls) and type(parameters[key].default) is int and (type(value) is not int or value < 1):
-            raise ValueError(f"{key} must be a positive integer, not {value!r}")
+        if bundled_name(cls) and type(parameters[key].default) is int:
+            if type(value) is not int or not 1 <= value <= LARGEST_SIZE:
+                raise ValueError(f"{key} must be an integer from 1 to {LARGEST_SIZE}, not {value!r}")

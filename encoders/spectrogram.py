@@ -1,4 +1,4 @@
-"""From PCM to spectrograms: scaling, framing, Fourier transform, mel bands and decibels, all in float32.
+"""From clips to spectrograms: scaling, framing, Fourier transform, mel bands and decibels, all in float32.
 
 Windows and filterbanks are numpy constants computed in float64 once; none of them is a parameter.
 """
@@ -8,20 +8,37 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int16, Shaped
 
 SAMPLES = 16_000  # one second at 16 kHz
 TOKENS = 77  # CLIP's text length, and so every encoder's
+LARGEST_FLOAT = 16.0  # no overshoot of resampling comes near, and sound at integer scale that stays below is silence
 
 
-def waveform(pcm: Num[Array | np.ndarray, "..."]) -> Float[Array, "batch 16000"]:
-    """Scale 16-bit PCM (integers, or floats at integer scale) to float32 in about [-1, 1].
+# What an encoder takes: one-second clips of 16 kHz mono sound. One clip is a batch of one, clip[None].
+Clips = Int16[Array | np.ndarray, "batch 16000"] | Float[Array | np.ndarray, "batch 16000"]
 
-    Raises ValueError unless the shape is (batch, 16000).
+
+def waveform(clips: Shaped[Array | np.ndarray, "..."]) -> Float[Array, "batch 16000"]:
+    """Clips as float32 in about [-1, 1]; the dtype says what they are.
+
+    int16 is PCM and is divided by 32767. Floats are in [-1, 1] already, and gradients with respect to them are defined.
+    Raises ValueError for another shape than (batch, 16000), for another dtype, and, where values can be looked at
+    (outside `jax.jit`), for floats at the scale of integers.
     """
-    if pcm.ndim != 2 or pcm.shape[1] != SAMPLES:
-        raise ValueError(f"an encoder takes PCM of shape (batch, {SAMPLES}), not {pcm.shape}")
-    return jnp.asarray(pcm, jnp.float32) / 32767
+    if clips.ndim != 2 or clips.shape[1] != SAMPLES:
+        one = "; one clip is a batch of one, clip[None]" if clips.shape == (SAMPLES,) else ""
+        raise ValueError(f"an encoder takes clips of shape (batch, {SAMPLES}), not {clips.shape}{one}")
+    if clips.dtype == jnp.int16:
+        return jnp.asarray(clips, jnp.float32) / 32767
+    if not jnp.issubdtype(clips.dtype, jnp.floating):
+        raise ValueError(f"an encoder takes int16 PCM or floats in [-1, 1], not {clips.dtype}")
+    if not isinstance(clips, jax.core.Tracer) and clips.size and (peak := float(abs(clips).max())) > LARGEST_FLOAT:
+        raise ValueError(
+            f"an encoder takes floats in [-1, 1], and these reach {peak:g}; PCM at integer scale must be int16, "
+            "clips.astype(np.int16)"
+        )
+    return jnp.asarray(clips, jnp.float32)
 
 
 def frames(x: Float[Array, "batch time"], size: int, hop: int) -> Float[Array, "batch 77 {size}"]:

@@ -23,6 +23,8 @@ from encoders.user_code import code_of, load_class
 
 ENCODER_JSON, ENCODER_WEIGHTS = "encoder.json", "model.safetensors"
 AUDIO_POOLINGS = ("mean", "first", "last")  # of the 77 vectors, where one vector of a clip is compared with CLIP's
+FLOATS = ("F16", "BF16", "F32", "F64")  # safetensors' names of the dtypes that are read
+LFS_POINTER = b"version https://git-lfs"  # how the file begins that stands in place of a large file
 NOT_SIZE_KEYS = ("encoder", "audio_pooling", "code")  # of encoder.json; all others are sizes
 
 
@@ -97,7 +99,7 @@ def load(source: str | Path, *, dtype: DTypeLike = jnp.float32, trust_code: bool
     try:
         encoder = _abstract(cls, sizes, dtype)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not describe_encoder an encoder: {error}") from error
+        raise ValueError(f"{path} does not describe an encoder: {error}") from error
     tensors = _read_tensors(_find_file(source, ENCODER_WEIGHTS), _shapes(encoder))
     graphdef, state = nnx.split(encoder)
     filled = [(path, p.replace(tensors[_dotted(path)])) for path, p in nnx.to_flat_state(state)]
@@ -124,6 +126,7 @@ def bundled_encoders() -> dict[str, Path]:
 
 
 def _read_description(path: Path) -> dict[str, Any]:
+    _refuse_pointer(path)
     try:
         content = json.loads(path.read_text())
         if not isinstance(content, dict):
@@ -140,8 +143,8 @@ def _read_description(path: Path) -> dict[str, Any]:
         code = description["code"]
         if not (isinstance(code, dict) and isinstance(code.get("path"), str) and isinstance(code.get("sha256"), str)):
             raise ValueError(f"code is {code!r}; allowed: an object of path and sha256")
-    except ValueError as error:
-        raise ValueError(f"{path} does not describe_encoder an encoder: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} does not describe an encoder: {error}") from error
     return description
 
 
@@ -220,6 +223,12 @@ def _find_file(source: str | Path, name: str) -> Path:
         ) from error
 
 
+def _refuse_pointer(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise ValueError(f"{path} is a Git LFS pointer and not the file itself, which `git lfs pull` fetches")
+
+
 def _replace(path: Path, content: bytes) -> None:
     """Write a file in one move: a reader, and a crash, see the old file or the whole new one."""
     part = path.with_name(f"{path.name}.part")
@@ -275,11 +284,15 @@ def _cast(key: str, value: np.ndarray, dtype: DTypeLike) -> np.ndarray:
 
 def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, jax.Array]:
     """Tensors as float32, exactly those of `shapes`, and all finite."""
+    _refuse_pointer(path)
     try:
         with safe_open(path, framework="flax") as file:
-            found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
-            if problem := _mismatch(shapes, found):
+            slices = {key: file.get_slice(key) for key in file.keys()}
+            if problem := _mismatch(shapes, {key: tuple(part.get_shape()) for key, part in slices.items()}):
                 raise ValueError(f"{path}: {problem}")
+            for key, part in slices.items():
+                if part.get_dtype() not in FLOATS:
+                    raise ValueError(f"{path}: {key} is of {part.get_dtype()}; allowed: {', '.join(FLOATS)}")
             tensors = {key: jnp.asarray(file.get_tensor(key), jnp.float32) for key in shapes}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error

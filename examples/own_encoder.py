@@ -14,7 +14,7 @@ from encoders.spectrogram import decibels_below_peak, mel_spectrogram, waveform
 
 
 class OwnEncoder(nnx.Module):
-    """Two convolutions over the time of a log-mel spectrogram: (batch, 16000) PCM -> (batch, 77, width)."""
+    """Two convolutions over the time of a log-mel spectrogram: (batch, 16000) clips -> (batch, 77, width)."""
 
     def __init__(self, *, width: int = 128, channels: int = 256, rngs: nnx.Rngs):
         self.width, self.channels = width, channels
@@ -29,8 +29,8 @@ class OwnEncoder(nnx.Module):
     def config(self) -> dict[str, int]:
         return {"width": self.width, "channels": self.channels}
 
-    def __call__(self, pcm, *, rngs=None):
-        x = decibels_below_peak(mel_spectrogram(waveform(pcm))) / 40 + 1  # (batch, 77, 80) from -1 to 1
+    def __call__(self, clips, *, rngs=None):
+        x = decibels_below_peak(mel_spectrogram(waveform(clips))) / 40 + 1  # (batch, 77, 80) from -1 to 1
         x = jax.nn.gelu(self.conv1(x))
         x = x + jax.nn.gelu(self.conv2(x))
         x = x + self.summary(x.mean(axis=1, keepdims=True)) + self.positions[None]

@@ -60,6 +60,12 @@ def test_an_abstract_encoder_is_one_without_values(name):
     assert shapes(abstract) == shapes(made)
 
 
+def test_an_encoder_says_in_one_line_what_it_is():
+    encoder = encoders.create("gemini", **SIZES, rngs=nnx.Rngs(0))
+    assert repr(encoder) == str(encoder) == "Gemini(width=32, depth=1, heads=4, mlp=48): 0.01 million parameters"
+    assert "parameters" in repr(layers.abstract(encoders.Human))
+
+
 def test_a_strided_human_has_shorter_norms_and_the_same_output():
     encoder = layers.abstract(partial(encoders.create, "human", width=64, stride=4))
     assert encoder.config == {"width": 64, "stride": 4}
@@ -82,12 +88,38 @@ def test_a_width_that_heads_do_not_divide_is_refused():
 
 @pytest.mark.parametrize("shape", [(16_000,), (2, 15_999), (2, 1, 16_000)])
 def test_other_shapes_are_refused(shape):
-    with pytest.raises(ValueError, match=r"PCM of shape \(batch, 16000\), not"):
+    with pytest.raises(ValueError, match=r"an encoder takes clips of shape \(batch, 16000\), not"):
         waveform(np.zeros(shape, np.int16))
 
 
-def test_integers_and_floats_at_integer_scale_are_the_same():
-    np.testing.assert_array_equal(waveform(PCM), waveform(PCM.astype(np.float32)))
+def test_one_clip_without_a_batch_says_how_to_make_one():
+    with pytest.raises(ValueError, match=r"not \(16000,\); one clip is a batch of one, clip\[None\]"):
+        waveform(PCM[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, jnp.bfloat16])
+def test_integers_are_pcm_and_floats_are_already_in_their_range(dtype):
+    floats = jnp.asarray(PCM / 32767, dtype)
+    np.testing.assert_allclose(waveform(floats), waveform(PCM), atol={4: 1e-7, 2: 2e-3}[floats.dtype.itemsize])
+    assert waveform(floats).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8, bool, np.complex64])
+def test_other_dtypes_are_refused(dtype):
+    with pytest.raises(ValueError, match=rf"int16 PCM or floats in \[-1, 1\], not {np.dtype(dtype)}"):
+        waveform(np.zeros((2, 16_000), dtype))
+
+
+def test_floats_at_the_scale_of_integers_are_refused():
+    for floats in (PCM.astype(np.float32), jnp.asarray(PCM, jnp.float32)):
+        with pytest.raises(ValueError, match=r"floats in \[-1, 1\], and these reach 9000; .*clips.astype\(np.int16\)"):
+            waveform(floats)
+
+
+def test_gradients_reach_the_waveform():
+    _, params, forward = small("gemini")
+    gradient = jax.grad(lambda x: (forward(params, x) ** 2).mean())(jnp.asarray(PCM / 32767, jnp.float32))
+    assert jnp.isfinite(gradient).all() and gradient.any(axis=1).all()
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -101,6 +101,13 @@ def change(folder, **changes):
     save_file({key: value for key, value in saved.items() if value is not None}, path)
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
 def rewrite(folder, **changes):
     path = folder / "encoder.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -127,9 +134,26 @@ def rewrite(folder, **changes):
         (lambda f: (f / "encoder.json").write_text("{}"), "encoder.json", "unknown encoder None; choose from human"),
         (lambda f: (f / "encoder.json").write_bytes(b"\xff\xfe"), "encoder.json", "does not describe an encoder"),
         (lambda f: rewrite(f, encoder="bard"), "encoder.json", "unknown encoder 'bard'; choose from human"),
-        (lambda f: rewrite(f, width="wide"), "encoder.json", "width must be a positive integer, not 'wide'"),
-        (lambda f: rewrite(f, heads=0), "encoder.json", "heads must be a positive integer, not 0"),
-        (lambda f: rewrite(f, girth=3), "encoder.json", "girth"),
+        (lambda f: rewrite(f, width="wide"), "encoder.json", "width must be an integer from 1 to 65536, not 'wide'"),
+        (lambda f: rewrite(f, heads=0), "encoder.json", "heads must be an integer from 1 to 65536, not 0"),
+        (lambda f: rewrite(f, depth=10**9), "encoder.json", "depth must be an integer from 1 to 65536, not 1000000000"),
+        (lambda f: rewrite(f, width=True), "encoder.json", "width must be an integer from 1 to 65536, not True"),
+        (
+            lambda f: rewrite(f, girth=3),
+            "encoder.json",
+            "no size 'girth'; allowed: width, depth, heads, mlp",
+        ),
+        (lambda f: (f / "encoder.json").write_text('"gemini"'), "encoder.json", "holds a JSON str, not an object"),
+        (lambda f: (f / "encoder.json").write_text("[" * 10**5), "encoder.json", "does not describe an encoder"),
+        (lambda f: (f / "encoder.json").write_text(POINTER), "encoder.json", "a Git LFS pointer .* `git lfs pull`"),
+        (lambda f: (f / "model.safetensors").write_text(POINTER), "model.safetensors", "a Git LFS pointer"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors", "not a safetensors file"),
+        (lambda f: cut(f / "model.safetensors"), "model.safetensors", "not a safetensors file"),
+        (
+            lambda f: change(f, pos_embed=np.zeros((77, 32), np.int32)),
+            "model.safetensors",
+            "pos_embed is of I32; allowed: F16, BF16, F32, F64",
+        ),
     ],
 )
 def test_a_file_that_does_not_fit_is_named_with_what_is_wrong(folder, harm, file, reason):
