@@ -8,10 +8,8 @@ bfloat16 and with batches of 128 on an accelerator, in float32 with batches of 1
 """
 
 import argparse
-from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
@@ -26,10 +24,11 @@ from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.pretrained.precision import choose_dtype
 from jaxsd.sharding import batch_sharding, replicate
 from jaxsd.training.frozen_models import FrozenModels
+from jaxsd.training.initialization import make_encoder
 from jaxsd.training.loop import init_state, make_step
-from jaxsd.training.optimizers import make_optimiser
+from jaxsd.training.losses import make_gradient
+from jaxsd.training.optimizers import make_optimizer
 from jaxsd.training.throughput import count_flops, peak_flops
-from jaxsd.training.train import make_encoder, make_gradient
 from tests.references.encoders import Sizes, torch_encoder
 from tests.references.manifests import make as published
 
@@ -40,14 +39,13 @@ def ours(name: str, size: int):
     dtype = choose_dtype(None)
     encoder = make_encoder(config, dtype)
     unet = random(lambda: UNet(UNetConfig(), dtype=dtype, rngs=nnx.Rngs(0)), dtype)
-    pipe = SimpleNamespace(unet=unet, schedule=NoiseSchedule(), encode_text=lambda _: jnp.zeros((1, 77, 768)))
-    targets = FrozenModels(jnp.zeros((768, 768)), pipe=pipe)
+    models = FrozenModels(unet=unet, schedule=NoiseSchedule())
     rematerialize(encoder)
-    rematerialize(targets)
-    (graph, params), (targets_graph, frozen) = nnx.split(encoder), nnx.split(targets)
-    optimiser = make_optimiser(config, config.warmup + 1)
-    step = make_step(None, optimiser, 0, gradient_fn=make_gradient(config, graph, targets_graph))
-    state = replicate(init_state({"encoder": nnx.as_pure(params)}, optimiser))
+    rematerialize(models)
+    (graph, params), (models_graph, frozen) = nnx.split(encoder), nnx.split(models)
+    optimizer = make_optimizer(config, config.warmup + 1)
+    step = make_step(None, optimizer, 0, gradient_fn=make_gradient(config, graph, models_graph))
+    state = replicate(init_state({"encoder": nnx.as_pure(params)}, optimizer))
     audio, latents = examples(size)
     batch = {"audio": audio, "latents": latents.transpose(0, 2, 3, 1), "valid": np.ones(size, bool)}
     batch, frozen = jax.device_put(batch, batch_sharding()), replicate(nnx.as_pure(frozen))
@@ -70,7 +68,7 @@ def theirs(name: str, size: int):
     unet.enable_gradient_checkpointing()
     sizes = reference_sizes(name)
     encoder = torch_encoder(name, sizes).eval().to(device)
-    optimiser = torch.optim.AdamW(encoder.parameters(), lr=1e-6)
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-6)
     audio, latents = (torch.tensor(x, device=device) for x in examples(size))
     alphas = torch.tensor(NoiseSchedule().alphas_cumprod, dtype=torch.float32, device=device)
 
@@ -81,9 +79,9 @@ def theirs(name: str, size: int):
         with torch.autocast(device, dtype, enabled=device == "cuda"):
             predicted = unet(noisy.to(dtype), t, encoder(audio).to(dtype)).sample
         loss = torch.nn.functional.mse_loss(predicted.float(), noise)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         loss.item()
 
     return run

@@ -20,10 +20,11 @@ from jaxsd.config import load_config
 from jaxsd.pretrained.precision import choose_dtype
 from jaxsd.sharding import batch_sharding, replicate
 from jaxsd.training.frozen_models import FrozenModels
+from jaxsd.training.initialization import make_encoder
 from jaxsd.training.loop import init_state, make_step
-from jaxsd.training.optimizers import make_optimiser
+from jaxsd.training.losses import make_gradient
+from jaxsd.training.optimizers import make_optimizer
 from jaxsd.training.throughput import count_flops, peak_flops
-from jaxsd.training.train import make_encoder, make_gradient
 
 WIDTH, BATCH = 768, 1151
 CLIPS = 2_212_933 // BATCH * BATCH * 32
@@ -48,11 +49,11 @@ def ours(name: str, batch: dict[str, np.ndarray], accumulate: int) -> tuple[Call
     """A function that makes a step, and the step's FLOPs."""
     config = load_config(name, [f"--config.accumulate={accumulate}", "--config.dropout=false"])
     graph, params = nnx.split(make_encoder(config, choose_dtype(None)))
-    targets_graph, frozen = nnx.split(FrozenModels(projection()))
-    optimiser = make_optimiser(config, 1)
-    gradient = make_gradient(config, graph, targets_graph)
-    step = make_step(None, optimiser, 0, average_decay=0.0, gradient_fn=gradient)
-    state = replicate(init_state({"encoder": nnx.as_pure(params)}, optimiser))
+    models_graph, frozen = nnx.split(FrozenModels(projection=nnx.Param(projection())))
+    optimizer = make_optimizer(config, 1)
+    gradient = make_gradient(config, graph, models_graph)
+    step = make_step(None, optimizer, 0, average_decay=0.0, gradient_fn=gradient)
+    state = replicate(init_state({"encoder": nnx.as_pure(params)}, optimizer))
     batch, frozen = jax.device_put(batch, batch_sharding()), replicate(nnx.as_pure(frozen))
     flops = count_flops(step.trace(state, frozen, batch).jaxpr)
 
@@ -73,7 +74,7 @@ def theirs(name: str, batch: dict[str, np.ndarray], compiled: bool) -> Callable[
     sizes = nnx.eval_shape(lambda: encoders.create(name, rngs=nnx.Rngs(0))).config
     module = torch_encoder(name, Sizes(**sizes) if "depth" in sizes else None).eval()
     model = torch.compile(module) if compiled else module
-    optimiser = torch.optim.Adam(module.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
     audio, text, image = (torch.tensor(batch[name]) for name in ("audio", "text", "image"))
     project, labels = torch.tensor(projection()), torch.arange(len(audio))
 
@@ -81,9 +82,9 @@ def theirs(name: str, batch: dict[str, np.ndarray], compiled: bool) -> Callable[
         vector = torch.nn.functional.normalize(model(audio).mean(dim=1) @ project, dim=-1)
         similarities = [matrix for target in (text, image) for matrix in (vector @ target.T, target @ vector.T)]
         loss = sum(torch.nn.functional.cross_entropy(matrix, labels) for matrix in similarities) / 6
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         loss.item()
 
     return run

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxsd.config import TrainConfig, merge, one_of
+from jaxsd.config import TrainConfig, deep_merge, one_of
 
 POST_NORM = ("chatgpt", "deepseek", "grok")
 
@@ -21,7 +21,7 @@ ALIGNED = {
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {},
     "aligned": ALIGNED,
-    "denoise": merge(
+    "denoise": deep_merge(
         ALIGNED,
         {
             "weights": {"contrastive": 0.0, "sequence": 0.0, "denoise": 1.0},
@@ -32,7 +32,7 @@ RECIPES: dict[str, dict[str, Any]] = {
             "remat": True,
         },
     ),
-    "aligned+denoise": merge(
+    "aligned+denoise": deep_merge(
         ALIGNED,
         {
             "weights": {"contrastive": 0.03, "sequence": 0.03, "denoise": 1.0},
@@ -55,4 +55,4 @@ def make_config(encoder: str, sizes: Mapping[str, Any], recipe: str, **changes: 
         # Behind twelve post-norm layers, gradients at the start are too uneven for the rate of the others. Beside
         # standard normal positions a projected waveform is a fortieth, and the first norm leaves little of it.
         changes = {"learning_rate": 2e-4, "branch_init": (2 * sizes["depth"]) ** -0.5, "position_init": 0.02} | changes
-    return TrainConfig.from_dict(merge({"encoder": encoder, "encoder_config": sizes}, RECIPES[recipe], changes))
+    return TrainConfig.from_dict(deep_merge({"encoder": encoder, "encoder_config": sizes}, RECIPES[recipe], changes))

@@ -130,13 +130,8 @@ def run_train():
     out = arguments.out or Path("runs") / "-".join([Path(name).stem, recipe]).rstrip("-")
     cli.start_distributed(arguments)
 
-    from jaxsd.bundled import load_maker
-    from jaxsd.training.train import train, validate_config
+    from jaxsd.training.train import train
 
-    validate_config(config)
-    if config.data.maker:
-        for split, size in (("train", config.data.train_size), ("validation", config.data.held_out)):
-            load_maker(config.data.maker).make_split(Path(config.data.folder) / split, split, size)
     train(config, out, wandb=arguments.wandb)
     print(out)
 
@@ -177,11 +172,12 @@ def run_eval():
     from jaxsd.evaluation.inputs import load_evaluated_encoders, open_evaluation_split
     from jaxsd.evaluation.report import show, write_report
     from jaxsd.evaluation.results import empty_results, merge_results, read_results
+    from jaxsd.training.initialization import initial_encoder
 
     results = [read_results(run) for run in arguments.runs if run.endswith(".json")]
     sources = [run for run in arguments.runs if not run.endswith(".json")]
     if sources:
-        before = _encoder_before if arguments.before else None
+        before = initial_encoder if arguments.before else None
         evaluated = load_evaluated_encoders(sources, before=before, trust_code=arguments.trust_code)
         folder = arguments.data / arguments.split
         maker = _find_maker(folder, made="toy" if arguments.data == TOY_DATA else None)
@@ -199,17 +195,6 @@ def run_eval():
     page = write_report(merged, arguments.out)
     show(merged)
     print(page)
-
-
-def _encoder_before(run: Path):
-    """The encoder that the training in the folder of a run began from."""
-    import jax.numpy as jnp
-
-    from jaxsd.config import TrainConfig
-    from jaxsd.files import read_json
-    from jaxsd.training.train import make_encoder
-
-    return make_encoder(TrainConfig.from_dict(read_json(run / "config.json")), jnp.float32)
 
 
 def _find_maker(folder: Path, made: str | None):

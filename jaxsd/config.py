@@ -26,9 +26,9 @@ from typing import Any
 PACKAGE = Path(__file__).resolve().parent
 # Installed, the config files are the package jaxsd.configs; in a checkout they stand beside jaxsd.
 CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
-PREFIX = "--config."
+OVERRIDE = "--config."
 BOOLEANS = {"true": True, "false": False}
-NAMES = {str: "a string", bool: "true or false", int: "an int", float: "a float", dict: "a mapping"}
+TYPE_NAMES = {str: "a string", bool: "true or false", int: "an int", float: "a float", dict: "a mapping"}
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,13 @@ def is_own_encoder(name: str) -> bool:
     return name.rpartition(":")[0].endswith(".py") or name.endswith(".py")
 
 
-def merge(base: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any]:
+def deep_merge(base: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `changes`, later ones first; nested mappings are merged key by key."""
     merged = dict(base)
     for change in changes:
         for key, value in change.items():
             old = merged.get(key)
-            merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+            merged[key] = deep_merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
 
 
@@ -177,7 +177,7 @@ def override(config: TrainConfig, key: str, text: str) -> TrainConfig:
         try:
             value = _parse(text, types[key])
         except ValueError:
-            raise ValueError(f"{key} must be {NAMES[types[key]]}, not {text!r}") from None
+            raise ValueError(f"{key} must be {TYPE_NAMES[types[key]]}, not {text!r}") from None
     elif config.own_encoder and key.startswith("encoder_config.") and key.count(".") == 1:
         value = _literal(text)
     elif section := [known for known in types if known.startswith(f"{key}.")]:
@@ -186,7 +186,7 @@ def override(config: TrainConfig, key: str, text: str) -> TrainConfig:
         raise ValueError(f"no config key {key!r}{_nearest(key, types)}")
     for part in reversed(key.split(".")):
         value = {part: value}
-    return TrainConfig.from_dict(merge(config.to_dict(), value))
+    return TrainConfig.from_dict(deep_merge(config.to_dict(), value))
 
 
 def one_of(what: str, name: str, choices: Iterable[str]) -> str:
@@ -215,13 +215,15 @@ def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     remaining = iter(arguments)
     for argument in remaining:
         option, equals, text = argument.partition("=")
-        if not option.startswith(PREFIX):
-            keys = [PREFIX + name for name in (*_names(TrainConfig), *(f"data.{name}" for name in _names(DataConfig)))]
-            raise ValueError(f"unknown argument {argument!r}{_nearest(PREFIX + option.lstrip('-'), keys)}")
-        key = option.removeprefix(PREFIX)
+        if not option.startswith(OVERRIDE):
+            keys = [
+                OVERRIDE + name for name in (*_names(TrainConfig), *(f"data.{name}" for name in _names(DataConfig)))
+            ]
+            raise ValueError(f"unknown argument {argument!r}{_nearest(OVERRIDE + option.lstrip('-'), keys)}")
+        key = option.removeprefix(OVERRIDE)
         if not equals:
-            text = next(remaining, PREFIX)
-        if text.startswith(PREFIX):
+            text = next(remaining, OVERRIDE)
+        if text.startswith(OVERRIDE):
             raise ValueError(f"{option} needs a value")
         yield key, text
 
@@ -260,7 +262,7 @@ def _default(one: dataclasses.Field) -> Any:
 
 def _over(default: Any, value: Any) -> Any:
     """`value`, where both are mappings with the keys of `default` that it leaves out."""
-    return merge(default, value) if isinstance(default, dict) and isinstance(value, dict) else value
+    return deep_merge(default, value) if isinstance(default, dict) and isinstance(value, dict) else value
 
 
 def _checked(key: str, value: Any, kind: Any) -> Any:
@@ -275,7 +277,7 @@ def _checked(key: str, value: Any, kind: Any) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise ValueError(f"{key} is {value!r}; it must be {NAMES.get(kind, 'a mapping')}")
+        raise ValueError(f"{key} is {value!r}; it must be {TYPE_NAMES.get(kind, 'a mapping')}")
     return value
 
 

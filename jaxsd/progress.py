@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
@@ -9,46 +11,70 @@ LINE_EVERY = 15.0  # seconds between plain lines
 
 
 class Progress:
-    """Counts the steps of one job. `update` sets the figures shown beside the count, `note` prints a line for good.
+    """Counts the steps of one job, as a context manager: `advance` says how many are done.
 
-    Nothing is printed where `shown` is false: several processes at one job need one bar.
+    `update` sets the figures shown beside the count, `note` prints a line for good, `status` says what is being done
+    where that is no step. Nothing is printed where `shown` is false: several processes at one job need one bar.
     """
 
     def __init__(self, name: str, total: int, done: int = 0, unit: str = "step", shown: bool = True):
         self.name, self.total, self.first, self.unit, self.shown = name, total, done, unit, shown
         self.figures: dict[str, float] = {}
+        self.bar: tqdm | None = None
 
     def __enter__(self):
-        self.start = self.last = time.monotonic()
-        self.done = self.first
-        self.bar = None
-        if self.shown and sys.stderr.isatty():
-            self.bar = tqdm(desc=self.name, total=self.total, initial=self.first, unit=self.unit)
+        self.on_terminal = self.shown and sys.stderr.isatty()
+        self.last_line = time.monotonic()
+        self.restart(self.first)
         return self
+
+    def restart(self, done: int):
+        """Count rate and time left from here on; `done` steps are done."""
+        self.first = self.done = done
+        self.start = time.monotonic()
+        if self.on_terminal:
+            if self.bar is not None:
+                self.bar.leave = False
+                self.bar.close()
+            self.bar = tqdm(desc=self.name, total=self.total, initial=done, unit=self.unit)
 
     def advance(self, done: int):
         if self.bar is not None:
             self.bar.update(done - self.done)
         self.done = done
         now = time.monotonic()
-        if self.shown and self.bar is None and (now - self.last >= LINE_EVERY or done == self.total):
-            self.last = now
-            rate = (done - self.first) / max(now - self.start, 1e-9)
-            left = (self.total - done) / max(rate, 1e-9)
-            line = f"{self.name} {done}/{self.total} {self.unit}s, {rate:.2f}/s, {left:.0f} s left{self._text()}"
-            print(line, file=sys.stderr, flush=True)
+        due = now - self.last_line >= LINE_EVERY or done == self.total
+        if self.shown and not self.on_terminal and due:
+            self.last_line = now
+            parts = [f"{self.name} {done}/{self.total} {self.unit}s", *self._rate(now), *self._figures()]
+            print(", ".join(parts), file=sys.stderr, flush=True)
 
     def update(self, figures: dict[str, float]):
         self.figures.update(figures)
         if self.bar is not None:
-            self.bar.set_postfix_str(self._text(), refresh=False)
+            self.bar.set_postfix_str(", ".join(self._figures()), refresh=False)
 
     def note(self, text: str):
         if self.shown:
-            tqdm.write(f"{self.name} {self.done}/{self.total}: {text}", file=sys.stderr)
+            tqdm.write(text, file=sys.stderr)
 
-    def _text(self):
-        return "".join(f", {name} {value:.4g}" for name, value in self.figures.items())
+    @contextmanager
+    def status(self, doing: str) -> Iterator[None]:
+        """Show what is being done until the end of a `with` block."""
+        if self.bar is not None:
+            self.bar.set_description(f"{self.name}: {doing}")
+        yield
+        if self.bar is not None:
+            self.bar.set_description(self.name, refresh=False)
+
+    def _rate(self, now: float) -> list[str]:
+        if self.done == self.first:
+            return []
+        rate = (self.done - self.first) / max(now - self.start, 1e-9)
+        return [f"{rate:.2f}/s", f"{(self.total - self.done) / rate:.0f} s left"]
+
+    def _figures(self) -> list[str]:
+        return [f"{name} {value:.4g}" for name, value in self.figures.items()]
 
     def __exit__(self, *_):
         if self.bar is not None:

@@ -13,7 +13,7 @@ import pytest
 import encoders
 from jaxsd import cli
 from jaxsd import config as configs
-from jaxsd.config import CONFIGS, DataConfig, TrainConfig, load_config, merge
+from jaxsd.config import CONFIGS, DataConfig, TrainConfig, deep_merge, load_config
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """
@@ -96,7 +96,7 @@ def test_a_change_of_one_loss_weight_leaves_the_others():
     weights = load_config("gemini:aligned").weights
     assert weights == {"contrastive": 1.0, "sequence": 1.0, "denoise": 0.0}
     base = {"weights": {"a": 1, "b": 2}, "seed": 0}
-    assert merge(base, {"weights": {"b": 3}}, {"seed": 1}) == {"weights": {"a": 1, "b": 3}, "seed": 1}
+    assert deep_merge(base, {"weights": {"b": 3}}, {"seed": 1}) == {"weights": {"a": 1, "b": 3}, "seed": 1}
     assert base == {"weights": {"a": 1, "b": 2}, "seed": 0}
 
 

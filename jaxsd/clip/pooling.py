@@ -5,6 +5,7 @@ from jaxtyping import Array, Float
 
 from jaxsd.clip.towers import normalise
 
+TEXT_POOLINGS = ("eos", "bos")  # where a text's embedding is taken: at its end, as CLIP does, or at its start
 POOLINGS = {"mean": lambda rows: rows.mean(axis=1), "first": lambda rows: rows[:, 0], "last": lambda rows: rows[:, -1]}
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from encoders import contract
 from jaxsd.batching import padded_batches
+from jaxsd.clip.pooling import TEXT_POOLINGS
 from jaxsd.evaluation.conditionings import (
     NO_CAPTION,
     OWN_CAPTION,
@@ -30,7 +31,6 @@ from jaxsd.evaluation.timing import time_encoding
 from jaxsd.progress import Progress
 
 EVALUATED_TOGETHER = 50  # clips
-TEXT_TARGETS = ("eos", "bos")
 REAL_IMAGES = "real images"
 
 
@@ -70,8 +70,8 @@ def evaluate(
     Raises:
         ValueError: an argument is not allowed, an encoder does not fit the data, or an embedding is not finite.
     """
-    if text_pooling not in TEXT_TARGETS:
-        raise ValueError(f"text pooling is {text_pooling!r}; allowed: {', '.join(TEXT_TARGETS)}")
+    if text_pooling not in TEXT_POOLINGS:
+        raise ValueError(f"text pooling is {text_pooling!r}; allowed: {', '.join(TEXT_POOLINGS)}")
     if image_count and not split.pipe:
         raise ValueError(f"{split.folder} has no latents, so it names no models to draw images with")
     if image_count and not 2 <= image_count <= len(split):

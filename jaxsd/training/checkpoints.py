@@ -6,12 +6,10 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-
-PyTree = Any
+from jaxtyping import PyTree
 
 
 class Checkpoints:

@@ -1,70 +1,83 @@
-"""The frozen models that training aims at."""
+"""The frozen models that training goes through: those that the data set names, loaded as far as they are needed."""
 
-from pathlib import Path
+from collections.abc import Collection, Mapping
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxsd.bundled import clip_source, model_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.towers import TextModel, normalise
-from jaxsd.config import TrainConfig
-from jaxsd.data.columns import METADATA
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.files import read_json
+from jaxsd.diffusion.samplers import NoiseSchedule
+from jaxsd.diffusion.unet import UNet
+
+FROM_DIFFUSION = frozenset({"unet", "schedule", "unconditional"})  # the attributes that come from the diffusion model
 
 
 class FrozenModels(nnx.Module):
-    """CLIP's text projection, and what else a config needs; the rest is None.
+    """Frozen models and arrays by name. Only the attributes that were asked for exist."""
 
-    projection: (width, projection). text_model: the text tower. bos: (projection,), what its first row makes of every
-    text. unet, with the noise schedule it was trained on, and empty: (1, 77, width), its unconditional context.
+    projection: nnx.Param  # (width, projection): CLIP's text projection
+    text_model: TextModel  # CLIP's text tower
+    bos: nnx.Param  # (projection,): the embedding of the start of a text, which is the same for all texts
+    unet: UNet
+    schedule: NoiseSchedule  # on which the U-Net was trained
+    unconditional: nnx.Param  # (1, 77, width): the hidden states of the empty text
+
+    def __init__(self, **models: Any):
+        for name, model in models.items():
+            setattr(self, name, model)
+
+
+def load_frozen_models(
+    dataset: Mapping[str, Any],
+    names: Collection[str],
+    *,
+    dtype: jnp.dtype,
+    clip: str | None = None,
+    diffusion: str | None = None,
+) -> FrozenModels:
+    """Load the models of a data set that are needed.
+
+    Args:
+        dataset: the content of dataset.json, which names the models.
+        names: the attributes of FrozenModels that are needed, beside the projection, which always is.
+        dtype: in which the models are kept and compute.
+        clip: a CLIP in place of the one that `dataset` names, at another place: a folder or a Hugging Face repository.
+        diffusion: a Stable Diffusion in place of the one that `dataset` names, likewise.
+
+    Raises:
+        ValueError: dataset.json names no such model, or the models do not go together.
     """
-
-    def __init__(
-        self,
-        projection: jax.Array,
-        text_model: TextModel | None = None,
-        bos: jax.Array | None = None,
-        pipe: StableDiffusion | None = None,
-    ):
-        self.projection = nnx.Param(projection)
-        self.text_model = text_model
-        self.bos = nnx.Param(bos) if bos is not None else None
-        self.unet = pipe.unet if pipe else None
-        self.schedule = pipe.schedule if pipe else None
-        self.empty = nnx.Param(pipe.encode_text([""])) if pipe else None
-
-
-def load_frozen_models(config: TrainConfig, folder, dtype: jnp.dtype) -> FrozenModels:
-    """What training by `config` on the split in `folder`, and watching it, needs of the models that the split names.
-
-    They are kept and compute in `dtype`. Raises ValueError where the split names no CLIP or
-    the encoder's width does not fit it.
-    """
-    about = read_json(Path(folder) / METADATA)
-    name = about.get("clip")
-    if not name:
-        raise ValueError(f"{Path(folder) / METADATA} does not say which CLIP its embeddings are of, under the key clip")
-    source = clip_source(name)
-    clip = CLIP.from_pretrained(source, revision=about.get("clip_revision"), dtype=dtype)
-    projection = clip.model.text_projection.kernel[...]
-    width = config.encoder_config["width"]
-    if width != len(projection):
-        raise ValueError(
-            f"encoder_config.width is {width}, but the hidden states of the data's CLIP, {name}, have width "
-            f"{len(projection)}; set --config.encoder_config.width={len(projection)}"
-        )
-    bos = pipe = None
-    if config.text_pooling == "bos":
-        first = jnp.full((1, 1), clip.tokenizer.bos_token_id)
-        bos = normalise(clip.model.text_model(first).hidden_states[0, 0] @ projection)
-    if "latents" in about["columns"]:
-        pipe = StableDiffusion.from_pretrained(model_source(about["diffusion"]), dtype=dtype)
-        if pipe.unet.config.cross_attention_dim != width:
+    tower = _load(CLIP, clip_source, "clip", clip, dataset, dtype)
+    kernel = tower.model.text_projection.kernel[...]
+    available = {"projection": lambda: nnx.Param(kernel), "text_model": lambda: tower.model.text_model}
+    available["bos"] = lambda: nnx.Param(_bos_embedding(tower))
+    if FROM_DIFFUSION & set(names):
+        pipe = _load(StableDiffusion, model_source, "diffusion", diffusion, dataset, dtype)
+        if (width := pipe.unet.config.cross_attention_dim) != len(kernel):
             raise ValueError(
-                f"the U-Net of {about['diffusion']} attends to width {pipe.unet.config.cross_attention_dim}, but the "
-                f"data's CLIP, {name}, has width {width}; prepare the data with models that go together"
+                f"the U-Net of {diffusion or dataset['diffusion']} attends to width {width}, but the data's CLIP, "
+                f"{clip or dataset['clip']}, has width {len(kernel)}; prepare the data with models that go together"
             )
-    return FrozenModels(projection, clip.model.text_model if config.weights["sequence"] else None, bos, pipe)
+        available |= {"unet": lambda: pipe.unet, "schedule": lambda: pipe.schedule}
+        available["unconditional"] = lambda: nnx.Param(pipe.encode_text([""]))
+    return FrozenModels(**{name: available[name]() for name in {"projection", *names}})
+
+
+def _load(pipeline, source, key: str, replacement: str | None, dataset: Mapping[str, Any], dtype: jnp.dtype):
+    """The pipeline that `dataset` names under `key`, or the replacement of it."""
+    if replacement is not None:
+        return pipeline.from_pretrained(source(replacement), dtype=dtype)
+    name = dataset.get(key)
+    if not name:
+        raise ValueError(f"the data set's dataset.json does not say which model its features are of, under {key!r}")
+    return pipeline.from_pretrained(source(name), revision=dataset.get(f"{key}_revision"), dtype=dtype)
+
+
+def _bos_embedding(clip: CLIP) -> jnp.ndarray:
+    first = jnp.full((1, 1), clip.tokenizer.bos_token_id)
+    hidden = clip.model.text_model(first).hidden_states[0, 0]
+    return normalise(hidden @ clip.model.text_projection.kernel[...])

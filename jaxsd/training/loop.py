@@ -5,19 +5,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.experimental import multihost_utils
+from jaxtyping import Array, Int32, PyTree
 
 from jaxsd.sharding import replicate, replicated_sharding
 from jaxsd.training.checkpoints import Checkpoints
-from jaxsd.training.metric_writers import RunLogger
+from jaxsd.training.run_logger import RunLogger, summarize_figures
 from jaxsd.training.throughput import count_flops, peak_flops
 
-PyTree = Any
 Metrics = dict[str, jax.Array]
 LossFn = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[jax.Array, Metrics]]
 GradientFn = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[tuple[jax.Array, Metrics], PyTree]]
@@ -26,9 +25,9 @@ GradientFn = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[tuple[jax.Array
 @jax.tree_util.register_dataclass
 @dataclass
 class TrainState:
-    """What a checkpoint holds: step (int32), parameters, their moving average, the optimiser's state."""
+    """What a checkpoint holds: the steps done, parameters, their moving average, the optimizer's state."""
 
-    step: jax.Array
+    step: Int32[Array, ""]
     params: PyTree
     average: PyTree
     opt_state: PyTree
@@ -42,14 +41,14 @@ class Interrupted(KeyboardInterrupt):
         self.status = 0 if number == signal.SIGTERM else 128 + number
 
 
-def init_state(params: PyTree, optimiser: optax.GradientTransformation) -> TrainState:
+def init_state(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
     # The average gets buffers of its own: the step donates the state.
-    return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimiser.init(params))
+    return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
 
 
 def make_step(
     loss_fn: LossFn | None,
-    optimiser: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     seed: int,
     *,
     average_decay: float = 0.999,
@@ -69,7 +68,7 @@ def make_step(
     def step(state: TrainState, frozen: PyTree, batch: PyTree) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         (loss, metrics), gradients = gradient_fn(state.params, frozen, batch, key)
-        updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
         average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, params)
@@ -83,7 +82,7 @@ def fit(
     folder: Path,
     name: str,
     state: TrainState,
-    step: Callable,
+    step: Callable[[TrainState, PyTree, PyTree], tuple[TrainState, Metrics]],
     batches: Callable[[int], Iterator[PyTree]],
     steps: int,
     *,
@@ -93,22 +92,40 @@ def fit(
     log_every: int = 50,
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
     eval_every: int = 0,
+    summarize: Callable[[dict[str, float]], str] = summarize_figures,
     wandb: bool = False,
 ) -> TrainState:
-    """Train until `steps`; the trained state, on every device.
+    """Train until `steps`.
 
-    `step` is `make_step`'s; it gets `frozen` and what `batches(first_step)` yields from that step on. All processes of
-    a job call this alike. It begins at the newest checkpoint in `folder` that can be read, and where there is none at
-    `state`, be that fresh or another run's; so the same call goes on with a run that was stopped, and a finished one
-    is returned at once.
+    Training begins at the newest checkpoint in `folder` that can be read, and where there is none at `state`, be that
+    fresh or another run's. So the same call goes on with a run that was stopped, and returns the state of a finished
+    one at once. All processes of a job call this alike.
 
-    `folder` gets `checkpoints` (the `keep` newest, one every `save_every` steps), `metrics.jsonl`, TensorBoard's
-    events in `tensorboard` and at the end `curves.png`; `name` stands before the progress bar. `evaluate(state)` gives
-    metrics every `eval_every` steps and at the end. `wandb` also logs to Weights & Biases.
+    Args:
+        folder: of the run. It gets `checkpoints`, `metrics.jsonl`, TensorBoard's events in `tensorboard` and at the end
+            `curves.png`.
+        name: stands before the progress bar.
+        state: where training begins.
+        step: that of `make_step`.
+        batches: `batches(first_step)` yields the batches from that step on.
+        steps: where training ends.
+        frozen: arrays that do not train, for `step`.
+        save_every: a checkpoint is saved every so many steps and at the end.
+        keep: how many of the newest checkpoints are kept.
+        log_every: metrics of every so many steps are written.
+        evaluate: `evaluate(state)` gives figures by name.
+        eval_every: `evaluate` is called every so many steps and at the end; 0: never.
+        summarize: makes the line that is shown of the figures of `evaluate`.
+        wandb: whether to log to Weights & Biases too.
 
-    Raises FloatingPointError naming the step where a metric of it is not finite, before a checkpoint could hold what
-    came of it; Interrupted, after saving, on SIGTERM or SIGINT; OSError where the disk is full; ValueError where no
-    checkpoint can be read or wandb is not installed.
+    Returns:
+        The trained state, on every device.
+
+    Raises:
+        FloatingPointError: a metric is not finite; the error names the step, and no checkpoint has the state after it.
+        Interrupted: SIGTERM or SIGINT asked to stop; the state is saved.
+        OSError: the disk is full.
+        ValueError: no checkpoint can be read, or wandb is not installed.
     """
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,28 +135,30 @@ def fit(
         first = int(state.step)
         if first >= steps:
             return state
-        with RunLogger(folder, name, first, steps, log_every, wandb) as watch:
+        options = {"log_every": log_every, "summarize": summarize, "wandb": wandb}
+        with RunLogger(folder, name, first, steps, **options) as logger:
             iterator = batches(first)
             for index in range(first, steps):
-                with watch.speed.waiting():
+                with logger.meter.waiting():
                     batch = next(iterator)
                 if index == first:
-                    watch.speed.examples, watch.speed.flops = _cost(step, state, frozen, batch)
-                state, metrics = step(state, frozen, batch)
-                watch.step(index, metrics)
+                    with logger.compiling():
+                        logger.meter.examples, logger.meter.flops = _cost(step, state, frozen, batch)
+                        state, metrics = step(state, frozen, batch)
+                else:
+                    state, metrics = step(state, frozen, batch)
+                logger.step(index, metrics)
                 done = index + 1
                 stopping = stop.requested(done)
-                evaluating = evaluate and eval_every and (done % eval_every == 0 or done == steps)
-                saving = stopping or done % save_every == 0 or done == steps
-                if evaluating or saving:
-                    watch.settle()
-                    with watch.speed.pause():
-                        if evaluating:
-                            watch.evaluation(index, evaluate(state))
-                        if done == steps:
-                            watch.draw()
-                        if saving:
-                            checkpoints.save(done, state)
+                if evaluate and eval_every and (done % eval_every == 0 or done == steps):
+                    with logger.pause("validating"):
+                        logger.evaluation(index, evaluate(state))
+                if done == steps:
+                    with logger.pause("drawing curves"):
+                        logger.draw_curves()
+                if stopping or done % save_every == 0 or done == steps:
+                    with logger.pause("saving"):
+                        checkpoints.save(done, state)
                 elif index % log_every == 0:
                     checkpoints.check()
                 if stopping:
@@ -149,8 +168,9 @@ def fit(
 
 def _cost(step, state: TrainState, frozen: PyTree, batch: PyTree) -> tuple[int, int]:
     """Examples and, where the device's peak is known to compare them with, FLOPs of one step."""
-    rows = batch["valid"].sum() if isinstance(batch, dict) and "valid" in batch else len(jax.tree.leaves(batch)[0])
-    return int(rows), count_flops(step.trace(state, frozen, batch).jaxpr) if peak_flops() else 0
+    valid = batch.get("valid") if isinstance(batch, dict) else None
+    examples = valid.sum() if valid is not None else len(jax.tree.leaves(batch)[0])
+    return int(examples), count_flops(step.trace(state, frozen, batch).jaxpr) if peak_flops() else 0
 
 
 class _StopSignal:

@@ -1,92 +1,22 @@
-"""Where the figures of a run go: metrics.jsonl, TensorBoard, Weights & Biases, curves.png."""
+"""Where the figures of a run are written: metrics.jsonl, TensorBoard, Weights & Biases."""
 
 import json
 import math
 import time
-from contextlib import ExitStack, closing
 from pathlib import Path
-
-import jax
+from typing import Protocol
 
 from jaxsd.files import read_json, replacing
-from jaxsd.progress import Progress
-from jaxsd.training.throughput import ThroughputMeter
 
 METRICS = "metrics.jsonl"
-VALIDATION = "validation_"
-NOT_DRAWN = ("step", "time", "examples_per_second", "input_wait", "mfu")
 
 
-class RunLogger:
-    """Follows a run from step `first` to `steps`: looks at every step's metrics and writes those of each `log_every`.
+class MetricWriter(Protocol):
+    """What writes the figures of a step, by name."""
 
-    A context manager. Only process 0 writes and shows. A step's metrics are fetched after the next step is
-    dispatched, so that the device does not wait for Python.
-    """
+    def write(self, step: int, metrics: dict[str, float]) -> None: ...
 
-    def __init__(self, folder: Path, name: str, first: int, steps: int, log_every: int, wandb: bool):
-        self.folder, self.first, self.last, self.log_every = folder, first, steps - 1, log_every
-        self.main = jax.process_index() == 0
-        self.progress = Progress(name, steps, first, shown=self.main)
-        self.with_wandb = wandb and self.main
-        self.speed = ThroughputMeter()
-        self.pending = None
-
-    def __enter__(self):
-        with ExitStack() as stack:
-            self.writers = []
-            if self.with_wandb:  # first: it may be missing
-                self.writers.append(stack.enter_context(closing(WeightsAndBiases(self.folder))))
-            if self.main:
-                self.writers.append(stack.enter_context(closing(MetricsFile(self.folder / METRICS, self.first))))
-                self.writers.append(stack.enter_context(closing(TensorBoard(self.folder / "tensorboard", self.first))))
-            stack.enter_context(self.progress)
-            self.stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *error):
-        return self.stack.__exit__(*error)
-
-    def step(self, index: int, metrics: dict[str, jax.Array]):
-        """Take the metrics of the step just dispatched, and look at those of the one before."""
-        self.settle()
-        self.pending = index, metrics
-
-    def settle(self):
-        """Look at the metrics taken last. Raises FloatingPointError, naming the step, if one is not finite."""
-        if self.pending is None:
-            return
-        index, metrics = self.pending
-        self.pending = None
-        fetched = jax.device_get(metrics)
-        values = {name: float(fetched[name]) for name in sorted(fetched, key=lambda name: name != "loss")}
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise FloatingPointError(f"step {index}: {name} is {value}; the last good checkpoint is kept")
-        if index == self.first:
-            self.speed.start()  # the first step compiles
-        else:
-            self.speed.steps += 1
-        if index % self.log_every == 0 or index == self.last:
-            values |= self.speed.read()
-            self.write(index, values)
-            shown = {"loss": "loss", "examples_per_second": "examples/s"}
-            self.progress.update({text: values[name] for name, text in shown.items() if name in values})
-        self.progress.advance(index + 1)
-
-    def evaluation(self, index: int, values: dict[str, float]):
-        """Write and show figures of an evaluation after step `index`."""
-        values = {name: float(value) for name, value in values.items()}
-        self.write(index, values)
-        self.progress.note(", ".join(f"{name} {value:.4g}" for name, value in values.items()))
-
-    def write(self, index: int, values: dict[str, float]):
-        for writer in self.writers:
-            writer.write(index, values)
-
-    def draw(self):
-        if self.main:
-            draw_curves(self.folder / METRICS, self.folder / "curves.png")
+    def close(self) -> None: ...
 
 
 class MetricsFile:
@@ -167,25 +97,3 @@ class WeightsAndBiases:
 
     def close(self):
         self.run.finish()
-
-
-def draw_curves(metrics: Path, picture: Path):
-    """Draw the metrics of a run over its steps, a panel each; `validation_x` shares that of the training's `x`."""
-    from matplotlib.figure import Figure  # slow to import, see TensorBoard
-
-    lines = read_metrics(metrics)
-    names = list(dict.fromkeys(name for line in lines for name in line if name not in NOT_DRAWN))
-    panels = list(dict.fromkeys(name.removeprefix(VALIDATION) for name in names))
-    columns = min(3, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(4.5 * columns, 3 * rows), layout="constrained")
-    for place, panel in enumerate(panels, 1):
-        axes = figure.add_subplot(rows, columns, place, title=panel, xlabel="step")
-        for name, label in ((panel, "training"), (VALIDATION + panel, "validation")):
-            points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 50 else None)
-        axes.legend()
-        axes.grid(alpha=0.3)
-    with replacing(picture) as part:
-        figure.savefig(part, dpi=100)

@@ -1,19 +1,17 @@
-"""Optimisers and learning rate schedules, by the names they have in configs."""
+"""Optimizers and learning rate schedules, by the names they have in configs."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import optax
+from jaxtyping import PyTree
 from optax.contrib import MuonDimensionNumbers
 from optax.contrib import muon as muon_or_adam
 
 from jaxsd.config import TrainConfig
 
-PyTree = Any
 
-
-def matrices(params: PyTree) -> PyTree:
+def muon_dimensions(params: PyTree) -> PyTree:
     """How every kernel is a matrix, (all that goes in, features out), and None for other parameters."""
 
     def spec(path, x):
@@ -31,7 +29,7 @@ def is_kernel(params: PyTree) -> PyTree:
 
 # Muon for the kernels of linear and convolutional layers and Adam for the rest, at one learning rate: updates are
 # scaled to the size of Adam's (arXiv 2502.16982).
-muon = partial(muon_or_adam, consistent_rms=0.2, adam_b2=0.99, muon_weight_dimension_numbers=matrices)
+muon = partial(muon_or_adam, consistent_rms=0.2, adam_b2=0.99, muon_weight_dimension_numbers=muon_dimensions)
 
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "muon": muon}
 SCHEDULES = {
@@ -40,9 +38,9 @@ SCHEDULES = {
 }
 
 
-def make_optimiser(config: TrainConfig, steps: int) -> optax.GradientTransformation:
-    """The optimiser that a config asks for, for a training of `steps`."""
+def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
+    """The optimizer of a config, for a training of `steps`."""
     schedule = SCHEDULES[config.schedule](config.learning_rate, config.warmup, steps)
     options = {"weight_decay": config.weight_decay, "mask": is_kernel} if config.optimizer == "adamw" else {}
-    optimiser = OPTIMIZERS[config.optimizer](schedule, **options)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimiser) if config.clip_norm else optimiser
+    optimizer = OPTIMIZERS[config.optimizer](schedule, **options)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer) if config.clip_norm else optimizer

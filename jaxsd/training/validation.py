@@ -1,88 +1,121 @@
-"""Watching training on held-out data."""
+"""Validation: the figures of an encoder on the held-out split during training."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import PyTree
 
+from jaxsd.batching import padded_batches
 from jaxsd.clip.pooling import pool_embeddings
 from jaxsd.config import TrainConfig
-from jaxsd.diffusion.denoising import denoising_errors_at, draw_noise
+from jaxsd.diffusion.denoising import denoising_errors
 from jaxsd.evaluation import metrics
 from jaxsd.sharding import batch_sharding, gather_examples, replicated_sharding
-from jaxsd.training.loop import PyTree, TrainState
+from jaxsd.training.curves import VALIDATION
+from jaxsd.training.loop import TrainState
 
-TOGETHER = 256  # rows at a time, at most
+VALIDATION_COLUMNS = ("audio", "text", "image")
+VALIDATION_BATCH = 256  # examples that are encoded at a time, at most
 
 
-def make_validation(config: TrainConfig, graph, targets_graph, frozen, data: Mapping[str, np.ndarray]) -> Callable:
-    """`evaluate(state) -> figures` of the encoder that a run would leave, over all rows of `data` at once.
+def validation_models(config: TrainConfig) -> tuple[str, ...]:
+    """The attributes of FrozenModels that validation needs."""
+    bos = ("bos",) if config.text_pooling == "bos" else ()
+    return ("projection", *bos, *(("unet", "schedule", "unconditional") if config.weights.get("denoise") else ()))
 
-    The paper's loss and metrics with retrieval (see jaxsd.evaluation.metrics) and, where there are latents, the frozen
-    U-Net's denoising loss under the audio beside the unconditional one: above that, the U-Net does not understand the
-    encoder.
-    `graph` is the encoder's; `targets_graph` and `frozen` are jaxsd.training.frozen_models.Targets. Figures that
-    are not finite, such as the R2 of constant targets, are left out.
+
+def make_validation(
+    config: TrainConfig,
+    graph: nnx.GraphDef,
+    models_graph: nnx.GraphDef,
+    frozen: PyTree,
+    data: Mapping[str, np.ndarray],
+) -> Callable[[TrainState], dict[str, float]]:
+    """The function that validates the encoder that a run would leave.
+
+    Its figures are the paper's loss and metrics with retrieval (`jaxsd.evaluation.metrics`) over all examples at once.
+    Where the U-Net's denoising loss is trained, it is a figure too, beside that of the empty text: while the first is
+    above the second, the U-Net does not understand the encoder.
+
+    Args:
+        config: of the training.
+        graph: the encoder's.
+        models_graph: that of the FrozenModels, with the attributes of `validation_models`.
+        frozen: the FrozenModels' arrays.
+        data: the columns of the held-out split.
+
+    Returns:
+        `evaluate(state) -> figures` by name. Figures that are not finite, such as the R2 of constant targets, are left
+        out.
     """
     count = len(data["audio"])
-    denoise = "latents" in data
-    together = min(config.denoise_batch or config.batch_size, TOGETHER, count)
+    denoise = bool(config.weights.get("denoise"))
+    batch_size = min(config.denoise_batch or config.batch_size, VALIDATION_BATCH, count)
 
-    def errors(targets, batch, context, key):
-        latents = batch["latents"].astype(jnp.float32)
-        drawn = draw_noise(key, latents, targets.schedule)
-        return denoising_errors_at(targets.unet, targets.schedule, latents, context, *drawn)[0]
+    def errors(models, latents, context, key):
+        return denoising_errors(models.unet, models.schedule, latents.astype(jnp.float32), context, key)[0]
 
     @partial(jax.jit, out_shardings=replicated_sharding())
     def under_audio(params, frozen, batch, key):
-        targets = nnx.merge(targets_graph, frozen)
-        hidden = nnx.merge(graph, params)(batch["audio"])
-        outputs = {"vector": pool_embeddings(hidden, targets.projection[...], config.audio_pooling)}
-        return outputs | ({"denoise": errors(targets, batch, hidden, key)} if denoise else {})
+        models = nnx.merge(models_graph, frozen)
+        hidden_states = nnx.merge(graph, params)(batch["audio"])
+        outputs = {"embeddings": pool_embeddings(hidden_states, models.projection[...], config.audio_pooling)}
+        return outputs | ({"denoise": errors(models, batch["latents"], hidden_states, key)} if denoise else {})
 
     @partial(jax.jit, out_shardings=replicated_sharding())
-    def unconditional(frozen, batch, key):
-        targets = nnx.merge(targets_graph, frozen)
-        context = jnp.broadcast_to(targets.empty[...], (len(batch["latents"]), *targets.empty.shape[1:]))
-        return errors(targets, batch, context, key)
+    def under_empty_text(frozen, batch, key):
+        models = nnx.merge(models_graph, frozen)
+        empty = models.unconditional[...]
+        context = jnp.broadcast_to(empty, (len(batch["latents"]), *empty.shape[1:]))
+        return errors(models, batch["latents"], context, key)
 
-    def over_data(function, names) -> PyTree:
-        """What `function(batch, key)` gives for all rows; a batch has the same key every time."""
-        batches = enumerate(in_order({name: data[name] for name in names}, together))
-        outputs = [jax.device_get(function(batch, jax.random.key(index))) for index, batch in batches]
-        return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *outputs)
+    def over_data(function: Callable, names: Sequence[str]) -> PyTree:
+        """The outputs of `function(batch, key)` for all examples; a batch has the same key every time."""
+        sharding = batch_sharding()
+        size = -(-batch_size // sharding.num_devices) * sharding.num_devices
+        outputs = []
+        for place, (indices, valid) in enumerate(padded_batches(count, size)):
+            batch = {name: gather_examples(data[name], indices, sharding) for name in names}
+            output = jax.device_get(function(batch, jax.random.key(place)))
+            outputs.append(jax.tree.map(lambda x, valid=valid: x[:valid], output))
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
-    known = {}  # what does not depend on the encoder
+    unconditional = {}  # does not depend on the encoder, and is computed once
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        names = ["audio"] + ["latents"] * denoise
-        outputs = over_data(partial(under_audio, state.average["encoder"], frozen), names)
+        columns = ["audio", "latents"] if denoise else ["audio"]
+        outputs = over_data(partial(under_audio, state.average["encoder"], frozen), columns)
         text, image = (np.asarray(data[name], np.float32) for name in ("text", "image"))
         if config.text_pooling == "bos":
             text = np.broadcast_to(frozen["bos"], text.shape)
-        figures = metrics.alignment(outputs["vector"], text, image)
+        figures = metrics.alignment(outputs["embeddings"], text, image)
         for subscript, target in (("t", text), ("i", image)):
             regression = metrics.Regression(target.shape[1])
-            regression.add(outputs["vector"], target)
+            regression.add(outputs["embeddings"], target)
             found = regression.figures()
             figures |= {f"{name}_{subscript}": found[name] for name in ("mu(MSE)", "mu(R2)")}
         if denoise:
-            if not known:
-                known["denoise_unconditional"] = over_data(partial(unconditional, frozen), ["latents"]).mean()
-            figures |= {"denoise": outputs["denoise"].mean()} | known
-        return {f"validation_{name}": value for name, value in figures.items() if np.isfinite(value)}
+            if not unconditional:
+                errors = over_data(partial(under_empty_text, frozen), ["latents"])
+                unconditional["denoise_unconditional"] = errors.mean()
+            figures |= {"denoise": outputs["denoise"].mean()} | unconditional
+        return {f"{VALIDATION}{name}": float(value) for name, value in figures.items() if np.isfinite(value)}
 
     return evaluate
 
 
-def in_order(columns: Mapping[str, np.ndarray], size: int) -> Iterator[dict[str, jax.Array]]:
-    """All rows in batches of `size`, or the next multiple of the devices, spread over them; the last repeats rows."""
-    sharding = batch_sharding()
-    count = len(next(iter(columns.values())))
-    size = -(-size // sharding.num_devices) * sharding.num_devices
-    for start in range(0, count, size):
-        rows = np.arange(start, start + size) % count
-        yield {name: gather_examples(column, rows, sharding) for name, column in columns.items()}
+def summarize_validation(figures: Mapping[str, float], count: int) -> str:
+    """One short line of the figures that matter, of `count` held-out examples, with their chance levels."""
+    figures = {name.removeprefix(VALIDATION): value for name, value in figures.items()}
+    parts = []
+    if "loss" in figures:
+        # The paper's loss is a sixth of two TCEOCS, each of which is `chance` for embeddings that say nothing.
+        parts.append(f"loss {figures['loss']:.2f} (chance {2 * figures['chance'] / 6:.2f})")
+    parts.append(f"R@10 a→t {figures['R@10_a2t']:.0%} (chance {min(1, 10 / count):.0%})")
+    if "denoise" in figures:
+        parts.append(f"denoising {figures['denoise']:.4f} (no caption {figures['denoise_unconditional']:.4f})")
+    return "  ".join(parts)

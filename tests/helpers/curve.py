@@ -19,7 +19,7 @@ from jaxsd.training.loop import Interrupted, fit, init_state, make_step
 
 STEPS, BATCH = 20, 1151  # the paper's batch, a prime
 FROZEN = {"turn": np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))[0].astype(np.float32)}
-OPTIMISER = optax.adam(1e-2)
+OPTIMIZER = optax.adam(1e-2)
 
 
 def loss_fn(params, frozen, batch, key):
@@ -42,8 +42,8 @@ def make_loader() -> Loader:
 
 
 def train(folder: Path, batches, **options):
-    state = init_state({"w": jnp.full((24, 8), 0.1) + jnp.eye(24, 8)}, OPTIMISER)
-    step = make_step(loss_fn, OPTIMISER, seed=0)
+    state = init_state({"w": jnp.full((24, 8), 0.1) + jnp.eye(24, 8)}, OPTIMIZER)
+    step = make_step(loss_fn, OPTIMIZER, seed=0)
     return fit(folder, "curve", state, step, batches, STEPS, frozen=FROZEN, log_every=1, **options)
 
 

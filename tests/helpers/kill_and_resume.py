@@ -40,10 +40,10 @@ def train(folder: Path, cache: Path):
     rng = np.random.default_rng(0)
     columns = {"x": rng.integers(-20_000, 20_000, (100, WIDTH)).astype(np.int16)}
     params = {name: jnp.asarray(rng.normal(0, 0.1, (WIDTH, WIDTH)), jnp.float32) for name in ("in", "out")}
-    optimiser = optax.adam(1e-3)
+    optimizer = optax.adam(1e-3)
     loader = Loader(columns, ["x"], 16, seed=0)
-    step = make_step(loss_fn, optimiser, seed=0)
-    fit(folder, "train", init_state(params, optimiser), step, loader.batches, STEPS, save_every=SAVE_EVERY, log_every=1)
+    step = make_step(loss_fn, optimizer, seed=0)
+    fit(folder, "train", init_state(params, optimizer), step, loader.batches, STEPS, save_every=SAVE_EVERY, log_every=1)
 
 
 def final_files(folder: Path) -> tuple[dict, list]:

@@ -17,8 +17,8 @@ from jaxsd.data.loader import Loader
 from jaxsd.sharding import replicate
 from jaxsd.training.frozen_models import FrozenModels
 from jaxsd.training.loop import init_state, make_step
-from jaxsd.training.optimizers import make_optimiser
-from jaxsd.training.train import make_gradient, wanted_columns
+from jaxsd.training.losses import loss_columns, make_gradient
+from jaxsd.training.optimizers import make_optimizer
 
 STEPS, WIDTH = 20, 16
 
@@ -30,14 +30,15 @@ def losses(accumulate: int = 1) -> list[float]:
     unit = {name: rng.standard_normal((size, WIDTH)) for name in ("text", "image")}
     data = {name: (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16) for name, x in unit.items()}
     data["audio"] = rng.integers(-9000, 9000, (size, 16_000)).astype(np.int16)
-    loader = Loader(data, wanted_columns(config), config.batch_size, config.seed, parts=accumulate)
+    loader = Loader(data, loss_columns(config), config.batch_size, config.seed, parts=accumulate)
 
     encoder = encoders.create("deepseek", width=WIDTH, depth=1, heads=2, mlp=32, rngs=nnx.Rngs(0))
     graph, params = nnx.split(encoder)
-    targets_graph, frozen = nnx.split(FrozenModels(rng.standard_normal((WIDTH, WIDTH)).astype(np.float32)))
-    optimiser = make_optimiser(config, STEPS)
-    step = make_step(None, optimiser, config.seed, gradient_fn=make_gradient(config, graph, targets_graph))
-    state = init_state({"encoder": nnx.as_pure(params)}, optimiser)
+    projection = nnx.Param(rng.standard_normal((WIDTH, WIDTH)).astype(np.float32))
+    models_graph, frozen = nnx.split(FrozenModels(projection=projection))
+    optimizer = make_optimizer(config, STEPS)
+    step = make_step(None, optimizer, config.seed, gradient_fn=make_gradient(config, graph, models_graph))
+    state = init_state({"encoder": nnx.as_pure(params)}, optimizer)
     state, frozen = replicate((state, nnx.as_pure(frozen)))
     batches = loader.batches()
     found = []

@@ -21,14 +21,13 @@ import pytest
 from PIL import Image
 
 from jaxsd.data.loader import shuffled
-from jaxsd.training import metric_writers as watching
-from jaxsd.training import throughput as speed
+from jaxsd.training import run_logger, throughput
 from jaxsd.training.loop import Interrupted, fit, init_state, make_step
 from jaxsd.training.metric_writers import MetricsFile, read_metrics
 from tests.helpers import curve
 from tests.helpers.kill_and_resume import kill_and_resume
 
-OPTIMISER = optax.adam(0.1)
+OPTIMIZER = optax.adam(0.1)
 DATA = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
 ROWS = shuffled(len(DATA), 8, seed=0)
 
@@ -39,11 +38,11 @@ def loss_fn(params, frozen, batch, key):
     return jnp.mean(error**2), {"first": params["w"][0]}
 
 
-STEP = make_step(loss_fn, OPTIMISER, seed=0)
+STEP = make_step(loss_fn, OPTIMIZER, seed=0)
 
 
 def train(folder, steps, batch=lambda i: DATA[ROWS(i)], step=STEP, **options):
-    state = init_state({"w": jnp.zeros(3)}, OPTIMISER)
+    state = init_state({"w": jnp.zeros(3)}, OPTIMIZER)
     options = {"log_every": 1} | options
     return fit(folder, "test", state, step, lambda first: map(batch, count(first)), steps, **options)
 
@@ -52,7 +51,7 @@ def train(folder, steps, batch=lambda i: DATA[ROWS(i)], step=STEP, **options):
 def no_curves(request, monkeypatch):
     """Drawing takes longer than all else in most of these tests."""
     if "curves" not in request.node.name:
-        monkeypatch.setattr(watching, "draw_curves", lambda *_: None)
+        monkeypatch.setattr(run_logger, "draw_curves", lambda *_: None)
 
 
 def same(one, other) -> bool:
@@ -127,7 +126,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
         return np.full((8, 3), 0.0 if step == 4 else 1.0, np.float32)
 
     with pytest.raises(FloatingPointError, match="step 4: gradient_norm is nan"):
-        train(tmp_path, 20, batch, step=make_step(loss, OPTIMISER, seed=0), save_every=5)
+        train(tmp_path, 20, batch, step=make_step(loss, OPTIMIZER, seed=0), save_every=5)
     assert not list((tmp_path / "checkpoints").glob("5*"))
 
 
@@ -214,11 +213,11 @@ def test_flops_are_those_of_products_wherever_they_stand():
 
     x, kernel = jnp.ones((16, 16)), jnp.ones((5, 1, 4, 4))
     expected = 8 * 2 * 16**3 + 2 * (5 * 7 * 7) * (4 * 4)
-    assert speed.count_flops(jax.make_jaxpr(f)(x, kernel, True)) == expected
+    assert throughput.count_flops(jax.make_jaxpr(f)(x, kernel, True)) == expected
 
 
 def test_mfu_is_flops_over_the_peak_of_the_device(tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "PEAKS", {"cpu": 1e9})
+    monkeypatch.setattr(throughput, "PEAKS", {"cpu": 1e9})
     train(tmp_path, 3)
     line = read_metrics(tmp_path / "metrics.jsonl")[-1]
     flops = line["mfu"] * 1e9 / line["examples_per_second"] * 8

@@ -1,0 +1,78 @@
+"""The encoder that a training begins from."""
+
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import encoders
+from jaxsd.config import TrainConfig
+from jaxsd.files import read_json
+
+CLIP_OF_AUDIO = jax.ShapeDtypeStruct((1, 16_000), jnp.int16)
+
+
+def make_encoder(config: TrainConfig, dtype: jnp.dtype) -> nnx.Module:
+    """A new encoder, or that of the folder `config.init`.
+
+    Raises ValueError where the sizes do not fit the encoder, or the folder holds another encoder or other sizes.
+    """
+
+    def create() -> nnx.Module:
+        return encoders.create(config.encoder, rngs=nnx.Rngs(config.seed), dtype=dtype, **config.encoder_config)
+
+    try:
+        encoder = nnx.eval_shape(create) if config.init else create()
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"encoder_config {config.encoder_config} does not fit encoder {config.encoder!r}: {error}"
+        ) from None
+    if not config.init:
+        return scale_initial(encoder, branches=config.branch_init, positions=config.position_init)
+    found = encoders.load(config.init, dtype=dtype, trust_code=config.own_encoder)  # its code runs anyway
+    if type(found) is not type(encoder) or _sizes_of(found) != _sizes_of(encoder):
+        described = [f"{type(one).__name__} of {_sizes_of(one)}" for one in (found, encoder)]
+        raise ValueError(f"init is {config.init}, which holds {described[0]}; the config asks for {described[1]}")
+    return found
+
+
+def initial_encoder(run_folder: str | Path) -> nnx.Module:
+    """The encoder that the training in a run's folder began from, computing in float32.
+
+    Raises FileNotFoundError or ValueError where the folder has no config.json, or that is not a run's.
+    """
+    path = Path(run_folder) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: missing, so the encoder before the training is not known")
+    try:
+        config = TrainConfig.from_dict(read_json(path))
+    except ValueError as error:
+        raise ValueError(f"{path} is not the config of a training: {error}") from None
+    return make_encoder(config, jnp.dtype("float32"))
+
+
+def encoded_shape(encoder: nnx.Module) -> tuple[int, ...]:
+    """The shape of what an encoder returns for one clip: (77, width)."""
+    return nnx.eval_shape(lambda encoder, audio: encoder(audio), encoder, CLIP_OF_AUDIO).shape[1:]
+
+
+def scale_initial(encoder: nnx.Module, *, branches: float, positions: float) -> nnx.Module:
+    """Scale the last kernel of every residual branch of a Transformer, and its position embeddings.
+
+    Small branches leave post-norm layers near the identity, and so their gradients even, as in GPT-2. Small positions
+    leave the sound to be seen beside them.
+    """
+    graph, params = nnx.split(encoder)
+    scales = {"self_attn.out_proj.kernel": branches, "linear2.kernel": branches, "pos_embed": positions}
+
+    def scaled(path, value):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        return value * math.prod(scale for ending, scale in scales.items() if name.endswith(ending))
+
+    return nnx.merge(graph, jax.tree_util.tree_map_with_path(scaled, nnx.as_pure(params)))
+
+
+def _sizes_of(encoder: nnx.Module) -> dict:
+    return getattr(encoder, "config", {})

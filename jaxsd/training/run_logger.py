@@ -1,0 +1,130 @@
+"""Follows a run: checks every step's metrics, writes and shows them."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import jax
+
+from jaxsd.progress import Progress
+from jaxsd.training.curves import draw_curves
+from jaxsd.training.metric_writers import METRICS, MetricsFile, MetricWriter, TensorBoard, WeightsAndBiases
+from jaxsd.training.throughput import ThroughputMeter
+
+
+def summarize_figures(figures: Mapping[str, float]) -> str:
+    """The first three figures of an evaluation."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in list(figures.items())[:3])
+
+
+class RunLogger:
+    """Follows a run from step `first` to `steps`: checks every step's metrics and writes those of each `log_every`.
+
+    A context manager. Only process 0 writes and shows. A step's metrics are fetched after the next step is
+    dispatched, so that the device does not wait for Python.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        first: int,
+        steps: int,
+        *,
+        log_every: int,
+        summarize: Callable[[dict[str, float]], str],
+        wandb: bool,
+    ):
+        """Follow a run.
+
+        Args:
+            folder: of the run.
+            name: stands before the progress bar.
+            first: the step at which this process begins.
+            steps: where the run ends.
+            log_every: metrics of every so many steps are written.
+            summarize: makes the line that is shown of an evaluation's figures.
+            wandb: whether to log to Weights & Biases too.
+        """
+        self.folder, self.first, self.last, self.log_every = folder, first, steps - 1, log_every
+        self.summarize = summarize
+        self.main = jax.process_index() == 0
+        self.progress = Progress(name, steps, first, shown=self.main)
+        self.with_wandb = wandb and self.main
+        self.meter = ThroughputMeter()
+        self.pending: tuple[int, dict[str, jax.Array]] | None = None
+
+    def __enter__(self):
+        with ExitStack() as stack:
+            self.writers: list[MetricWriter] = []
+            if self.with_wandb:  # first: it may be missing
+                self.writers.append(stack.enter_context(closing(WeightsAndBiases(self.folder))))
+            if self.main:
+                self.writers.append(stack.enter_context(closing(MetricsFile(self.folder / METRICS, self.first))))
+                self.writers.append(stack.enter_context(closing(TensorBoard(self.folder / "tensorboard", self.first))))
+            stack.enter_context(self.progress)
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error):
+        return self.stack.__exit__(*error)
+
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        """For the first step, whose time is that of compilation; the time left is reckoned without it."""
+        if not self.progress.on_terminal:
+            self.progress.note("compiling")
+        start = time.monotonic()
+        with self.progress.status("compiling"):
+            yield
+        self.progress.restart(self.first)
+        self.progress.note(f"compiled in {time.monotonic() - start:.0f} s")
+
+    @contextmanager
+    def pause(self, doing: str) -> Iterator[None]:
+        """For what is not training: evaluation, checkpoints."""
+        self.settle()
+        with self.meter.pause(), self.progress.status(doing):
+            yield
+
+    def step(self, index: int, metrics: dict[str, jax.Array]) -> None:
+        """Take the metrics of the step just dispatched, and check those of the one before."""
+        self.settle()
+        self.pending = index, metrics
+
+    def settle(self) -> None:
+        """Check the metrics taken last. Raises FloatingPointError, naming the step, if one is not finite."""
+        if self.pending is None:
+            return
+        index, metrics = self.pending
+        self.pending = None
+        fetched = jax.device_get(metrics)
+        values = {name: float(fetched[name]) for name in sorted(fetched, key=lambda name: name != "loss")}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(f"step {index}: {name} is {value}; the last good checkpoint is kept")
+        if index == self.first:
+            self.meter.start()  # the first step compiles
+        else:
+            self.meter.steps += 1
+        if index % self.log_every == 0 or index == self.last:
+            values |= self.meter.read()
+            self.write(index, values)
+            self.progress.update({"loss": values["loss"]})
+        self.progress.advance(index + 1)
+
+    def evaluation(self, index: int, figures: dict[str, float]) -> None:
+        """Write all figures of an evaluation after step `index`, and show a line of them."""
+        figures = {name: float(value) for name, value in figures.items()}
+        self.write(index, figures)
+        self.progress.note(f"step {index + 1}  {self.summarize(figures)}")
+
+    def write(self, index: int, values: dict[str, float]) -> None:
+        for writer in self.writers:
+            writer.write(index, values)
+
+    def draw_curves(self) -> None:
+        if self.main:
+            draw_curves(self.folder / METRICS, self.folder / "curves.png")
