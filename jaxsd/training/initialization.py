@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import encoders
+from encoders.registry import create_from_class, find_class
 from jaxsd.config import TrainConfig
 from jaxsd.files import read_json
 
@@ -21,8 +22,9 @@ def make_encoder(config: TrainConfig, dtype: jnp.dtype) -> nnx.Module:
     """
 
     def create() -> nnx.Module:
-        return encoders.create(config.encoder, rngs=nnx.Rngs(config.seed), dtype=dtype, **config.encoder_config)
+        return create_from_class(cls, rngs=nnx.Rngs(config.seed), dtype=dtype, **config.encoder_config)
 
+    cls = find_class(config.encoder)
     try:
         encoder = nnx.eval_shape(create) if config.init else create()
     except (TypeError, ValueError) as error:

@@ -66,7 +66,7 @@ def train(
     _check_warmup(config, steps)
     dtype = choose_dtype(None if config.dtype == "auto" else config.dtype)
     encoder = make_encoder(config, dtype)
-    encoders.describe(encoder, audio_pooling=config.audio_pooling)  # refuses what could not be saved
+    encoders.describe_encoder(encoder, audio_pooling=config.audio_pooling)  # refuses what could not be saved
     dataset = read_json(Path(config.data.folder) / "train" / METADATA)
     names = {name for loss in losses.values() for name in loss.models} | set(validation_models(config))
     models = load_frozen_models(dataset, names, dtype=dtype, clip=clip, diffusion=model)
