@@ -1,10 +1,15 @@
-"""Files that are whole or not there, and JSON in them."""
+"""Files that are whole or not there, JSON in them, and folders that one process fills at a time."""
 
+import fcntl
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+LOCK = ".lock"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @contextmanager
@@ -24,7 +29,43 @@ def replacing(path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+@contextmanager
+def lock_folder(folder) -> Iterator[None]:
+    """Keep a folder to this process for the length of a `with` block; the folder is made where there is none.
+
+    The lock goes with the process, however that ends. Raises ValueError that names the process which has the folder.
+    """
+    path = Path(folder) / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = path.open("a+")
+        try:
+            # On NFS, Linux turns this into a lock that other hosts see too (nfs(5), local_lock=none).
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise ValueError(f"{folder} is being filled by {holder}; wait for it, or choose another folder") from None
+        if _is_at(file, path):
+            break
+        file.close()  # the process before this one has just removed the file that this one opened
+    try:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def _is_at(file, path: Path) -> bool:
+    """Whether the open file is the one that has this path now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def check_not_pointer(path):
@@ -41,7 +82,7 @@ def read_json(path) -> dict:
         raise FileNotFoundError(f"{path}: no such file")
     check_not_pointer(path)
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(value, dict):
@@ -52,4 +93,4 @@ def read_json(path) -> dict:
 def write_json(path, value: dict):
     """Write `value` as indented JSON, whole or not at all."""
     with replacing(path) as part:
-        part.write_text(json.dumps(value, indent=2) + "\n")
+        part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,8 +1,11 @@
-"""Files are replaced whole, or not at all."""
+"""Files are replaced whole, or not at all; a folder is filled by one process at a time."""
+
+import subprocess
+import sys
 
 import pytest
 
-from jaxsd.files import replacing
+from jaxsd.files import lock_folder, read_json, replacing
 
 
 def test_a_file_is_replaced(tmp_path):
@@ -21,3 +24,28 @@ def test_an_error_leaves_what_was_there(tmp_path):
         part.write_text("half")
         raise ValueError("no")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_kept_to_a_process_as_long_as_it_lives(tmp_path):
+    code = f"""
+from jaxsd.files import lock_folder
+with lock_folder({str(tmp_path / "run")!r}):
+    print("locked", flush=True)
+    input()
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "locked\n"
+    with pytest.raises(ValueError, match=rf"run is being filled by process {holder.pid} on .*; wait for it"):
+        with lock_folder(tmp_path / "run"):
+            pass
+    holder.kill()
+    holder.communicate()
+    with lock_folder(tmp_path / "run"):
+        assert (tmp_path / "run" / ".lock").is_file()
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_pointer_of_git_lfs_in_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "a.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+    with pytest.raises(ValueError, match=r"a\.json is a pointer of Git LFS, not the file itself; run `git lfs pull`"):
+        read_json(tmp_path / "a.json")

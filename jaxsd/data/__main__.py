@@ -71,7 +71,7 @@ def _add_prepare(command: argparse.ArgumentParser):
 
 def _prepare(arguments: argparse.Namespace):
     cli.start_distributed(arguments)
-    from jaxsd.data.prepare import prepare_dataset
+    from jaxsd.data.prepare import prepare_dataset, summarize
 
     made = prepare_dataset(
         arguments.manifest,
@@ -87,6 +87,7 @@ def _prepare(arguments: argparse.Namespace):
         workers=arguments.workers,
     )
     print(arguments.out if made else f"{arguments.out}: all there, nothing to do")
+    print(summarize(arguments.out))
 
 
 if __name__ == "__main__":

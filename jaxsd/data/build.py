@@ -10,34 +10,55 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from jaxsd.data.columns import METADATA, ColumnType, create_columns, finish_columns, write_examples
+from jaxsd.data.columns import (
+    METADATA,
+    ColumnType,
+    add_columns,
+    create_columns,
+    digest_column,
+    finish_columns,
+    write_examples,
+)
 from jaxsd.data.workers import Examples, MakeExamples, Workers, concatenate
-from jaxsd.files import read_json, replacing, write_json
+from jaxsd.files import lock_folder, read_json, replacing, write_json
 from jaxsd.progress import Progress
 
-CHUNK = 256  # examples that the towers take at once, and that have one record
+CHUNK = 256  # examples that have one record
 WORKER_ITEMS = 16  # items that a worker makes examples of at once
 AHEAD = 2 * CHUNK // WORKER_ITEMS  # how many times as many are made before they are asked for
 UNWRITTEN = 2  # chunks that may wait for the disk
+WARNINGS = 20  # warnings that are printed
 RECORDS = "records"
 PLAN = f"{RECORDS}/plan.json"
+# A path is where something was found. What it is, its digest says: a path may differ where the digests agree.
+DIGESTS = {"source": "source_sha256", "clip": "clip_sha256", "diffusion": "diffusion_sha256"}
 
 
 class Towers(Protocol):
-    """Makes columns of captions and images: CHUNK examples, of which those beyond the given ones mean nothing."""
+    """Makes columns of captions and images."""
 
-    column_types: Mapping[str, ColumnType]
-    metadata: Mapping[str, Any]  # what `dataset.json` says of these columns
+    @property
+    def column_types(self) -> Mapping[str, ColumnType]:
+        """The columns that are made."""
+        ...
 
-    def __call__(self, examples: Examples) -> Mapping[str, Any]: ...
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What `dataset.json` says of these columns."""
+        ...
+
+    def __call__(self, examples: Examples) -> Mapping[str, Any]:
+        """Arrays, on a device or not; a device may not be done with them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,13 +66,15 @@ class SplitBuild:
     """A split to be built.
 
     folder: where. size: how many examples. items: `items(first, last)` gives what the examples of these indices are
-    made of. metadata: what identifies the split, for dataset.json; keys that are None are left out.
+    made of. metadata: what identifies the split, for dataset.json; keys that are None are left out. added: the keys of
+    `metadata` that a finished split does not have yet, where columns are added to it; () where a new split is built.
     """
 
     folder: Path
     size: int
     items: Callable[[int, int], Sequence]
     metadata: dict[str, Any]
+    added: tuple[str, ...] = ()
 
     @property
     def chunks(self) -> int:
@@ -67,19 +90,27 @@ class SplitBuild:
         return all(self.record(chunk).is_file() for chunk in range(self.chunks))
 
     def is_finished(self) -> bool:
-        return (self.folder / METADATA).is_file()
+        path = self.folder / METADATA
+        return path.is_file() and not self._differences(read_json(path))
 
     def check_same(self):
         """Raise ValueError where `folder` holds another split, finished or not."""
-        for path in (self.folder / METADATA, self.folder / PLAN):
+        for path, missing in ((self.folder / METADATA, self.added), (self.folder / PLAN, ())):
             if path.is_file():
-                old, new = read_json(path), self.metadata
-                different = [f"{key} was {old.get(key)!r}, is {new[key]!r}" for key in new if old.get(key) != new[key]]
+                old = read_json(path)
+                different = [key for key in self._differences(old) if not (key in missing and old.get(key) is None)]
                 if different:
+                    said = "; ".join(f"{key} was {old.get(key)!r}, is {self.metadata[key]!r}" for key in different)
                     raise ValueError(
-                        f"{self.folder} holds a data set made otherwise ({'; '.join(different)}); "
-                        "remove it or choose another folder"
+                        f"{self.folder} holds a data set made otherwise ({said}); remove it or choose another folder"
                     )
+
+    def _differences(self, old: Mapping[str, Any]) -> list[str]:
+        """The keys under which `old` says something else than this split."""
+        new = self.metadata
+        same = {key for key, digest in DIGESTS.items() if new.get(digest) and old.get(digest) == new.get(digest)}
+        unknown = {digest for digest in DIGESTS.values() if digest not in old and digest not in self.added}
+        return [key for key in new if old.get(key) != new[key] and key not in same | unknown]
 
     def create(self, types: Mapping[str, ColumnType]):
         """Create the columns, to be filled, and the plan."""
@@ -97,12 +128,35 @@ class SplitBuild:
         return found
 
     def finish(self, names: Iterable[str], metadata: Mapping[str, Any]):
-        """Take the bad examples out and write `dataset.json`, with `metadata` too."""
+        """Take the bad examples out and write `dataset.json`, with `metadata` too.
+
+        Raises ValueError where a chunk is no longer what was written.
+        """
         if not self.is_finished():
+            self._check_chunks()
             bad = np.array(sorted(self.bad()), np.int64)
-            metadata = {**self._known_metadata(), **metadata, "skipped": len(bad)}
-            finish_columns(self.folder, names, self.size, bad, metadata)
+            metadata = {**self._known_metadata(), **metadata}
+            if self.added:
+                add_columns(self.folder, names, metadata)
+            else:
+                finish_columns(self.folder, names, self.size, bad, {**metadata, "skipped": len(bad)})
         shutil.rmtree(self.folder / RECORDS, ignore_errors=True)
+
+    def _check_chunks(self):
+        checked = self.folder / RECORDS / "checked.json"
+        if checked.is_file():  # and bad examples may have been taken out since
+            return
+        for chunk in range(self.chunks):
+            indices = _indices(self, chunk)
+            for name, digest in read_json(self.record(chunk)).get("sha256", {}).items():
+                path = self.folder / f"{name}.npy"
+                if digest != digest_column(np.load(path, mmap_mode="r"), indices.start, indices.stop):
+                    raise ValueError(
+                        f"{path}: the examples {indices.start} to {indices.stop - 1} are not those that were written "
+                        f"there: another process wrote to this folder too, or the disk is damaged; "
+                        f"remove {self.folder} and run the command again"
+                    )
+        write_json(checked, {})
 
     def _known_metadata(self) -> dict[str, Any]:
         return {key: value for key, value in self.metadata.items() if value is not None}
@@ -139,44 +193,63 @@ def build(
         max_bad: the share of all examples that may be bad.
 
     Raises:
-        ValueError: more than `max_bad` of the examples are bad, or all of a split.
+        ValueError: another process fills one of the folders, more than `max_bad` of the examples are bad, or all of a
+            split.
     """
     import jax  # not above, for the workers need none of it
 
     index, count = jax.process_index(), jax.process_count()
     column_types = {**column_types, **towers.column_types}
-    if index == 0:
-        for split in splits:
-            if not (split.is_begun() or split.is_finished()):
-                split.create(column_types)
-    _wait_for(lambda: all(split.is_begun() or split.is_finished() for split in splits))
+    with ExitStack() as locks:
+        if index == 0:
+            for split in splits:
+                locks.enter_context(lock_folder(split.folder))
+            is_built(splits)  # once more: another process may have built here since it was asked
+            for split in splits:
+                if not (split.is_begun() or split.is_finished()):
+                    split.create(column_types)
+        _wait_for(lambda: all(split.is_begun() or split.is_finished() for split in splits))
 
-    if not any(split.is_finished() for split in splits):  # else the bad examples were judged
-        total = sum(split.size for split in splits)
-        most_bad = max_bad * total if count == 1 else math.inf  # no process knows the others'
-        try:
-            _fill(splits, Workers(make, give_up, workers, AHEAD), towers, (index, count), most_bad)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("stopped; run the same command to go on") from None
-        if count > 1:
-            _wait_for(lambda: all(split.is_filled() or split.is_finished() for split in splits))
-        bad = [entry for split in splits for entry in split.bad().values()]
-        if index == 0 and skipped is not None:
-            _write_skipped(bad, skipped)
-        if len(bad) > max_bad * total:
-            where = f"; {skipped} says why" if skipped else ""
-            again = f", to read them again remove {skipped.parent}" if skipped else ""
+        if not any(split.is_finished() for split in splits):  # else the bad examples were judged
+            total = sum(split.size for split in splits)
+            most_bad = max_bad * total if count == 1 else math.inf  # no process knows the others'
+            try:
+                _fill(splits, Workers(make, give_up, workers, AHEAD), towers, (index, count), most_bad)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt("stopped; run the same command to go on") from None
+            if count > 1:
+                _wait_for(lambda: all(split.is_filled() or split.is_finished() for split in splits))
+            if index == 0:
+                _judge(splits, skipped, max_bad * total, f"the share of {max_bad:g} of {total}")
+        if index == 0:
+            for split in splits:
+                split.finish(column_types, towers.metadata)
+        _wait_for(lambda: all(split.is_finished() for split in splits))
+
+
+def _judge(splits: Sequence[SplitBuild], skipped: Path | None, most_bad: float, allowed: str):
+    """List the bad examples in the file `skipped`. Raises ValueError where they are too many."""
+    bad = [entry for split in splits for entry in split.bad().values()]
+    where = ""
+    if skipped is not None:
+        _write_skipped(bad, skipped)
+        where = f"; {skipped} says why"
+    if len(bad) > most_bad:
+        if any(split.added for split in splits):
+            for split in splits:
+                for index in split.bad():
+                    split.record(index // CHUNK).unlink(missing_ok=True)  # to be read again
             raise ValueError(
-                f"{len(bad)} rows are bad, more than the share of {max_bad:g} of {total} that is allowed (--max-bad)"
-                f"{where}; to go on without them allow more{again}"
+                f"row {bad[0]['row']} can no longer be read ({bad[0]['reason']}), so nothing is added to "
+                f"{splits[0].folder.parent}; bring the file back and run the command again"
             )
-        for split in splits:
-            if len(split.bad()) == split.size:
-                raise ValueError(f"{split.folder}: not one of its {split.size} rows is good; {skipped} says why")
-    if index == 0:
-        for split in splits:
-            split.finish(column_types, towers.metadata)
-    _wait_for(lambda: all(split.is_finished() for split in splits))
+        raise ValueError(
+            f"{len(bad)} rows are bad, more than {allowed} that is allowed (--max-bad){where}; "
+            f"to go on without them allow more, to read them again remove {splits[0].folder.parent}"
+        )
+    for split in splits:
+        if len(split.bad()) == split.size:
+            raise ValueError(f"{split.folder}: not one of its {split.size} rows is good{where}")
 
 
 def _fill(splits: Sequence[SplitBuild], workers: Workers, towers: Towers, share: tuple[int, int], most_bad: float):
@@ -196,17 +269,16 @@ def _fill(splits: Sequence[SplitBuild], workers: Workers, towers: Towers, share:
             for indices in _worker_indices(split, chunk):
                 yield split.items(indices[0], indices[-1] + 1)
 
-    waited, start = 0.0, time.monotonic()
-    with (
-        workers as pool,
-        ThreadPoolExecutor(1) as writer,
-        Progress("data", total, done, unit="example") as progress,
-    ):
-        made, writing = pool.map(items()), deque()
+    waited, start, warned = 0.0, time.monotonic(), 0
+    with workers as pool, _writer() as writer, Progress("data", total, done, unit="example") as progress:
+        made, writing = pool.map(items()), deque[Future]()
         for split, chunk in left:
             asked = time.monotonic()
             examples = concatenate([next(made) for _ in _worker_indices(split, chunk)])
             waited += time.monotonic() - asked
+            for warning in examples.warnings[: max(0, WARNINGS - warned)]:
+                progress.note(warning)
+            warned += len(examples.warnings)
             # The towers are asked here and waited for by the writer.
             writing.append(writer.submit(_write_chunk, split, chunk, examples, towers(examples)))
             if len(writing) > UNWRITTEN:
@@ -218,6 +290,8 @@ def _fill(splits: Sequence[SplitBuild], workers: Workers, towers: Towers, share:
         for written in writing:
             done += written.result()
             progress.advance(done)
+    if warned > WARNINGS:
+        print(f"and {warned - WARNINGS} further warnings", file=sys.stderr)
     if left:
         seconds = time.monotonic() - start
         print(
@@ -225,6 +299,18 @@ def _fill(splits: Sequence[SplitBuild], workers: Workers, towers: Towers, share:
             f"{waited / seconds:.0%} of the time the towers waited for files to be read",
             file=sys.stderr,
         )
+
+
+@contextmanager
+def _writer() -> Iterator[ThreadPoolExecutor]:
+    """One thread; what it has not begun when an error or Ctrl-C ends the block is dropped, and not waited for."""
+    writer = ThreadPoolExecutor(1)
+    try:
+        yield writer
+    except BaseException:
+        writer.shutdown(wait=False, cancel_futures=True)
+        raise
+    writer.shutdown()
 
 
 def _wait_for(condition: Callable[[], bool]):
@@ -235,7 +321,7 @@ def _wait_for(condition: Callable[[], bool]):
 
 def _write_skipped(bad: list[dict], path: Path):
     """Write bad examples as CSV, in the order of their rows."""
-    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, ("row", "file", "reason"))
         writer.writeheader()
         writer.writerows(sorted(bad, key=lambda entry: entry["row"]))
@@ -255,7 +341,8 @@ def _worker_indices(split: SplitBuild, chunk: int) -> list[range]:
 def _write_chunk(split: SplitBuild, chunk: int, examples: Examples, features: Mapping[str, Any]) -> int:
     """Write a chunk, then its record; return how many examples it has."""
     indices = _indices(split, chunk)
-    features = {name: np.asarray(column)[: len(indices)] for name, column in features.items()}
-    write_examples(split.folder, indices[0], {**examples.columns, **features})
-    write_json(split.record(chunk), {"bad": examples.bad})
+    columns = {**examples.columns, **{name: np.asarray(column) for name, column in features.items()}}
+    write_examples(split.folder, indices[0], columns)
+    digests = {name: digest_column(column) for name, column in columns.items()}
+    write_json(split.record(chunk), {"bad": examples.bad, "sha256": digests})
     return len(indices)

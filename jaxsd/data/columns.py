@@ -13,6 +13,8 @@ class in the list `classes` of `dataset.json`, which may also have a caption a c
 `dataset.json` names the models whose features these are. It comes last: a folder without it is unfinished.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,6 +28,7 @@ from jaxsd.files import read_json, write_json
 SPLITS = ("train", "validation", "test")
 METADATA = "dataset.json"
 MOVED = 256  # examples moved at a time
+DIGESTED = 1024  # examples digested at a time
 
 
 class ColumnType(NamedTuple):
@@ -87,11 +90,26 @@ def write_examples(folder, first: int, columns: Mapping[str, np.ndarray]):
         try:
             with path.open("r+b") as file:
                 file.seek(column.offset + first * column.strides[0])
-                file.write(np.ascontiguousarray(examples))
+                file.write(np.ascontiguousarray(examples).data)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def digest_column(column: np.ndarray, first: int = 0, last: int | None = None) -> str:
+    """The SHA-256 of what a column holds, of the examples from index `first` to before `last`."""
+    digest = hashlib.sha256()
+    last = len(column) if last is None else last
+    for begin in range(first, last, DIGESTED):
+        digest.update(np.ascontiguousarray(column[begin : min(begin + DIGESTED, last)]).data)
+    return digest.hexdigest()
+
+
+def identify(metadata: Mapping[str, Any]) -> str | None:
+    """What a split is, wherever it is: a SHA-256 of its columns' digests. None where its dataset.json has none."""
+    digests = metadata.get("sha256")
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest() if digests else None
 
 
 def finish_columns(
@@ -109,7 +127,7 @@ def finish_columns(
         bad: the indices of the bad examples.
         metadata: goes to dataset.json.
     """
-    folder, names = Path(folder), list(names)
+    folder, digests = Path(folder), {}
     good = np.ones(size, bool)
     good[bad] = False
     left = int(good.sum())
@@ -124,4 +142,15 @@ def finish_columns(
             with path.open("r+b") as file:  # the header of any number of examples is of one length
                 np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(column[:left]))
         os.truncate(path, column.offset + left * column.strides[0])
-    write_json(folder / METADATA, {"size": left, "columns": sorted(names), **metadata})
+        digests[name] = digest_column(np.load(path, mmap_mode="r"))
+    write_json(folder / METADATA, {"size": left, "columns": sorted(digests), "sha256": digests, **metadata})
+
+
+def add_columns(folder, names: Iterable[str], metadata: Mapping[str, Any]):
+    """Add columns, which are filled, to a split that is finished; `metadata` too goes to its dataset.json."""
+    folder = Path(folder)
+    old = read_json(folder / METADATA)
+    digests = {name: digest_column(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in names}
+    columns = sorted({*old["columns"], *digests})
+    new = {"columns": columns, "sha256": {**old.get("sha256", {}), **digests}, **metadata}
+    write_json(folder / METADATA, {**old, **new})

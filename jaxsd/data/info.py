@@ -1,8 +1,10 @@
 """What a data set holds, and whether it is what it says."""
 
+import hashlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich import box, filesize
@@ -124,8 +126,10 @@ def _check_layout(path: Path, metadata: dict, columns: Mapping[str, np.ndarray])
 def _check_column(path: Path, column: np.ndarray, metadata: dict) -> Iterator[int]:
     """Examine a column, some examples at a time; yields how many."""
     audible = path.stem != "audio"
+    digest = hashlib.sha256()
     for first in range(0, len(column), EXAMINED):
         examples = np.asarray(column[first : first + EXAMINED])
+        digest.update(np.ascontiguousarray(examples).data)
         for fault, found in _faults(path.stem, examples, metadata):
             if found.any():
                 raise ValueError(f"{path}: example {first + int(found.argmax())} {fault}")
@@ -133,9 +137,15 @@ def _check_column(path: Path, column: np.ndarray, metadata: dict) -> Iterator[in
         yield len(examples)
     if not audible:
         raise ValueError(f"{path}: every clip is silent")
+    expected = metadata.get("sha256", {}).get(path.stem, digest.hexdigest())
+    if digest.hexdigest() != expected:
+        raise ValueError(
+            f"{path}: its content is not what {METADATA} says (sha256 {expected[:12]}..., found "
+            f"{digest.hexdigest()[:12]}...); make the data set again"
+        )
 
 
-def _faults(name: str, examples: np.ndarray, metadata: dict) -> Iterator[tuple[str, np.ndarray]]:
+def _faults(name: str, examples: np.ndarray, metadata: dict) -> Iterator[tuple[str, Any]]:
     """The faults that examples of a column may have, and which of them have it."""
     if np.issubdtype(examples.dtype, np.floating):
         yield "is not finite", ~np.isfinite(examples).reshape(len(examples), -1).all(axis=1)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
-from pyarrow import compute, csv, parquet
+from pyarrow import csv, parquet
 
 from jaxsd.data.columns import SPLITS
 from jaxsd.files import check_not_pointer
@@ -59,7 +59,7 @@ class Manifest:
         """The names in the column `class`, sorted; [] where there is no such column."""
         if "class" not in self.table.column_names:
             return []
-        return sorted(compute.unique(self.table["class"]).to_pylist())
+        return sorted(self.table["class"].unique().to_pylist())
 
     def rows(self, numbers: Int[np.ndarray, " rows"]) -> list[ManifestRow]:
         """The rows of these numbers, the first row being 0."""
@@ -68,7 +68,7 @@ class Manifest:
             name: table[name].to_pylist() if name in table.column_names else [None] * len(numbers)
             for name in ("audio", "image", "text", "start", "class")
         }
-        index = {name: index for index, name in enumerate(self.classes)}
+        index: dict[str | None, int] = {name: index for index, name in enumerate(self.classes)}
         columns["class"] = [index.get(name) for name in columns["class"]]
         return [ManifestRow(*row) for row in zip(numbers.tolist(), *columns.values(), strict=True)]
 
@@ -106,7 +106,7 @@ def read_manifest(path) -> Manifest:
 
 
 def _check_filled(column: pa.ChunkedArray, name: str):
-    row = compute.index(column.fill_null(""), "").as_py()
+    row = column.fill_null("").index("").as_py()
     if row >= 0:
         raise ValueError(f"row {row} has no {name}")
 
@@ -209,12 +209,12 @@ def draw_splits(
 
 
 def _read_splits(manifest: Manifest) -> dict[str, np.ndarray]:
-    names = manifest.table["split"]
-    split = compute.fill_null(compute.index_in(names, pa.array(SPLITS, pa.large_string())), -1).to_numpy()
+    names = manifest.table["split"].to_pylist()
+    split = np.array([SPLITS.index(name) if name in SPLITS else -1 for name in names])
     if (split < 0).any():
         row = int(np.argmin(split))
         allowed = ", ".join(SPLITS)
-        raise ValueError(f"{manifest.path}: row {row} has the split {names[row].as_py()!r}; allowed: {allowed}")
+        raise ValueError(f"{manifest.path}: row {row} has the split {names[row]!r}; allowed: {allowed}")
     return {name: np.flatnonzero(split == index) for index, name in enumerate(SPLITS)}
 
 

@@ -1,6 +1,6 @@
 """A manifest of sounds, images and captions -> data sets with CLIP's features, ready to train on."""
 
-from collections.abc import Mapping
+import hashlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,22 @@ from jaxsd.audio import RATE
 from jaxsd.bundled import clip_source, model_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.data.build import SplitBuild, build, is_built
-from jaxsd.data.columns import SPLITS, ColumnType
+from jaxsd.data.columns import METADATA, SPLITS, ColumnType, open_columns
 from jaxsd.data.decode import decode_rows
 from jaxsd.data.features import FeatureTowers
-from jaxsd.data.manifest import Manifest, draw_splits, read_manifest
+from jaxsd.data.manifest import Manifest, ManifestRow, draw_splits, read_manifest
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.unet import UNetConfig
 from jaxsd.diffusion.vae import VAEConfig
+from jaxsd.files import read_json
 from jaxsd.pretrained.hub import fetch
 from jaxsd.pretrained.model_config import read_model_config
 
 SKIPPED = "skipped.csv"
 DECODED_COLUMNS = {"audio": ColumnType(np.int16, (RATE,)), "row": ColumnType(np.int64, ())}
 CLASS_COLUMN = {"class": ColumnType(np.int32, ())}
+LATENT_KEYS = ("diffusion", "diffusion_revision", "diffusion_sha256", "picture_size")
+FEW = 8  # examples of a split
 
 
 def prepare_dataset(
@@ -65,46 +68,88 @@ def prepare_dataset(
     """
     if not 0 <= max_bad <= 1:
         raise ValueError(f"--max-bad is {max_bad}; allowed: a share from 0 to 1")
-    source = read_manifest(manifest)
+    source, out = read_manifest(manifest), Path(out)
     metadata = _describe(source, clip, revision, diffusion, size, seed)
     rows = draw_splits(source, validation, test, seed)
-    splits = _plan_splits(source, Path(out), metadata, rows)
     for name in SPLITS:
-        if name not in rows and (Path(out) / name).exists():
-            raise ValueError(f"{Path(out) / name} is there, but no rows are for it; remove it or choose another --out")
+        if name not in rows and (out / name).exists():
+            raise ValueError(f"{out / name} is there, but no rows are for it; remove it or choose another --out")
+    splits = [_plan_split(source, out / name, metadata, numbers) for name, numbers in rows.items()]
     if is_built(splits):
         return False
-    towers = _load_towers(metadata)
+    adding = any(split.added for split in splits)
+    towers = _load_towers(metadata, with_clip=not adding)
     make = partial(decode_rows, folder=source.path.parent, clip_size=towers.clip_size, vae_size=towers.vae_size)
+    columns = {} if adding else DECODED_COLUMNS | (CLASS_COLUMN if source.classes else {})
     build(
         splits,
         make,
-        DECODED_COLUMNS | (CLASS_COLUMN if source.classes else {}),
+        columns,
         towers,
         give_up=partial(make, given_up="reading it ended the process"),
         workers=workers,
-        skipped=Path(out) / SKIPPED,
-        max_bad=max_bad,
+        skipped=None if adding else out / SKIPPED,
+        max_bad=0.0 if adding else max_bad,
     )
     return True
+
+
+def summarize(out) -> str:
+    """What a prepared data set holds, in a sentence, and a warning for every split that is too small to tell much."""
+    sizes, skipped = {}, 0
+    for name in SPLITS:
+        if (Path(out) / name / METADATA).is_file():
+            metadata = read_json(Path(out) / name / METADATA)
+            sizes[name] = metadata["size"]
+            skipped += metadata.get("skipped", 0)
+    parts = ", ".join(f"{size:,} {name}" for name, size in sizes.items())
+    bad = f"; {skipped:,} skipped, see {SKIPPED}" if skipped else ""
+    few = [
+        f"\n{name} has {size} example{'s' * (size != 1)}: figures of so few say little (--{name})"
+        for name, size in sizes.items()
+        if name != "train" and size < FEW
+    ]
+    return f"{sum(sizes.values()):,} examples: {parts}{bad}{''.join(few)}"
 
 
 def _describe(
     source: Manifest, clip: str, revision: str | None, diffusion: str | None, size: int | None, seed: int
 ) -> dict[str, Any]:
     """What `dataset.json` says of how the data set is made."""
-    model = None if diffusion is None else model_source(diffusion)
-    return {
+    metadata = {
         "source": source.path.name,
         "source_sha256": source.digest,
         "seed": seed,
         "classes": source.classes or None,
         "clip": _portable_name(clip),
         "clip_revision": _find_commit(clip_source(clip), revision, "config.json"),
-        "diffusion": _portable_name(diffusion) if diffusion else None,
-        "diffusion_revision": _find_commit(model, None, "unet/config.json") if model else None,
-        "picture_size": _image_size(model, size) if model else None,
+        "clip_sha256": _digest_weights(clip_source(clip)),
     }
+    if diffusion is None:
+        return metadata | dict.fromkeys(LATENT_KEYS)
+    model = model_source(diffusion)
+    latents = (
+        _portable_name(diffusion),
+        _find_commit(model, None, "unet/config.json"),
+        _digest_weights(model, "vae"),
+        _image_size(model, size),
+    )
+    return metadata | dict(zip(LATENT_KEYS, latents, strict=True))
+
+
+def _digest_weights(model, part: str = "") -> str | None:
+    """The SHA-256 of a local model's weights, or of one part of it. None of a repository, which has a commit."""
+    folder = Path(model)
+    if not folder.exists():
+        return None
+    files = [folder]
+    if folder.is_dir():
+        files = sorted(path for path in (folder / part).iterdir() if path.suffix in (".safetensors", ".bin"))
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _portable_name(model: str) -> str:
@@ -131,18 +176,27 @@ def _image_size(model, size: int | None) -> int:
     return size
 
 
-def _plan_splits(source: Manifest, out: Path, metadata: dict, rows: Mapping[str, np.ndarray]) -> list[SplitBuild]:
-    def plan(name: str, numbers: np.ndarray) -> SplitBuild:
-        def items(first: int, last: int):
-            return source.rows(numbers[first:last])
+def _plan_split(source: Manifest, folder: Path, metadata: dict[str, Any], numbers: np.ndarray) -> SplitBuild:
+    """The build of the rows of these numbers, or that of the latents of a split that has all else."""
+    metadata = {"split": folder.name, "rows": len(numbers), **metadata}
+    added = ()
+    if (folder / METADATA).is_file():
+        columns = open_columns(folder)
+        if metadata["diffusion"] is None:  # a split that has latents too is as good
+            metadata = {key: value for key, value in metadata.items() if key not in LATENT_KEYS}
+        elif "latents" not in columns and "row" in columns:
+            numbers, added = np.asarray(columns["row"]), LATENT_KEYS
 
-        return SplitBuild(out / name, len(numbers), items, {"split": name, "rows": len(numbers), **metadata})
+    def items(first: int, last: int) -> list[ManifestRow]:
+        return source.rows(numbers[first:last])
 
-    return [plan(name, numbers) for name, numbers in rows.items()]
+    return SplitBuild(folder, len(numbers), items, metadata, added)
 
 
-def _load_towers(metadata: dict) -> FeatureTowers:
-    clip = CLIP.from_pretrained(clip_source(metadata["clip"]), revision=metadata["clip_revision"], dtype=np.float32)
+def _load_towers(metadata: dict[str, Any], *, with_clip: bool) -> FeatureTowers:
+    clip = None
+    if with_clip:
+        clip = CLIP.from_pretrained(clip_source(metadata["clip"]), revision=metadata["clip_revision"], dtype=np.float32)
     if metadata["diffusion"] is None:
         return FeatureTowers(clip)
     pipe = StableDiffusion.from_pretrained(

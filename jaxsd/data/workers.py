@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,7 +20,7 @@ class Examples:
 
     columns: arrays (n, ...). captions: n strings. images, vae_images: uint8 (n, side, side, 3) for CLIP and for the
     VAE; None where these are not asked. bad: the examples that could not be made, by index: "row", "file" and "reason".
-    The columns and images of a bad example are zeros.
+    The columns and images of a bad example are zeros. warnings: sentences about the others, which name their row.
     """
 
     columns: dict[str, np.ndarray]
@@ -28,6 +28,7 @@ class Examples:
     images: np.ndarray | None
     vae_images: np.ndarray | None
     bad: dict[int, dict]
+    warnings: list[str] = field(default_factory=list)
 
 
 def concatenate(parts: Sequence[Examples]) -> Examples:
@@ -43,6 +44,7 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
         images=joined([part.images for part in parts]),
         vae_images=joined([part.vae_images for part in parts]),
         bad={first + index: bad for first, part in zip(firsts, parts, strict=False) for index, bad in part.bad.items()},
+        warnings=[warning for part in parts for warning in part.warnings],
     )
 
 
@@ -119,8 +121,11 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
-    def __exit__(self, *_):
-        self._shut_down()
+    def __exit__(self, error, *_):
+        if error is None:
+            self._shut_down()
+        elif self._pool is not None:  # the processes end with this one
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _count_cores() -> int:

@@ -1,5 +1,6 @@
 """Columns written in place, and what is left of them where rows are bad."""
 
+import hashlib
 import json
 import os
 
@@ -34,6 +35,7 @@ def check(folder):
     assert json.loads((folder / "dataset.json").read_text()) == {
         "size": len(good),
         "columns": sorted(VALUES),
+        "sha256": {name: hashlib.sha256(values[there["row"]].tobytes()).hexdigest() for name, values in VALUES.items()},
         "seed": 3,
     }
 

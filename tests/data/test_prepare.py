@@ -1,13 +1,25 @@
 """`python -m jaxsd.data` from files to verified data sets."""
 
+import csv
+import json
+import shutil
 import socket
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from jaxsd.bundled import clip_source
+from jaxsd.data import decode
 from jaxsd.data import prepare as prepare_module
-from jaxsd.data.columns import open_columns
+from jaxsd.data.build import SplitBuild
+from jaxsd.data.columns import open_columns, write_examples
 from jaxsd.data.info import info
+from jaxsd.data.prepare import summarize
+from jaxsd.diffusion.images import load_image
+from jaxsd.files import lock_folder, read_json
+from jaxsd.pretrained.mapping import write_safetensors
 from tests.helpers.data_acceptance import SPLIT, kill_after, records, start, verify
 from tests.helpers.data_files import BROKEN, write_files, write_manifest
 
@@ -21,9 +33,9 @@ def compile_once():
     """One set of towers for all data sets that are prepared in this process."""
     towers, load = {}, prepare_module._load_towers
 
-    def cached(about):
-        key = about["diffusion"]
-        return towers.get(key) or towers.setdefault(key, load(about))
+    def cached(metadata, *, with_clip):
+        key = metadata["diffusion"], with_clip
+        return towers.get(key) or towers.setdefault(key, load(metadata, with_clip=with_clip))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare_module, "_load_towers", cached)
@@ -73,12 +85,127 @@ def test_what_is_there_is_not_made_again_nor_mixed_with_another(source, tmp_path
     assert not prepare(manifest, out, workers=0, **OPTIONS)
     with pytest.raises(ValueError, match=r"train holds a data set made otherwise \(seed was 0, is 1\)"):
         prepare(manifest, out, **OPTIONS, seed=1)
-    with pytest.raises(ValueError, match=r"\(diffusion was None, is 'toy'; picture_size was None, is 64\)"):
-        prepare(manifest, out, **OPTIONS, diffusion="toy")
-    manifest.write_text(manifest.read_text() + "\n")
-    with pytest.raises(ValueError, match=r"\(source_sha256 was '[0-9a-f]{64}', is '[0-9a-f]{64}'\)"):
-        prepare(manifest, out, **OPTIONS)
+    other = manifest.with_name("other.csv")
+    other.write_text(manifest.read_text() + "\n")
+    with pytest.raises(ValueError, match=r"\(source was .*source_sha256 was '[0-9a-f]{64}', is '[0-9a-f]{64}'\)"):
+        prepare(other, out, **OPTIONS)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_a_data_set_is_the_same_wherever_its_models_and_its_manifest_are(source, tmp_path):
+    manifest, _, out = source
+    moved = manifest.with_name("moved.csv")
+    shutil.copy(manifest, moved)
+    shutil.copytree(clip_source("toy"), tmp_path / "clip")
+    assert not prepare(moved, out, workers=0, **(OPTIONS | {"clip": str(tmp_path / "clip")}))
+    write_safetensors({"other": np.zeros(3, np.float32)}, tmp_path / "clip" / "model.safetensors")
+    with pytest.raises(
+        ValueError, match=r"train holds a data set made otherwise \(clip was 'toy', is .*clip_sha256 was"
+    ):
+        prepare(moved, out, workers=0, **(OPTIONS | {"clip": str(tmp_path / "clip")}))
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A manifest of forty rows without a bad one, with classes."""
+    manifest, _ = write_files(tmp_path / "source", 40, 0.0)
+    rows = [row | {"class": f"class {number % 3}"} for number, row in enumerate(csv.DictReader(manifest.open()))]
+    write_manifest(manifest, rows)
+    return manifest
+
+
+SMALL = {"clip": "toy", "validation": "8", "test": "0", "workers": 0}
+
+
+def test_latents_are_added_to_a_data_set_that_is_there(small, tmp_path):
+    assert prepare(small, tmp_path / "whole", **SMALL, diffusion="toy")
+    out = tmp_path / "out"
+    assert prepare(small, out, **SMALL)
+    before = {path.name: path.stat().st_mtime_ns for path in (out / "train").glob("*.npy")}
+    assert prepare(small, out, **SMALL, diffusion="toy")
+    after = {path.name: path.stat().st_mtime_ns for path in (out / "train").glob("*.npy")}
+    assert after.keys() - before.keys() == {"latents.npy"} and before.items() <= after.items()
+    whole, added = contents(tmp_path / "whole"), contents(out)
+    assert whole.keys() == added.keys()
+    for name in whole:
+        if name.endswith("dataset.json"):
+            assert json.loads(added[name]) == json.loads(whole[name])
+        else:
+            assert added[name] == whole[name]
+    info(out)
+    assert not prepare(small, out, **SMALL) and not prepare(small, out, **SMALL, diffusion="toy")
+
+
+def test_latents_of_images_that_are_gone_are_not_added(small, tmp_path):
+    assert prepare(small, tmp_path / "out", **SMALL)
+    image = next((tmp_path / "source" / "files").glob("*.png"))
+    data = image.read_bytes()
+    image.unlink()
+    with pytest.raises(ValueError, match=rf"row {image.stem} can no longer be read \(.*, so nothing is added to"):
+        prepare(small, tmp_path / "out", **SMALL, diffusion="toy")
+    info(tmp_path / "out")
+    image.write_bytes(data)
+    assert prepare(small, tmp_path / "out", **SMALL, diffusion="toy")
+
+
+def test_classes_are_numbers_of_sorted_names(small, tmp_path):
+    assert prepare(small, tmp_path / "out", **SMALL)
+    for split in ("train", "validation"):
+        columns = open_columns(tmp_path / "out" / split)
+        assert columns["class"].dtype == np.int32
+        np.testing.assert_array_equal(columns["class"], columns["row"] % 3)
+        assert read_json(tmp_path / "out" / split / "dataset.json")["classes"] == ["class 0", "class 1", "class 2"]
+
+
+def test_two_at_once_are_refused_and_a_lock_dies_with_its_process(small, tmp_path):
+    out = tmp_path / "out"
+    with lock_folder(out / "train"), pytest.raises(ValueError, match=r"train is being filled by process \d+ on"):
+        prepare(small, out, **SMALL)
+    (out / "train" / ".lock").write_text("process 1 on a host that was switched off")
+    assert prepare(small, out, **SMALL)
+    assert not list(out.rglob(".lock"))
+
+
+def test_examples_that_another_process_overwrote_are_found(small, tmp_path, monkeypatch):
+    out, finish = tmp_path / "out", SplitBuild.finish
+
+    def overwrite(self, names, metadata):
+        write_examples(self.folder, 3, {"audio": np.zeros((2, 16_000), np.int16)})
+        finish(self, names, metadata)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SplitBuild, "finish", overwrite)
+        with pytest.raises(ValueError, match=r"train/audio\.npy: the examples 0 to 30 are not those that were written"):
+            prepare(small, out, **SMALL)
+    shutil.rmtree(out / "train")
+    assert prepare(small, out, **SMALL)
+    column = np.load(out / "train" / "audio.npy", mmap_mode="r+")
+    column[5] = 0
+    column.flush()
+    with pytest.raises(ValueError, match=r"train/audio\.npy: its content is not what dataset\.json says \(sha256"):
+        info(out)
+
+
+def test_warnings_name_the_row(small, tmp_path, monkeypatch, capsys):
+    def warn(path):
+        if Path(path).name == "7.png":
+            warnings.warn("a profile that cannot be read", stacklevel=2)
+        return load_image(path)
+
+    monkeypatch.setattr(decode, "load_image", warn)
+    assert prepare(small, tmp_path / "out", **SMALL)
+    assert "row 7: files/7.png: a profile that cannot be read" in capsys.readouterr().err
+
+
+def test_the_summary_counts_and_warns(source, small, tmp_path):
+    manifest, expected, out = source
+    sizes = {name: len(open_columns(out / name)["row"]) for name in ("train", "validation", "test")}
+    parts = ", ".join(f"{size} {name}" for name, size in sizes.items())
+    assert summarize(out) == f"{sum(sizes.values())} examples: {parts}; {len(expected)} skipped, see skipped.csv"
+    prepare(small, tmp_path / "out", **(SMALL | {"validation": "1"}))
+    assert summarize(tmp_path / "out") == (
+        "40 examples: 37 train, 3 validation\nvalidation has 3 examples: figures of so few say little (--validation)"
+    )
 
 
 def test_too_many_bad_rows_fail_with_a_list_and_may_be_allowed(tmp_path):
