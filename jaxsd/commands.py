@@ -7,6 +7,7 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 from jaxsd import cli
 from jaxsd.config import add_config_argument, load_config
@@ -106,10 +107,26 @@ def run_generate():
         trust_code=arguments.trust_code,
         dtype=arguments.dtype,
     )
-    sampling = ("guidance", "steps", "sampler", "strength", "height", "width")
-    naming = ("negative", "unconditional", "count", "seed", "overwrite")
-    options = {name: getattr(arguments, name) for name in (*sampling, *naming)}
-    for path in write_images(model, inputs, arguments.out, **options):
+    sampling = {name: getattr(arguments, name) for name in ("guidance", "steps", "sampler", "height", "width")}
+    conditioning = model.encode(
+        inputs.clips,
+        inputs.prompts,
+        negative=arguments.negative,
+        unconditional=arguments.unconditional if model.is_guided(arguments.guidance) else None,
+    )
+    paths = write_images(
+        model.pipe,
+        conditioning,
+        inputs.stems,
+        arguments.out,
+        count=arguments.count,
+        seed=arguments.seed,
+        overwrite=arguments.overwrite,
+        image=inputs.image,
+        strength=arguments.strength,
+        **sampling,
+    )
+    for path in paths:
         print(path)
 
 
@@ -189,7 +206,7 @@ def run_eval():
         if repeats is None:
             repeats = 1 if jax.default_backend() == "cpu" else 100
         images = arguments.pictures
-        options = maker.evaluation_options(split, images) if maker else {"image_count": images or 0}
+        options: dict[str, Any] = maker.evaluation_options(split, images) if maker else {"image_count": images or 0}
         results.append(evaluate(evaluated, split, text_pooling=arguments.text_pooling, repeats=repeats, **options))
     merged = merge_results(results)
     page = write_report(merged, arguments.out)

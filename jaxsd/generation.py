@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,8 @@ from jaxsd.batching import padded_batches
 from jaxsd.bundled import sound_source
 from jaxsd.diffusion.images import load_image
 from jaxsd.diffusion.pipeline import StableDiffusion, to_pil
-from jaxsd.diffusion.samplers import make_sampler
 from jaxsd.progress import Progress
-from jaxsd.sound_to_image import SoundToImage, load_clips
+from jaxsd.sound_to_image import Conditioning, load_clips
 
 MOST_IMAGES, MOST_LATENTS = 16, 4 * 64 * 64  # at a time on one device
 
@@ -51,81 +51,53 @@ def read_inputs(sounds: Sequence[str], prompts: Sequence[str], image: str | None
 
 
 def write_images(
-    model: SoundToImage,
-    inputs: Inputs,
+    pipe: StableDiffusion,
+    conditioning: Conditioning,
+    stems: Sequence[str],
     folder: Path,
     *,
-    negative: str = "",
-    unconditional: str = "text",
-    guidance: float | None = None,
-    steps: int | None = None,
-    sampler: str | None = None,
-    strength: float = 0.7,
-    height: int | None = None,
-    width: int | None = None,
     count: int = 1,
     seed: int = 0,
     overwrite: bool = False,
+    **sampling: Any,
 ) -> list[Path]:
-    """Write `count` PNG files for each sound, or each prompt where there are no sounds.
+    """Draw `count` images for each conditioning and write them as PNG files.
 
-    An image is a function of its sound, its prompt, the seed and its number among `count`, whatever else is asked for
-    beside it.
+    An image is a function of its conditioning, the seed and its number among `count`, whatever is drawn beside it.
 
     Args:
-        model: the encoders and the Stable Diffusion.
-        inputs: sounds, prompts and the image to start from.
+        pipe: the Stable Diffusion.
+        conditioning: that of each sound or prompt, as `SoundToImage.encode` gives it.
+        stems: what the files of each are named after.
         folder: where the files go; it is made when the first image is drawn.
-        negative: the prompt that guidance moves away from.
-        unconditional: "text" or "silence", as in `SoundToImage.encode`.
-        guidance: weight of the conditioning (the model's own suggestion).
-        steps: denoising steps (the model's own suggestion).
-        sampler: name of the sampler (the model's own).
-        strength: how little is left of the image to start from, above 0 to 1.
-        height: of the images in pixels (what the U-Net was trained at).
-        width: of the images in pixels (what the U-Net was trained at).
-        count: images of each sound.
+        count: images of each.
         seed: seeds the noise.
         overwrite: whether files that are there are replaced; otherwise a new file gets the next free number.
+        sampling: keyword arguments of `StableDiffusion.__call__`: guidance, steps, sampler, image, strength, height,
+            width.
 
     Returns:
-        The paths of the files, in the order of the sounds.
+        The paths of the files, in the order of the stems.
 
     Raises:
         ValueError: an argument does not fit; then nothing is written.
     """
     if count < 1:
         raise ValueError(f"count is {count}; allowed: 1 or more")
-    pipe = model.pipe
-    guidance = pipe.sampling.guidance if guidance is None else guidance
-    steps = pipe.sampling.steps if steps is None else steps
-    sampler = sampler or pipe.sampling.sampler or pipe.schedule.sampler
-    rows = make_sampler(sampler, pipe.schedule, steps, None if inputs.image is None else strength).rows()
-    batch = batch_size(pipe, height, width)
-    conditioning = model.encode(
-        inputs.clips,
-        inputs.prompts,
-        negative=negative,
-        unconditional=None if guidance == 1 else unconditional,
-    )
-    paths = output_paths(inputs.stems, folder, count, overwrite)
-    sounds, numbers = np.divmod(np.arange(len(paths)), count)
+    paths = output_paths(stems, folder, count, overwrite)
+    indices_of, numbers = np.divmod(np.arange(len(paths)), count)
     keys = _image_keys(seed, numbers)
-    batches = list(padded_batches(len(paths), min(len(paths), batch)))
-    with Progress("denoising", len(batches) * len(rows)) as progress:
+    size = min(len(paths), batch_size(pipe, sampling.get("height"), sampling.get("width")))
+    batches = list(padded_batches(len(paths), size))
+    table = pipe.sampler_table(sampling.get("steps"), sampling.get("sampler"), _strength(**sampling))
+    with Progress("denoising", len(batches) * len(table.rows())) as progress:
         for number, (indices, wanted) in enumerate(batches):
             images = pipe(
-                conditioning.cond[sounds[indices]],
+                conditioning.cond[indices_of[indices]],
                 conditioning.uncond,
-                guidance=guidance,
-                steps=steps,
-                sampler=sampler,
-                image=inputs.image,
-                strength=strength,
-                height=height,
-                width=width,
                 key=keys[indices],
                 on_step=lambda done, total, _, before=number: progress.advance(before * total + done),
+                **sampling,
             )
             folder.mkdir(parents=True, exist_ok=True)
             for index, image in zip(indices[:wanted], to_pil(images)[:wanted], strict=True):
@@ -159,6 +131,11 @@ def output_paths(stems: Sequence[str], folder: Path, count: int, overwrite: bool
             path, number = folder / f"{stem}-{number}.png", number + 1
         paths.append(path)
     return paths
+
+
+def _strength(image: Image.Image | None = None, strength: float = 0.7, **_) -> float | None:
+    """The strength that counts: None without an image to start from."""
+    return None if image is None else strength
 
 
 def _image_keys(seed: int, numbers: np.ndarray) -> jax.Array:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import encoders
 from jaxsd.audio import RATE, clip_from_samples, load_clip
 from jaxsd.batching import map_batches
 from jaxsd.bundled import model_source, sound_source
+from jaxsd.diffusion.loading import read_unet_config
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.pretrained.precision import choose_dtype
 
@@ -71,12 +73,12 @@ class SoundToImage:
     def from_pretrained(
         cls,
         encoders: Sequence[str] = ("gemini",),
-        model: str | PathLike[str] = "toy",
+        model: str | Path = "toy",
         *,
         weights: Sequence[float] | None = None,
         revision: str | None = None,
         variant: str | None = None,
-        tokenizer: str | PathLike[str] | None = None,
+        tokenizer: str | Path | None = None,
         trust_code: bool = False,
         dtype: DTypeLike | None = None,
     ) -> "SoundToImage":
@@ -97,6 +99,9 @@ class SoundToImage:
             ValueError: a file is damaged or of another model, or encoders and model do not fit each other.
         """
         dtype = choose_dtype(dtype)
+        width = read_unet_config(model_source(model), revision).cross_attention_dim
+        for name in encoders:
+            _check_encoder_config(name, str(model), width)
         pipe = StableDiffusion.from_pretrained(
             model_source(model), revision=revision, variant=variant, tokenizer=tokenizer, dtype=dtype
         )
@@ -149,6 +154,10 @@ class SoundToImage:
             return Conditioning(cond, combine_embeddings(silence, negative_embeddings))
         return Conditioning(cond, None if unconditional is None else self.pipe.encode_text([negative]))
 
+    def is_guided(self, guidance: float | None = None) -> bool:
+        """Whether anything is left of what guidance moves away from; None is the guidance that the model suggests."""
+        return (self.pipe.sampling.guidance if guidance is None else guidance) != 1
+
     def encode_audio(self, clips: Int16[np.ndarray, "batch 16000"]) -> Float[Array, "batch 77 width"]:
         """The weighted mean of the encoders' embeddings. Raises ValueError where there is no encoder."""
         if not self.encoders:
@@ -179,8 +188,7 @@ class SoundToImage:
         Raises:
             FileNotFoundError, ValueError: those of `encode` and of `StableDiffusion.__call__`.
         """
-        guidance = sampling.get("guidance")
-        guided = None if guidance == 1 else unconditional
+        guided = unconditional if self.is_guided(sampling.get("guidance")) else None
         conditioning = self.encode(audio, prompts, rate=rate, negative=negative, unconditional=guided)
         sampling.setdefault("key", jnp.stack([jax.random.key(seed)] * len(conditioning.cond)))
         return self.pipe(*conditioning, **sampling)
@@ -241,6 +249,16 @@ def _normalize_weights(weights: Sequence[float] | None, count: int) -> list[floa
     if not all(0 <= weight < np.inf for weight in weights) or not sum(weights):
         raise ValueError(f"weights are {weights}; allowed: numbers of at least 0, one of them above")
     return [weight / sum(weights) for weight in weights]
+
+
+def _check_encoder_config(name: str, model: str, width: int):
+    """Refuse an encoder for another model by its encoder.json, before anything is loaded."""
+    made = encoders.read_config(name).get("width", width)  # an own encoder may call its sizes what it likes
+    if made != width:
+        raise ValueError(
+            f"encoder {name} makes embeddings of width {made}, and the U-Net of {model} takes {width}: choose an "
+            "encoder that was trained for this model, or train one as docs/training.md says"
+        )
 
 
 def _check_width(name: str, encoder: nnx.Module, width: int):

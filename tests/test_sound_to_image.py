@@ -10,7 +10,8 @@ from PIL import Image
 import encoders
 from jaxsd.audio import AudioError, load_clip
 from jaxsd.bundled import TOY_SAMPLES
-from jaxsd.generation import read_inputs, write_images
+from jaxsd.diffusion.pipeline import StableDiffusion
+from jaxsd.generation import write_images
 from jaxsd.sound_to_image import SoundToImage, load_clips
 from tests.helpers import models
 
@@ -90,6 +91,12 @@ def test_a_sound_does_not_depend_on_its_batch(model, clips):
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
+def test_guidance_of_one_needs_no_unconditional_embedding(model, clips, monkeypatch):
+    monkeypatch.setattr(StableDiffusion, "__call__", lambda self, cond, uncond, **_: uncond)
+    assert model(clips, guidance=1) is None
+    assert model(clips) is not None
+
+
 def test_sounds_are_files_samples_and_arrays(tmp_path, clips):
     path = tmp_path / "dog.flac"
     soundfile.write(path, clips[0], 16_000)
@@ -153,6 +160,14 @@ def test_images_are_those_of_the_command(tmp_path):
     """And each is a function of its own sound and the seed."""
     model = SoundToImage.from_pretrained()
     options = {"steps": 4, "seed": 3}
-    (path,) = write_images(model, read_inputs(["organ"], [], None), tmp_path, **options)
+    (path,) = write_images(model.pipe, model.encode("organ"), ["organ"], tmp_path, **options)
     together = model(["dog", "organ"], **options)
     np.testing.assert_allclose(together[1], np.asarray(Image.open(path)) / 255, atol=0.51 / 255)
+
+
+def test_an_encoder_for_another_model_is_refused_before_anything_is_loaded(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    for weights in tmp_path.glob("*/*.safetensors"):
+        weights.unlink()
+    with pytest.raises(ValueError, match="encoder gemini makes embeddings of width 128, and the U-Net of .* takes 24"):
+        SoundToImage.from_pretrained(["gemini"], tmp_path)

@@ -63,13 +63,7 @@ def load_folder(
     `StableDiffusion.from_pretrained`. Raises FileNotFoundError or ValueError naming the file.
     """
     folder = fetch(source, CONFIG_FILES, revision)
-    transformer = folder / "transformer" / "config.json"
-    if transformer.is_file():
-        other = recognize_transformer(read_json(transformer))
-        raise ValueError(f"{transformer} is that of {other}, not {MODEL_NAME}")
-    unet_config = folder / "unet" / "config.json"
-    if other := recognize_unet(read_json(unet_config)):
-        raise ValueError(f"{unet_config} is that of {other}, not {MODEL_NAME}")
+    _refuse_other_models(folder)
 
     def load(component, config_class, model_class, mapping, ignore=()):
         path = folder / component
@@ -89,6 +83,32 @@ def load_folder(
         schedule,
         sampling,
     )
+
+
+def read_unet_config(source: str | Path, revision: str | None = None) -> UNetConfig:
+    """The config of a model's U-Net, without loading or downloading any weights; a single file's is SD 1.5's.
+
+    Raises FileNotFoundError or ValueError naming the file, also where the model is another than Stable Diffusion 1.x.
+    """
+    if is_single_file(source):
+        return SD15_UNET
+    folder = fetch(source, CONFIG_FILES, revision)
+    _refuse_other_models(folder)
+    return read_model_config(UNetConfig, folder / "unet" / "config.json")
+
+
+def is_single_file(source: str | Path) -> bool:
+    """Whether a source is one file of weights, be it there or not."""
+    return Path(source).is_file() or Path(source).suffix == SAFETENSORS
+
+
+def _refuse_other_models(folder: Path):
+    transformer, unet = (folder / component / "config.json" for component in ("transformer", "unet"))
+    if transformer.is_file():
+        other = recognize_transformer(read_json(transformer))
+        raise ValueError(f"{transformer} is that of {other}, not {MODEL_NAME}")
+    if other := recognize_unet(read_json(unet)):
+        raise ValueError(f"{unet} is that of {other}, not {MODEL_NAME}")
 
 
 def load_single_file(

@@ -16,15 +16,14 @@ from PIL import Image
 from jaxsd.clip.tokens import load_tokenizer, tokenize
 from jaxsd.clip.towers import TextModel
 from jaxsd.diffusion.images import prepare_image
-from jaxsd.diffusion.loading import load_folder, load_single_file
-from jaxsd.diffusion.samplers import NoiseSchedule, init_history, make_sampler, normal, step
+from jaxsd.diffusion.loading import is_single_file, load_folder, load_single_file
+from jaxsd.diffusion.samplers import NoiseSchedule, Sampler, init_history, make_sampler, normal, step
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.diffusion.saving import save_folder
 from jaxsd.diffusion.tiles import decode_latents
 from jaxsd.diffusion.unet import UNet
 from jaxsd.diffusion.vae import VAE, Gaussian
 from jaxsd.pretrained.precision import choose_dtype
-from jaxsd.pretrained.weights import SAFETENSORS
 from jaxsd.sharding import AXIS, local_mesh, replicated_sharding, shard_batch
 
 
@@ -83,7 +82,7 @@ class StableDiffusion:
         """
         dtype = choose_dtype(dtype)
         path = Path(source)
-        if path.is_file() or path.suffix == SAFETENSORS:
+        if is_single_file(path):
             return cls(*load_single_file(path, tokenizer, dtype))
         return cls(*load_folder(source, revision, variant, tokenizer, dtype))
 
@@ -148,9 +147,7 @@ class StableDiffusion:
             ValueError: A shape, a value, the sampler or the number of steps does not fit.
         """
         guidance = self.sampling.guidance if guidance is None else guidance
-        steps = self.sampling.steps if steps is None else steps
-        sampler = sampler or self.sampling.sampler or self.schedule.sampler
-        table = make_sampler(sampler, self.schedule, steps, None if image is None else strength)
+        table = self.sampler_table(steps, sampler, None if image is None else strength)
         context = self._context(cond, uncond, guidance)
         batch = len(context[0])
         noise_keys, image_keys, step_keys = _split_keys(key, batch)
@@ -184,6 +181,17 @@ class StableDiffusion:
             if on_step:
                 on_step(done, len(rows), predicted.block_until_ready()[:batch])
         return _decode_images(*networks, None, history.xs[0])[:batch]
+
+    def sampler_table(
+        self, steps: int | None = None, sampler: str | None = None, strength: float | None = None
+    ) -> Sampler:
+        """The coefficients of the steps that a call with these arguments runs; `strength` None is without an image.
+
+        What is None is what the model suggests. Raises ValueError where a value does not fit.
+        """
+        steps = self.sampling.steps if steps is None else steps
+        sampler = sampler or self.sampling.sampler or self.schedule.sampler
+        return make_sampler(sampler, self.schedule, steps, strength)
 
     def decode(
         self, latents: Float[Array, "batch latent_height latent_width channels"]
