@@ -17,6 +17,7 @@ from flax import nnx
 
 from benchmarks.diffusion import random
 from benchmarks.timing import in_turns
+from encoders.flops import count_flops
 from encoders.layers import rematerialize
 from jaxsd.config import load_config
 from jaxsd.diffusion.samplers import NoiseSchedule
@@ -28,7 +29,7 @@ from jaxsd.training.initialization import make_encoder
 from jaxsd.training.loop import init_state, make_step
 from jaxsd.training.losses import make_gradient
 from jaxsd.training.optimizers import make_optimizer
-from jaxsd.training.throughput import count_flops, peak_flops
+from jaxsd.training.throughput import peak_flops
 from tests.references.encoders import Sizes, torch_encoder
 from tests.references.manifests import make as published
 
@@ -44,7 +45,7 @@ def ours(name: str, size: int):
     rematerialize(models)
     (graph, params), (models_graph, frozen) = nnx.split(encoder), nnx.split(models)
     optimizer = make_optimizer(config, config.warmup + 1)
-    step = make_step(None, optimizer, 0, gradient_fn=make_gradient(config, graph, models_graph))
+    step = make_step(make_gradient(config, graph, models_graph), optimizer, 0)
     state = replicate(init_state({"encoder": nnx.as_pure(params)}, optimizer))
     audio, latents = examples(size)
     batch = {"audio": audio, "latents": latents.transpose(0, 2, 3, 1), "valid": np.ones(size, bool)}

@@ -16,6 +16,7 @@ from flax import nnx
 
 import encoders
 from benchmarks.timing import in_turns
+from encoders.flops import count_flops
 from jaxsd.config import load_config
 from jaxsd.pretrained.precision import choose_dtype
 from jaxsd.sharding import batch_sharding, replicate
@@ -24,7 +25,7 @@ from jaxsd.training.initialization import make_encoder
 from jaxsd.training.loop import init_state, make_step
 from jaxsd.training.losses import make_gradient
 from jaxsd.training.optimizers import make_optimizer
-from jaxsd.training.throughput import count_flops, peak_flops
+from jaxsd.training.throughput import peak_flops
 
 WIDTH, BATCH = 768, 1151
 CLIPS = 2_212_933 // BATCH * BATCH * 32
@@ -52,7 +53,7 @@ def ours(name: str, batch: dict[str, np.ndarray], accumulate: int) -> tuple[Call
     models_graph, frozen = nnx.split(FrozenModels(projection=nnx.Param(projection())))
     optimizer = make_optimizer(config, 1)
     gradient = make_gradient(config, graph, models_graph)
-    step = make_step(None, optimizer, 0, average_decay=0.0, gradient_fn=gradient)
+    step = make_step(gradient, optimizer, 0, average_decay=0.0)
     state = replicate(init_state({"encoder": nnx.as_pure(params)}, optimizer))
     batch, frozen = jax.device_put(batch, batch_sharding()), replicate(nnx.as_pure(frozen))
     flops = count_flops(step.trace(state, frozen, batch).jaxpr)

@@ -269,8 +269,8 @@ def _checked(key: str, value: Any, kind: Any) -> Any:
     """`value` as the `kind` of the annotation; an int is also a float. Raises ValueError where it is of another."""
     if kind is Any:
         return value
-    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping | kind):
-        return value if isinstance(value, kind) else _from_dict(kind, value, f"{key}.")
+    if kind is DataConfig and isinstance(value, Mapping):
+        return _from_dict(kind, value, f"{key}.")
     if typing.get_origin(kind) is dict and isinstance(value, Mapping):
         part = typing.get_args(kind)[1]
         return {name: _checked(f"{key}.{name}", one, part) for name, one in value.items()}

@@ -98,7 +98,8 @@ def run_stage(
     if not path.exists():
         schedule = SCHEDULES["cosine"](peak, min(200, steps // 10), steps)
         optimizer = optax.chain(optax.clip_by_global_norm(1.0), muon(schedule))
-        step = make_step(lambda p, _, b, k: loss(nnx.merge(graph, p), b, k), optimizer, seed)
+        gradient = jax.value_and_grad(lambda p, _, b, k: loss(nnx.merge(graph, p), b, k), has_aux=True)
+        step = make_step(gradient, optimizer, seed)
         state = init_state(params, optimizer)
         state = fit(folder / name, name, state, step, lambda first: map(batch, count(first)), steps, **options)
         write_parameters(nnx.merge(graph, state.average), path, np.float32)

@@ -51,12 +51,12 @@ def load_frozen_models(
     Raises:
         ValueError: dataset.json names no such model, or the models do not go together.
     """
-    tower = _load(CLIP, clip_source, "clip", clip, dataset, dtype)
+    tower = _load_pipeline(CLIP, clip_source, "clip", clip, dataset, dtype)
     kernel = tower.model.text_projection.kernel[...]
     available = {"projection": lambda: nnx.Param(kernel), "text_model": lambda: tower.model.text_model}
     available["bos"] = lambda: nnx.Param(_bos_embedding(tower))
     if FROM_DIFFUSION & set(names):
-        pipe = _load(StableDiffusion, model_source, "diffusion", diffusion, dataset, dtype)
+        pipe = _load_pipeline(StableDiffusion, model_source, "diffusion", diffusion, dataset, dtype)
         if (width := pipe.unet.config.cross_attention_dim) != len(kernel):
             raise ValueError(
                 f"the U-Net of {diffusion or dataset['diffusion']} attends to width {width}, but the data's CLIP, "
@@ -67,7 +67,7 @@ def load_frozen_models(
     return FrozenModels(**{name: available[name]() for name in {"projection", *names}})
 
 
-def _load(pipeline, source, key: str, replacement: str | None, dataset: Mapping[str, Any], dtype: jnp.dtype):
+def _load_pipeline(pipeline, source, key: str, replacement: str | None, dataset: Mapping[str, Any], dtype: jnp.dtype):
     """The pipeline that `dataset` names under `key`, or the replacement of it."""
     if replacement is not None:
         return pipeline.from_pretrained(source(replacement), dtype=dtype)

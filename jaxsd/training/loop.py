@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,13 @@ import optax
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Int32, PyTree
 
+from encoders.flops import count_flops
 from jaxsd.sharding import replicate, replicated_sharding
 from jaxsd.training.checkpoints import Checkpoints
 from jaxsd.training.run_logger import RunLogger, summarize_figures
-from jaxsd.training.throughput import count_flops, peak_flops
+from jaxsd.training.throughput import peak_flops
 
 Metrics = dict[str, jax.Array]
-LossFn = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[jax.Array, Metrics]]
 GradientFn = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[tuple[jax.Array, Metrics], PyTree]]
 
 
@@ -36,9 +37,17 @@ class TrainState:
 class Interrupted(KeyboardInterrupt):
     """Training was asked to stop and saved its state at `step`. `status` is the exit status: 0 after SIGTERM."""
 
-    def __init__(self, folder: Path, step: int, number: int):
+    def __init__(self, folder: Path, step: int, number: int | None):
         super().__init__(f"stopped at step {step}, saved in {folder}; run the same command to go on")
-        self.status = 0 if number == signal.SIGTERM else 128 + number
+        self.status = 130 if number == signal.SIGINT else 0
+
+
+class StepFn(Protocol):
+    """A jitted step of a training."""
+
+    def __call__(self, state: TrainState, frozen: PyTree, batch: PyTree, /) -> tuple[TrainState, Metrics]: ...
+
+    def trace(self, state: TrainState, frozen: PyTree, batch: PyTree, /) -> Any: ...
 
 
 def init_state(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
@@ -47,27 +56,28 @@ def init_state(params: PyTree, optimizer: optax.GradientTransformation) -> Train
 
 
 def make_step(
-    loss_fn: LossFn | None,
-    optimizer: optax.GradientTransformation,
-    seed: int,
-    *,
-    average_decay: float = 0.999,
-    gradient_fn: GradientFn | None = None,
-):
-    """A jitted, donating `step(state, frozen, batch) -> state, metrics`.
+    gradient: GradientFn, optimizer: optax.GradientTransformation, seed: int, *, average_decay: float = 0.999
+) -> StepFn:
+    """Make the step of a training.
 
-    `loss_fn(params, frozen, batch, key) -> loss, metrics`, where `frozen` are arrays that do not train, such as the
-    parameters of models the loss goes through. `gradient_fn`, which returns `(loss, metrics), gradients`, stands in
-    for its derivative where given. The key is a function of `seed` and the step alone, so that a resumed run repeats
-    an uninterrupted one. The moving average starts short: min(decay, (1 + t) / (10 + t)).
+    Args:
+        gradient: `gradient(params, frozen, batch, key) -> ((loss, metrics), gradients)`, such as
+            `jax.value_and_grad(loss, has_aux=True)`. `frozen` are arrays that do not train, such as the parameters of
+            models that the loss goes through.
+        optimizer: turns gradients into updates.
+        seed: of the keys. A key is a function of the seed and the step alone, so that a resumed run repeats an
+            uninterrupted one.
+        average_decay: of the moving average, which starts short: min(average_decay, (1 + t) / (10 + t)).
+
+    Returns:
+        A jitted `step(state, frozen, batch) -> state, metrics`, which donates the state.
     """
-    gradient_fn = gradient_fn or jax.value_and_grad(loss_fn, has_aux=True)
     everywhere = replicated_sharding()
 
     @partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
     def step(state: TrainState, frozen: PyTree, batch: PyTree) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (loss, metrics), gradients = gradient_fn(state.params, frozen, batch, key)
+        (loss, metrics), gradients = gradient(state.params, frozen, batch, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
@@ -82,7 +92,7 @@ def fit(
     folder: Path,
     name: str,
     state: TrainState,
-    step: Callable[[TrainState, PyTree, PyTree], tuple[TrainState, Metrics]],
+    step: StepFn,
     batches: Callable[[int], Iterator[PyTree]],
     steps: int,
     *,
@@ -179,7 +189,7 @@ class _StopSignal:
     Among several processes, JAX itself listens to SIGTERM: all of them then stop after the same step.
     """
 
-    number = None
+    number: int | None = None
 
     def __enter__(self):
         self._alone = jax.process_count() == 1

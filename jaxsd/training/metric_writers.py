@@ -53,12 +53,13 @@ class TensorBoard:
 
     def __init__(self, folder: Path, first_step: int):
         # Here, not above: it takes a third of a second that programs without training need not wait for.
-        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self.Event, self.Summary = event_pb2.Event, summary_pb2.Summary
+        self.Event, self.Summary = Event, Summary
         self.writer = EventFileWriter(str(folder))
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        start = SessionLog(status=SessionLog.START)
         self.writer.add_event(self.Event(wall_time=time.time(), step=first_step, session_log=start))
 
     def write(self, step: int, metrics: dict[str, float]):

@@ -1,11 +1,9 @@
 """How fast training goes: examples a second, time lost to waiting for input, and use of the device's peak (MFU)."""
 
-import math
 import time
 from contextlib import contextmanager
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
 
 # Dense bfloat16 FLOP/s of one device, from the vendors' data sheets; the first name that the device's kind holds.
 PEAKS = {
@@ -29,37 +27,6 @@ def peak_flops() -> float | None:
     kind = jax.devices()[0].device_kind
     peaks = [peak for name, peak in PEAKS.items() if name in kind]
     return peaks[0] * jax.device_count() if peaks else None
-
-
-def count_flops(jaxpr: Jaxpr | ClosedJaxpr) -> int:
-    """FLOPs of the matrix products and convolutions of a program, a multiply-add being two.
-
-    From the program as traced: what rematerialisation computes twice counts twice, the body of a `scan` as often as
-    it runs (XLA's own analysis counts it once), that of a `while_loop` once, of a `cond` the costliest branch.
-    """
-    if isinstance(jaxpr, ClosedJaxpr):
-        jaxpr = jaxpr.jaxpr
-    total = 0
-    for equation in jaxpr.eqns:
-        parameters, name = equation.params, equation.primitive.name
-        if name == "dot_general":
-            left, contracted = equation.invars[0].aval.shape, parameters["dimension_numbers"][0][0]
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
-        elif name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
-            features = kernel[parameters["dimension_numbers"].rhs_spec[0]]
-            # Zeros put between the inputs are not worth a multiplication.
-            zeros = math.prod(parameters["lhs_dilation"])
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // features // zeros
-        else:
-            inner = [leaf for leaf in jax.tree.leaves(parameters, is_leaf=_is_jaxpr) if _is_jaxpr(leaf)]
-            counts = [count_flops(part) for part in inner]
-            total += max(counts, default=0) if name == "cond" else parameters.get("length", 1) * sum(counts)
-    return total
-
-
-def _is_jaxpr(value) -> bool:
-    return isinstance(value, Jaxpr | ClosedJaxpr)
 
 
 class ThroughputMeter:
@@ -99,7 +66,8 @@ class ThroughputMeter:
         seconds = time.perf_counter() - self.begun - self.paused
         rate = self.steps / seconds
         figures = {"examples_per_second": rate * self.examples, "input_wait": self.waited / seconds}
-        if self.flops:
-            figures["mfu"] = rate * self.flops / peak_flops()
+        peak = peak_flops()
+        if self.flops and peak:
+            figures["mfu"] = rate * self.flops / peak
         self.start()
         return figures

@@ -70,7 +70,7 @@ def train(
     dataset = read_json(Path(config.data.folder) / "train" / METADATA)
     names = {name for loss in losses.values() for name in loss.models} | set(validation_models(config))
     models = load_frozen_models(dataset, names, dtype=dtype, clip=clip, diffusion=model)
-    _check_width(config, encoder, len(models.projection[...]))
+    _check_encoded_shape(config, encoder, len(models.projection[...]))
     if config.remat:
         rematerialize(encoder)
         rematerialize(models)
@@ -88,7 +88,7 @@ def train(
         folder,
         f"train {folder.name}",
         init_state(params, optimizer),
-        make_step(None, optimizer, config.seed, average_decay=config.average_decay, gradient_fn=gradient),
+        make_step(gradient, optimizer, config.seed, average_decay=config.average_decay),
         loader.batches,
         steps,
         frozen=frozen,
@@ -160,7 +160,7 @@ def _check_warmup(config: TrainConfig, steps: int):
         raise ValueError(f"warmup is {config.warmup}; it must be less than the steps of training, {steps}")
 
 
-def _check_width(config: TrainConfig, encoder: nnx.Module, width: int):
+def _check_encoded_shape(config: TrainConfig, encoder: nnx.Module, width: int):
     """Raise ValueError where an encoder's output is not of the shape of CLIP's hidden states."""
     if (shape := encoded_shape(encoder)) != (77, width):
         mend = f"; set --config.encoder_config.width={width}" if "width" in config.encoder_config else ""

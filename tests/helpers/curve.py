@@ -43,7 +43,7 @@ def make_loader() -> Loader:
 
 def train(folder: Path, batches, **options):
     state = init_state({"w": jnp.full((24, 8), 0.1) + jnp.eye(24, 8)}, OPTIMIZER)
-    step = make_step(loss_fn, OPTIMIZER, seed=0)
+    step = make_step(jax.value_and_grad(loss_fn, has_aux=True), OPTIMIZER, seed=0)
     return fit(folder, "curve", state, step, batches, STEPS, frozen=FROZEN, log_every=1, **options)
 
 

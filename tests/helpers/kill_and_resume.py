@@ -42,7 +42,7 @@ def train(folder: Path, cache: Path):
     params = {name: jnp.asarray(rng.normal(0, 0.1, (WIDTH, WIDTH)), jnp.float32) for name in ("in", "out")}
     optimizer = optax.adam(1e-3)
     loader = Loader(columns, ["x"], 16, seed=0)
-    step = make_step(loss_fn, optimizer, seed=0)
+    step = make_step(jax.value_and_grad(loss_fn, has_aux=True), optimizer, seed=0)
     fit(folder, "train", init_state(params, optimizer), step, loader.batches, STEPS, save_every=SAVE_EVERY, log_every=1)
 
 

@@ -37,7 +37,7 @@ def losses(accumulate: int = 1) -> list[float]:
     projection = nnx.Param(rng.standard_normal((WIDTH, WIDTH)).astype(np.float32))
     models_graph, frozen = nnx.split(FrozenModels(projection=projection))
     optimizer = make_optimizer(config, STEPS)
-    step = make_step(None, optimizer, config.seed, gradient_fn=make_gradient(config, graph, models_graph))
+    step = make_step(make_gradient(config, graph, models_graph), optimizer, config.seed)
     state = init_state({"encoder": nnx.as_pure(params)}, optimizer)
     state, frozen = replicate((state, nnx.as_pure(frozen)))
     batches = loader.batches()

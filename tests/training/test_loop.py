@@ -38,7 +38,7 @@ def loss_fn(params, frozen, batch, key):
     return jnp.mean(error**2), {"first": params["w"][0]}
 
 
-STEP = make_step(loss_fn, OPTIMIZER, seed=0)
+STEP = make_step(jax.value_and_grad(loss_fn, has_aux=True), OPTIMIZER, seed=0)
 
 
 def train(folder, steps, batch=lambda i: DATA[ROWS(i)], step=STEP, **options):
@@ -126,7 +126,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
         return np.full((8, 3), 0.0 if step == 4 else 1.0, np.float32)
 
     with pytest.raises(FloatingPointError, match="step 4: gradient_norm is nan"):
-        train(tmp_path, 20, batch, step=make_step(loss, OPTIMIZER, seed=0), save_every=5)
+        train(tmp_path, 20, batch, step=make_step(jax.value_and_grad(loss, has_aux=True), OPTIMIZER, 0), save_every=5)
     assert not list((tmp_path / "checkpoints").glob("5*"))
 
 
@@ -203,17 +203,6 @@ def test_the_share_of_time_spent_waiting_for_input(tmp_path):
     line = read_metrics(tmp_path / "metrics.jsonl")[-1]
     seconds = 21 * 8 / line["examples_per_second"]  # those after the first step
     assert 0.9 * 21 * 0.02 <= line["input_wait"] * seconds <= seconds
-
-
-def test_flops_are_those_of_products_wherever_they_stand():
-    def f(x, kernel, flag):
-        rows, _ = jax.lax.scan(lambda c, _: (jnp.tanh(c @ x), None), x, None, length=7)
-        image = jax.lax.conv_general_dilated(x[None, None], kernel, (2, 2), "VALID")
-        return jax.lax.cond(flag, lambda: rows @ rows, lambda: rows).sum() + jax.checkpoint(jnp.sin)(image).sum()
-
-    x, kernel = jnp.ones((16, 16)), jnp.ones((5, 1, 4, 4))
-    expected = 8 * 2 * 16**3 + 2 * (5 * 7 * 7) * (4 * 4)
-    assert throughput.count_flops(jax.make_jaxpr(f)(x, kernel, True)) == expected
 
 
 def test_mfu_is_flops_over_the_peak_of_the_device(tmp_path, monkeypatch):

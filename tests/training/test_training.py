@@ -84,7 +84,7 @@ def one_step(data, *overrides):
     models_graph, frozen = nnx.split(frozen)
     optimizer = optax.sgd(0.1)
     loader = Loader(open_columns(data / "train"), loss_columns(config), config.batch_size, 0, parts=config.accumulate)
-    step = make_step(None, optimizer, 0, gradient_fn=make_gradient(config, graph, models_graph))
+    step = make_step(make_gradient(config, graph, models_graph), optimizer, 0)
     params = {"encoder": nnx.as_pure(params), "log_scale": jnp.float32(1.0)}
     state, frozen = replicate((init_state(params, optimizer), nnx.as_pure(frozen)))
     return step(state, frozen, next(loader.batches()))

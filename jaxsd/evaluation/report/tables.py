@@ -143,7 +143,9 @@ def _layers(results: Results) -> Table:
     for layer in next(iter(counts.values()), {}):
         label, write = forms.get(layer, (layer, decimals(0)))
         rows.append((label, *(write(figures[layer]) for figures in counts.values())))
-    note = "Layers as Table 2 of arXiv 2509.09717 counts them; operations as XLA counts those of one clip."
+    note = (
+        "Layers as Table 2 of arXiv 2509.09717 counts them; operations of one clip in matrix products and convolutions."
+    )
     return Table("Layers", note, ("", *counts), rows)
 
 
