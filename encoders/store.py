@@ -23,8 +23,8 @@ from encoders.user_code import code_of, load_class
 
 ENCODER_JSON, ENCODER_WEIGHTS = "encoder.json", "model.safetensors"
 AUDIO_POOLINGS = ("mean", "first", "last")  # of the 77 vectors, where one vector of a clip is compared with CLIP's
-FLOATS = ("F16", "BF16", "F32", "F64")  # safetensors' names of the dtypes that are read
-LFS_POINTER = b"version https://git-lfs"  # how the file begins that stands in place of a large file
+READ_DTYPES = ("F16", "BF16", "F32", "F64")  # safetensors' names of the dtypes that are read
+POINTER_START = b"version https://git-lfs"  # how the file begins that stands in place of a large file
 NOT_SIZE_KEYS = ("encoder", "audio_pooling", "code")  # of encoder.json; all others are sizes
 
 
@@ -225,7 +225,7 @@ def _find_file(source: str | Path, name: str) -> Path:
 
 def _refuse_pointer(path: Path) -> None:
     with path.open("rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+        if file.read(len(POINTER_START)) == POINTER_START:
             raise ValueError(f"{path} is a Git LFS pointer and not the file itself, which `git lfs pull` fetches")
 
 
@@ -291,8 +291,8 @@ def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
             if problem := _mismatch(shapes, {key: tuple(part.get_shape()) for key, part in slices.items()}):
                 raise ValueError(f"{path}: {problem}")
             for key, part in slices.items():
-                if part.get_dtype() not in FLOATS:
-                    raise ValueError(f"{path}: {key} is of {part.get_dtype()}; allowed: {', '.join(FLOATS)}")
+                if part.get_dtype() not in READ_DTYPES:
+                    raise ValueError(f"{path}: {key} is of {part.get_dtype()}; allowed: {', '.join(READ_DTYPES)}")
             tensors = {key: jnp.asarray(file.get_tensor(key), jnp.float32) for key in shapes}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
