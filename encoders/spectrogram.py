@@ -8,6 +8,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int16, Shaped
 
 SAMPLES = 16_000  # one second at 16 kHz
@@ -33,7 +34,7 @@ def waveform(clips: Shaped[Array | np.ndarray, "..."]) -> Float[Array, "batch 16
         return jnp.asarray(clips, jnp.float32) / 32767
     if not jnp.issubdtype(clips.dtype, jnp.floating):
         raise ValueError(f"an encoder takes int16 PCM or floats in [-1, 1], not {clips.dtype}")
-    if not isinstance(clips, jax.core.Tracer) and clips.size and (peak := float(abs(clips).max())) > LARGEST_FLOAT:
+    if not isinstance(clips, Tracer) and clips.size and (peak := float(abs(clips).max())) > LARGEST_FLOAT:
         raise ValueError(
             f"an encoder takes floats in [-1, 1], and these reach {peak:g}; PCM at integer scale must be int16, "
             "clips.astype(np.int16)"
