@@ -415,7 +415,7 @@ def test_what_is_no_source_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("text")
     refused(tmp_path / "notes.txt", tmp_path / "out", "notes.txt: a checkpoint's name must end in .pth, .pt", tmp_path)
     (tmp_path / "bad.safetensors").write_text("text")
-    refused(tmp_path / "bad.safetensors", tmp_path / "out", "not a readable safetensors file", tmp_path)
+    refused(tmp_path / "bad.safetensors", tmp_path / "out", "not a safetensors file", tmp_path)
 
 
 def test_other_things_at_out_are_left_alone(tmp_path, checkpoint):
