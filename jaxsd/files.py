@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LOCK = ".lock"
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+POINTER_BEGINNING = b"version https://git-lfs.github.com/spec/"
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def _is_at(file, path: Path) -> bool:
 def check_not_pointer(path):
     """Raise ValueError where the file holds no data but a pointer of Git LFS to them."""
     with Path(path).open("rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+        if file.read(len(POINTER_BEGINNING)) == POINTER_BEGINNING:
             raise ValueError(f"{path} is a pointer of Git LFS, not the file itself; run `git lfs pull` to get the file")
 
 

@@ -18,7 +18,7 @@ from jaxsd.sharding import local_mesh, replicated_sharding, shard_batch
 
 # How many examples a device takes at once: as many of the large batches as there are, and small ones for the rest, so
 # that few examples cost little, and only two programs are compiled.
-LARGE_BATCH, SMALL_BATCH = 64, 8
+FULL_BATCH, REST_BATCH = 64, 8
 VAE_PIXELS = 2**21  # that a device encodes at once: 8 images of 512 x 512
 
 
@@ -75,10 +75,10 @@ class FeatureTowers:
             )
         return columns
 
-    def _in_batches(self, function: Callable, examples: np.ndarray | None, most: int = LARGE_BATCH) -> jax.Array:
+    def _in_batches(self, function: Callable, examples: np.ndarray | None, most: int = FULL_BATCH) -> jax.Array:
         """`function` of all examples, in float16; a device takes no more than `most` at once."""
         assert examples is not None
-        sizes = [min(size, most) * self._mesh.size for size in (LARGE_BATCH, SMALL_BATCH)]
+        sizes = [min(size, most) * self._mesh.size for size in (FULL_BATCH, REST_BATCH)]
         parts = []
         for first, size in _split(len(examples), *sizes):
             batch = examples[first : first + size]
