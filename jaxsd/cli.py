@@ -2,13 +2,18 @@
 
 import argparse
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 # What a user can mend: a wrong value, a missing file, a full disk.
 USER_ERRORS = (ValueError, OSError)
+INTERRUPTED = 130  # exit status after Ctrl-C, as of a shell
+GRACE = 3.0  # seconds after Ctrl-C in which Python may end the program itself
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -18,6 +23,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     interrupt in its own `status` or 130, all without a traceback; other exceptions are bugs and keep theirs.
     """
     keep_compiled()
+    _watch_interrupts()
     # transformers is here for its tokenizer: that torch is missing is no news.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
@@ -27,7 +33,35 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except FloatingPointError as error:
         _fail(1, _message(error))
     except KeyboardInterrupt as stop:
-        _fail(getattr(stop, "status", 130), str(stop) or "interrupted")
+        if hasattr(stop, "status"):  # stopped in good order
+            _fail(stop.status, str(stop))
+        _end_at_once(str(stop) or "interrupted")
+
+
+def _watch_interrupts() -> None:
+    """End the program GRACE seconds after Ctrl-C where Python has not: it hears of it after the call it is in only.
+
+    Such a call may be a compilation or a long computation. Who handles SIGINT itself turns this off by
+    `signal.set_wakeup_fd(-1)`.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def watch():
+        while number := os.read(reading, 1):
+            if number[0] == signal.SIGINT:
+                time.sleep(GRACE)
+                _end_at_once("interrupted")
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _end_at_once(message: str) -> NoReturn:
+    """End without waiting for threads and worker processes, which may have long to go; they end with this process."""
+    print(f"{program()}: {message}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(INTERRUPTED)
 
 
 def keep_compiled() -> None:

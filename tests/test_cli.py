@@ -1,6 +1,10 @@
-"""The flags of a run by several processes."""
+"""How programs end, and the flags of a run by several processes."""
 
 import argparse
+import signal
+import subprocess
+import sys
+import time
 
 import jax
 import pytest
@@ -58,3 +62,39 @@ def test_flags_are_passed_on(started):
 def test_flags_that_do_not_go_together_are_refused(started, flags, message):
     with pytest.raises(ValueError, match=message):
         started(*flags)
+
+
+LONG_COMPUTATION = """
+import jax
+import jax.numpy as jnp
+from jaxsd import cli
+
+def main():
+    compute = jax.jit(lambda x: jax.lax.fori_loop(0, 2**31 - 2, lambda i, x: jnp.sin(x), x))
+    print("computing", flush=True)
+    compute(jnp.ones(1000)).block_until_ready()
+"""
+WAITING_THREAD = """
+import time
+from concurrent.futures import ThreadPoolExecutor
+from jaxsd import cli
+
+def main():
+    with ThreadPoolExecutor(1) as pool:
+        print("computing", flush=True)
+        pool.submit(time.sleep, 1000).result()
+"""
+
+
+@pytest.mark.parametrize("program", [LONG_COMPUTATION, WAITING_THREAD])
+def test_ctrl_c_ends_a_program_within_seconds(program):
+    command = [sys.executable, "-c", program + "\ncli.run(main)"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "computing\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    try:
+        errors = process.communicate(timeout=20)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130 and errors.endswith("interrupted\n") and "Traceback" not in errors

@@ -195,6 +195,8 @@ class _StopSignal:
         self._alone = jax.process_count() == 1
         stopping = (signal.SIGTERM, signal.SIGINT) if self._alone else ()
         self._previous = {number: signal.signal(number, self._request) for number in stopping}
+        # What ends other programs soon after Ctrl-C (jaxsd.cli) would not leave the time to save.
+        self._wakeup = signal.set_wakeup_fd(-1) if stopping else -1
         return self
 
     def _request(self, number, _):
@@ -210,3 +212,5 @@ class _StopSignal:
     def __exit__(self, *_):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self._wakeup != -1:
+            signal.set_wakeup_fd(self._wakeup)
