@@ -66,7 +66,7 @@ class SoundToImage:
         self.encoders, self.pipe = dict(audio_encoders), pipe
         self.weights = _normalize_weights(weights, len(self.encoders))
         for name, encoder in self.encoders.items():
-            _check_width(name, encoder, pipe.unet.config.cross_attention_dim)
+            _refuse_other_width(name, encoder, pipe.unet.config.cross_attention_dim)
         self._encode = nnx.jit(lambda encoder, clips: encoder(clips).astype(jnp.float32))
 
     @classmethod
@@ -261,7 +261,7 @@ def _check_encoder_config(name: str, model: str, width: int):
         )
 
 
-def _check_width(name: str, encoder: nnx.Module, width: int):
+def _refuse_other_width(name: str, encoder: nnx.Module, width: int):
     clip = jax.ShapeDtypeStruct((1, RATE), jnp.int16)
     made = nnx.eval_shape(lambda encoder, clip: encoder(clip), encoder, clip).shape[-1]
     if made != width:

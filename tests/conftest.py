@@ -1,6 +1,21 @@
-import jax
-import numpy as np
-import pytest
+"""The shapes and dtypes that annotations name are checked at every call of the project's functions in a test run."""
+
+import os
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+import tests.helpers.typechecker  # noqa: F401  # the hook names it
+
+# Processes of one run, and later runs, share what is compiled.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+install_import_hook(["jaxsd", "encoders"], "tests.helpers.typechecker.beartype")  # before the first import of either
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
