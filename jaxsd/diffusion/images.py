@@ -61,7 +61,7 @@ def rgb(image: Image.Image) -> Float[np.ndarray, "height width 3"]:
 
 
 def resize(
-    picture: Float[np.ndarray, "any any channels"], height: int, width: int
+    picture: Float[np.ndarray, "image_height image_width channels"], height: int, width: int
 ) -> Float[np.ndarray, "height width channels"]:
     """Lanczos-filtered to the size, what the filter overshoots cut off."""
     channels = [Image.fromarray(channel) for channel in np.moveaxis(picture, -1, 0)]

@@ -85,15 +85,15 @@ class Alignment:
 
 
 def align(
-    vectors: Float[np.ndarray, "M features"],
-    targets: Float[np.ndarray, "M features"],
+    vectors: Float[np.ndarray, "..."],
+    targets: Float[np.ndarray, "..."],
     *,
     scale: float = 1.0,
     permutations: int = 0,
     seed: int = 0,
     block: int | None = None,
 ) -> Alignment:
-    """Compare unit-norm vectors with their unit-norm targets, `block` rows of the M x M similarities at a time.
+    """Compare unit-norm vectors (M, features) with their targets, `block` rows of the M x M similarities at a time.
 
     `scale` is the inverse temperature of the cross-entropies alone. Raises ValueError where the shapes differ, there
     is no row, a value is not finite or a norm is not 1 within 1 %.

@@ -79,8 +79,8 @@ def translate(mapping: Iterable[Rule], name: str, backwards: bool = False) -> tu
     return None
 
 
-class _SameKey:
-    """Takes the place of `nnx.Rngs` where values do not matter: every parameter gets the same key."""
+class _SameKey(nnx.Rngs):
+    """`nnx.Rngs` where values do not matter: every parameter gets the same key."""
 
     def __init__(self):
         self.key = jax.random.key(0)
@@ -97,8 +97,8 @@ def abstract_model(make: Callable[..., nnx.Module]) -> nnx.Module:
     return nnx.eval_shape(lambda: make(rngs=_SameKey()))
 
 
-def parameters(model: nnx.Module) -> dict[str, jax.Array]:
-    """The parameters of `model` by dotted name (shapes for an abstract model)."""
+def parameters(model: nnx.Module) -> dict[str, Any]:
+    """The parameters of `model` by dotted name: arrays, or `jax.ShapeDtypeStruct` for an abstract model."""
     flat = nnx.to_flat_state(nnx.as_pure(nnx.state(model, nnx.Param)))
     return {".".join(map(str, path)): value for path, value in flat}
 

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 PIECE = re.compile(r"(?P<whole>.+\.(?:pth|pt|bin))\.part[._-]?(?P<ending>.*)")
@@ -70,7 +70,7 @@ def import_torch(name: str = "") -> ModuleType:
     return torch
 
 
-def _load(file: BinaryIO, name: str) -> Mapping[str, Any]:
+def _load(file: io.BufferedIOBase, name: str) -> Mapping[str, Any]:
     """The state dict in a file of torch.save. No code in the file is ever run."""
     torch = import_torch(name)
     start = file.read(4)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -75,7 +76,7 @@ def test_text_files_of_either_transformers_generation_load(tmp_path):
 def test_end_of_text_of_current_and_legacy_configs(legacy):
     config = dataclasses.replace(models.TEXT, eos_token_id=2 if legacy else 649)
     model = nnx.eval_shape(lambda: TextModel(config, rngs=nnx.Rngs(0)))
-    assert model.end_of_text(np.array([[648, 3, 2, 649, 649], [648, 649, 0, 0, 0]])).tolist() == [3, 1]
+    assert model.end_of_text(jnp.array([[648, 3, 2, 649, 649], [648, 649, 0, 0, 0]])).tolist() == [3, 1]
 
 
 @pytest.mark.parametrize("size", [(64, 64), (100, 50), (33, 70)])

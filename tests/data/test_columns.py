@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxsd.data import columns
-from jaxsd.data.columns import create_columns, finish_columns, open_columns, write_columns, write_examples
+from jaxsd.data.columns import ColumnType, create_columns, finish_columns, open_columns, write_columns, write_examples
 
 SIZE = 1000
 BAD = np.array([0, 5, 6, 640, 990, 998, 999])
@@ -20,7 +20,7 @@ VALUES = {
 
 
 def begin(folder):
-    create_columns(folder, SIZE, {name: (values.dtype, values.shape[1:]) for name, values in VALUES.items()})
+    create_columns(folder, SIZE, {name: ColumnType(values.dtype, values.shape[1:]) for name, values in VALUES.items()})
     for first in (600, 0, 300, 900):  # any order
         write_examples(folder, first, {name: values[first : first + 300] for name, values in VALUES.items()})
 

@@ -101,7 +101,7 @@ def test_a_network_that_knows_the_noise_has_no_denoising_error(rng, prediction_t
         noise = (noisy - alpha * latents) / sigma
         return noise if prediction_type == "epsilon" else alpha * noise - sigma * latents
 
-    errors, ratio = denoising_errors(oracle, schedule, latents, None, jax.random.key(0))
+    errors, ratio = denoising_errors(oracle, schedule, latents, jnp.zeros((16, 1, 1)), jax.random.key(0))
     assert errors.shape == (16,) and float(errors.max()) < 1e-4
     assert np.all(np.diff(np.asarray(ratio)) < 0)  # stratified: from little noise to much
 
