@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -43,6 +43,7 @@ PLAN = f"{RECORDS}/plan.json"
 DIGESTS = {"source": "source_sha256", "clip": "clip_sha256", "diffusion": "diffusion_sha256"}
 
 
+@runtime_checkable
 class Towers(Protocol):
     """Makes columns of captions and images."""
 

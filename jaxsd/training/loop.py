@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,7 @@ class Interrupted(KeyboardInterrupt):
         self.status = 130 if number == signal.SIGINT else 0
 
 
+@runtime_checkable
 class StepFn(Protocol):
     """A jitted step of a training."""
 

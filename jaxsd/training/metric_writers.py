@@ -4,13 +4,14 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxsd.files import read_json, replacing
 
 METRICS = "metrics.jsonl"
 
 
+@runtime_checkable
 class MetricWriter(Protocol):
     """What writes the figures of a step, by name."""
 
