@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Int16
 
 from encoders.flops import count_flops
+from encoders.registry import takes_rngs
 from encoders.spectrogram import SAMPLES, TOKENS
 
 # Outputs of one clip computed in two ways may differ by this fraction of their standard deviation.
@@ -67,6 +68,12 @@ def check_contract(build: Callable[[], nnx.Module]) -> Iterator[tuple[str, str |
     if problem is None and not np.array_equal(again, together):
         problem = "two calls differ"
     yield "is deterministic in evaluation", problem
+
+    if takes_rngs(encoder):
+        dropped, problem = _attempt(lambda: encoder(pcm, rngs=jax.random.key(0)))
+        if problem is None and np.array_equal(dropped, together):
+            problem = "the outputs with rngs=key are the outputs without"
+        yield "drops out where it is given rngs", problem
 
     graphdef, state = nnx.split(encoder)
     forward = jax.jit(lambda state, pcm: nnx.merge(graphdef, state)(pcm))

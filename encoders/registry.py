@@ -1,6 +1,7 @@
 """Encoders by name: the bundled ones, and classes in users' Python files."""
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,12 +42,10 @@ def find_class(name: str) -> type[nnx.Module]:
     """
     if name in ENCODERS:
         return ENCODERS[name]
-    path, colon, class_name = str(name).rpartition(":")
-    if not path.endswith(".py"):
-        path, colon, class_name = str(name), "", ""
-    if not path.endswith(".py"):
+    own = re.fullmatch(r"(.*\.py)(?::(\w+))?", name)
+    if not own:
         raise ValueError(f"unknown encoder {name!r}; choose from {', '.join(ENCODERS)}, or give your own FILE.py:Class")
-    return load_class(Path(path), class_name if colon else None)
+    return load_class(Path(own[1]), own[2])
 
 
 def bundled_name(cls: type[nnx.Module]) -> str | None:

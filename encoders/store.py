@@ -94,7 +94,7 @@ def load(source: str | Path, *, dtype: DTypeLike = jnp.float32, trust_code: bool
     """
     path = _find_file(source, ENCODER_JSON)
     description = _read_description(path)
-    cls = _find_trusted_class(path, description, trust_code)
+    cls = _find_trusted_class(source, path, description, trust_code)
     sizes = {key: value for key, value in description.items() if key not in NOT_SIZE_KEYS}
     try:
         encoder = _abstract(cls, sizes, dtype)
@@ -148,22 +148,33 @@ def _read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def _find_trusted_class(path: Path, description: Mapping[str, Any], trust_code: bool) -> type[nnx.Module]:
-    """The class of encoder.json. Code is run only if it is trusted and is what it was when the encoder was saved."""
+def _find_trusted_class(
+    source: str | Path, path: Path, description: Mapping[str, Any], trust_code: bool
+) -> type[nnx.Module]:
+    """The class of the encoder.json at `path`. Code is run only if it is trusted and is what it was when it was saved.
+
+    A copy of the code beside encoder.json goes before the file that was saved: it may have come from another machine.
+    """
     if "code" not in description:
         return ENCODERS[description["encoder"]]
-    code, class_name = Path(description["code"]["path"]), description["encoder"].rpartition(":")[2]
+    file_name, class_name = description["encoder"].split(":")
+    code = Path(description["code"]["path"])
+    try:
+        code = _find_file(source, file_name)
+    except FileNotFoundError:
+        if not code.is_file():
+            raise FileNotFoundError(
+                f"{source} needs the code {file_name}, which is neither beside {ENCODER_JSON} nor at {code}"
+            ) from None
     if not trust_code:
         raise ValueError(
-            f"to load {path.parent} would run the code in {code}; if you trust that code, allow it with --trust-code "
+            f"to load {source} would run the code in {code}; if you trust that code, allow it with --trust-code "
             "(trust_code=True in Python)"
         )
-    if not code.is_file():
-        raise FileNotFoundError(f"{path.parent} needs the code in {code}, which is not there")
     try:
         return load_class(code, class_name, description["code"]["sha256"])
     except ValueError as error:
-        raise ValueError(f"{path.parent} cannot be loaded: {error}") from error
+        raise ValueError(f"{source} cannot be loaded: {error}") from error
 
 
 def _check_audio_pooling(audio_pooling: Any) -> None:

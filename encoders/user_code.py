@@ -72,7 +72,8 @@ def _import_file(path: Path, sha256: str | None) -> ModuleType:
     code = UserCode(path, hashlib.sha256(source).hexdigest())
     if sha256 not in (None, code.sha256):
         raise ValueError(
-            f"the code in {path} has changed: its SHA-256 is {code.sha256[:12]}..., and {sha256[:12]}... is wanted"
+            f"the code in {path} has changed: its SHA-256 begins with {code.sha256[:12]} and was {sha256[:12]} when "
+            "the encoder was saved; a copy of the old code beside encoder.json would be taken in its place"
         )
     name = f"_encoder_{path.stem}_{hashlib.sha256(repr(code).encode()).hexdigest()[:16]}"
     if name in sys.modules:

@@ -63,7 +63,7 @@ def test_a_bundled_encoder_passes(capsys, monkeypatch):
     monkeypatch.setitem(encoders.ENCODERS, "grok", SmallGrok)
     assert main(["grok"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("ok ") for line in lines) == 6
+    assert sum(line.startswith("ok ") for line in lines) == 7
     assert not any("FAILS" in line for line in lines)
     assert any(line.split() == ["MultiheadAttention", "1", "0", "4", "12", "8", "12"] for line in lines), lines
     assert any("parameters, 0.0" in line and line.endswith("GFLOPs a clip") for line in lines)
@@ -156,3 +156,14 @@ def test_a_sixth_bundled_encoder_is_listed_and_counted(capsys, monkeypatch):
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert any(line[:1] == ["whale"] for line in lines)
     assert ["echo", "2"] in lines
+
+
+def test_dropout_that_rngs_do_not_turn_on_is_named(tmp_path, capsys):
+    source = GOOD.replace("def __call__(self, pcm)", "def __call__(self, pcm, *, rngs=None)")
+    code, out = run(tmp_path, capsys, source)
+    assert code == 1 and "drops out where it is given rngs: the outputs with rngs=key are the outputs without" in out
+    source = source.replace(
+        "self.dropout(self.attention(x))", "self.dropout(self.attention(x), deterministic=rngs is None, rngs=rngs)"
+    )
+    code, out = run(tmp_path, capsys, source)
+    assert code == 0 and "drops out where it is given rngs" in out

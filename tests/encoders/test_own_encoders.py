@@ -103,8 +103,20 @@ def test_code_that_is_missing_or_has_changed_is_one_sentence(code, tmp_path):
     with pytest.raises(ValueError, match="run cannot be loaded: the code in .*my_encoder.py has changed: .*SHA-256"):
         encoders.load(tmp_path / "run", trust_code=True)
     code.unlink()
-    with pytest.raises(FileNotFoundError, match="run needs the code in .*my_encoder.py, which is not there"):
+    with pytest.raises(FileNotFoundError, match="run needs .*, which is neither beside encoder.json nor at /"):
         encoders.load(tmp_path / "run", trust_code=True)
+
+
+def test_a_copy_of_the_code_beside_encoder_json_is_taken(code, tmp_path):
+    encoder = make(code)
+    encoders.save(encoder, tmp_path / "run")
+    shutil.copy(code, tmp_path / "run")
+    code.unlink()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    np.testing.assert_array_equal(encoders.load(tmp_path / "moved", trust_code=True)(PCM), encoder(PCM))
+    (tmp_path / "moved" / "my_encoder.py").write_text("raise RuntimeError('never run')")
+    with pytest.raises(ValueError, match="moved cannot be loaded: the code in .*moved/my_encoder.py has changed"):
+        encoders.load(tmp_path / "moved", trust_code=True)
 
 
 def test_code_that_changes_after_it_was_run_is_saved_as_it_was_run(code, tmp_path):
