@@ -180,6 +180,11 @@ def run_eval():
         "--repeats", type=int, help="times that encoding is timed, 0 for never (100 on an accelerator, 1 on a CPU)"
     )
     parser.add_argument("--pictures", type=int, help="images a conditioning, 0 for none (200 in the toy world, else 0)")
+    parser.add_argument(
+        "--keep-pictures",
+        action=argparse.BooleanOptionalAction,
+        help="write the images into OUT/images, and some into the report (on in the toy world)",
+    )
     _add_trust_argument(parser)
     arguments = parser.parse_args()
 
@@ -207,6 +212,8 @@ def run_eval():
             repeats = 1 if jax.default_backend() == "cpu" else 100
         images = arguments.pictures
         options: dict[str, Any] = maker.evaluation_options(split, images) if maker else {"image_count": images or 0}
+        if arguments.keep_pictures or (arguments.keep_pictures is None and maker):
+            options["images_folder"] = arguments.out / "images"
         results.append(evaluate(evaluated, split, text_pooling=arguments.text_pooling, repeats=repeats, **options))
     merged = merge_results(results)
     page = write_report(merged, arguments.out)

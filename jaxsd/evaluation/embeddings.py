@@ -65,7 +65,10 @@ class EmbeddingStatistics:
             self._vectors.append(pooled)
             self.regression.add(embeddings.reshape(count, -1), targets.reshape(count, -1))
         if self.unet:
-            self._errors.append(np.asarray(self.unet.errors(indices, made), np.float64)[:count])
+            errors = np.asarray(self.unet.errors(indices, made), np.float64)[:count]
+            if not np.isfinite(errors).all():
+                raise ValueError(f"the U-Net's error under {self.conditioning.source} is not finite")
+            self._errors.append(errors)
 
     @property
     def vectors(self) -> Float[np.ndarray, "M projection"] | None:

@@ -5,6 +5,7 @@ docs/evaluation.md explains the figures that jaxsd.evaluation.figures declares.
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from flax import nnx
@@ -26,6 +27,7 @@ from jaxsd.evaluation.denoising import FrozenUNet
 from jaxsd.evaluation.embeddings import EmbeddingStatistics, Targets, add_alignment
 from jaxsd.evaluation.images import ImageFigures, ImageJudge, draw_images, embed_first
 from jaxsd.evaluation.inputs import EvaluatedEncoder, EvaluationSplit, check_fit
+from jaxsd.evaluation.kept_images import keep_images, keep_sounds
 from jaxsd.evaluation.results import Entry, Results, empty_results
 from jaxsd.evaluation.timing import time_encoding
 from jaxsd.progress import Progress
@@ -46,6 +48,7 @@ def evaluate(
     steps: int | None = None,
     judge: ImageJudge | None = None,
     real_images: Float[np.ndarray, "n height width 3"] | None = None,
+    images_folder: Path | None = None,
 ) -> Results:
     """Compute every figure of every encoder over the whole split.
 
@@ -63,6 +66,7 @@ def evaluate(
         steps: the sampling steps for these images, by default the model's own.
         judge: gives verdicts on the images; see `jaxsd.evaluation.images.ImageJudge`.
         real_images: the true images of the first clips, in [0, 1], which show how far each measure can go.
+        images_folder: where to keep the images and some of their sounds, for the report and for people.
 
     Returns:
         The results as results.json holds them.
@@ -116,19 +120,25 @@ def evaluate(
         drawn = {name: one for name, one in conditionings.items() if one.pooling or name in references}
         images = _draw_all(drawn, split, text, image_count, partial(draw_images, guidance=guidance, steps=steps))
         figures = ImageFigures(split, targets, judge)
-        for name, made in images.items():
-            figures.add(entries[name], made, passing[name].vectors)
         if real_images is not None:
-            entries[REAL_IMAGES] = Entry()
-            figures.add(entries[REAL_IMAGES], real_images)
+            entries[REAL_IMAGES], images[REAL_IMAGES] = Entry(), real_images
+        for name, made in images.items():
+            right = figures.add(entries[name], made, passing[name].vectors if name in passing else None)
+            if images_folder:
+                entries[name].about["images"] = keep_images(images_folder, name, made, right)
     for one in encoders:
-        entries[one.name].about = {"source": one.source, "table 2": layer_counts(one.encoder)}
+        entries[one.name].about |= {"source": one.source, "table 2": layer_counts(one.encoder)}
         if one.before:
             entries[one.name].about["before"] = before[one.name].entry(targets).figures
-    return empty_results(split, text_pooling) | {
-        "encoders": {one.name: entries.pop(one.name).to_json() for one in encoders},
-        "references": {name: entry.to_json() for name, entry in entries.items()},
-    }
+    kept = {"gallery": keep_sounds(images_folder, split, image_count)} if image_count and images_folder else {}
+    return (
+        empty_results(split, text_pooling)
+        | kept
+        | {
+            "encoders": {one.name: entries.pop(one.name).to_json() for one in encoders},
+            "references": {name: entry.to_json() for name, entry in entries.items()},
+        }
+    )
 
 
 def layer_counts(encoder: nnx.Module) -> dict[str, float]:

@@ -45,6 +45,8 @@ def draw_images(
     for indices, count in padded_batches(len(embeddings), DRAWN_TOGETHER):
         key = jax.random.fold_in(jax.random.key(1), int(indices[0]))
         images.append(np.asarray(pipe(embeddings[indices], guidance=guidance, steps=steps, key=key))[:count])
+        if not np.isfinite(images[-1]).all():
+            raise ValueError("the U-Net or the VAE makes images that are not finite; are its weights whole?")
         progress(int(indices[count - 1]) + 1)
     return np.concatenate(images)
 
@@ -73,8 +75,11 @@ class ImageFigures:
         entry: Entry,
         images: Float[np.ndarray, "n height width 3"],
         vectors: Float[np.ndarray, "M projection"] | None = None,
-    ):
-        """Add the figures of images; `vectors` are those of the sounds that the images are of, if there are any."""
+    ) -> Bool[np.ndarray, " n"] | None:
+        """Add the figures of images; `vectors` are those of the sounds that the images are of, if there are any.
+
+        Returns in which images the judge sees the right class, or None where no judge says so.
+        """
         count = len(images)
         entry.set({"pictures": count})
         seen = np.asarray(self.split.clip.embed_images(to_pil(images)))
@@ -86,6 +91,8 @@ class ImageFigures:
         if self.classes is not None:
             nearest_class = (seen @ self.class_texts.T).argmax(axis=1)
             entry.estimate("AIC", nearest_class == self.classes.labels[:count])
-        for question, right in (self.judge(images) if self.judge else {}).items():
+        verdicts = self.judge(images) if self.judge else {}
+        for question, right in verdicts.items():
             if len(right):
                 entry.estimate(verdict_figure(question), right)
+        return verdicts.get("class")

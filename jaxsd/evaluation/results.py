@@ -1,6 +1,7 @@
 """The results of an evaluation: what results.json holds."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from jaxtyping import Shaped
 from jaxsd.evaluation import metrics
 from jaxsd.evaluation.figures import FIGURES, Figure
 from jaxsd.evaluation.inputs import EvaluationSplit
+from jaxsd.evaluation.kept_images import map_folders
 from jaxsd.files import read_json, write_json
 
 Results = dict[str, Any]
@@ -65,7 +67,8 @@ def empty_results(split: EvaluationSplit, text_pooling: str) -> Results:
 def merge_results(results: Sequence[Results]) -> Results:
     """Results side by side. Raises ValueError where they are of different data or settings, or share a name."""
     first = results[0]
-    merged = {**first, "encoders": dict(first["encoders"])}
+    merged = {key: value for one in reversed(results) for key, value in one.items()}
+    merged |= {"encoders": dict(first["encoders"]), "references": dict(first["references"])}
     for other in results[1:]:
         for what, key in (("data", "identity"), ("settings", "text_pooling")):
             if other[what][key] != first[what][key]:
@@ -74,13 +77,17 @@ def merge_results(results: Sequence[Results]) -> Results:
         if both := sorted(merged["encoders"].keys() & other["encoders"].keys()):
             raise ValueError(f"two results for {', '.join(both)}; names must differ")
         merged["encoders"] |= other["encoders"]
-        merged["references"] = merged["references"] | other["references"]
+        merged["references"] |= other["references"]
     return merged
 
 
 def write_results(path: Path, results: Results):
-    """Write results.json. Numbers that JSON lacks become texts: "nan", "inf", "-inf"."""
-    write_json(path, _map_floats(results))
+    """Write results.json. Numbers that JSON lacks become texts: "nan", "inf", "-inf".
+
+    Folders of images are written relative to the folder of results.json.
+    """
+    relative = map_folders(results, lambda folder: os.path.relpath(folder, path.parent))
+    write_json(path, _map_floats(relative))
 
 
 def read_results(path) -> Results:
@@ -91,7 +98,7 @@ def read_results(path) -> Results:
     for entry in (*results["encoders"].values(), *results["references"].values()):
         for figures in (entry["figures"], entry.get("before", {})):
             figures.update({name: float(value) for name, value in figures.items()})
-    return results
+    return map_folders(results, lambda folder: str(Path(path).parent / folder))
 
 
 def _map_floats(tree: Any) -> Any:

@@ -88,7 +88,7 @@ def main():
     else:
         from jaxsd.toy.demo import sample_sheet
 
-        print(sample_sheet(arguments.out, arguments.encoder))
+        print(sample_sheet(arguments.out, {name: name for name in arguments.encoder}))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """An evaluation equals one computed literally, all rows at once; reports hold it; mistakes get one sentence."""
 
+import base64
 import csv
 import dataclasses
 import html.parser
@@ -12,17 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 from scipy.special import log_softmax
 from sklearn.metrics import mean_squared_error, r2_score
 
 import encoders
 from jaxsd.clip.tokens import tokenize
 from jaxsd.data.columns import write_columns
-from jaxsd.evaluation.conditionings import TextTower
+from jaxsd.evaluation.conditionings import REFERENCES, TextTower
 from jaxsd.evaluation.denoising import FrozenUNet
 from jaxsd.evaluation.embeddings import Targets, add_alignment
 from jaxsd.evaluation.evaluate import evaluate
 from jaxsd.evaluation.figures import FIGURES, reference_table
+from jaxsd.evaluation.images import draw_images
 from jaxsd.evaluation.inputs import EvaluatedEncoder, EvaluationSplit, load_evaluated_encoders, open_evaluation_split
 from jaxsd.evaluation.report import write_report
 from jaxsd.evaluation.report.tables import tables
@@ -240,13 +243,14 @@ def test_identity_is_of_what_the_columns_hold(split, tmp_path):
     assert same.identity() == split.identity() != other.identity()
 
 
-def test_images_are_measured_by_clip_and_by_the_judge(split, results, monkeypatch, rng):
+def test_images_are_measured_by_clip_and_by_the_judge(split, results, monkeypatch, rng, tmp_path):
     count, size = 12, split.clip.model.vision_model.config.image_size
     made = rng.uniform(size=(count, size, size, 3)).astype(np.float32)
     monkeypatch.setattr("jaxsd.evaluation.evaluate.draw_images", lambda *_, **__: made)
     judge = lambda pictures: {"class": pictures.mean(axis=(1, 2, 3)) > 0.5}  # noqa: E731
     encoder = EvaluatedEncoder("gemini", "g", make_encoder(0), "first")
-    found = evaluate([encoder], split, image_count=count, judge=judge, real_images=made)
+    kept = tmp_path / "report" / "images"
+    found = evaluate([encoder], split, image_count=count, judge=judge, real_images=made, images_folder=kept)
     figures = found["encoders"]["gemini"]["figures"]
 
     seen = np.asarray(split.clip.embed_arrays(np.round(made * 255).astype(np.uint8)), np.float64)
@@ -265,6 +269,23 @@ def test_images_are_measured_by_clip_and_by_the_judge(split, results, monkeypatc
     assert shown["What a classifier sees"].rows[0][1].startswith(f"{100 * figures['class']:.0f} % [")
     assert found["references"]["real images"]["figures"]["IIS"] == figures["IIS"]
     assert "AIS" not in found["references"]["own caption"]["figures"]  # it has no sound
+
+    pixels = np.asarray(Image.open(kept / "gemini" / "0003.png"))
+    np.testing.assert_array_equal(pixels, np.round(made[3] * 255))
+    assert len(list(kept.glob("*/0011.png"))) == len(REFERENCES) + 2  # and the encoder's and the real ones
+    page = write_report(found, tmp_path / "report")
+    (tmp_path / "report").rename(tmp_path / "moved")
+    page = write_report(read_results(tmp_path / "moved" / "results.json"), tmp_path / "elsewhere").read_text()
+    assert page.count("<audio") == 10 and page.count('src="data:image/png') == 10 * (len(REFERENCES) + 3)
+    wrong = np.count_nonzero(~judge(made)["class"][:10])
+    assert page.count('<td class="wrong">') == wrong * (len(REFERENCES) + 2)
+    sound = base64.b64encode((tmp_path / "moved" / "images" / "sounds" / "0000.wav").read_bytes()).decode()
+    assert sound in page
+
+
+def test_images_that_are_not_finite_are_an_error(split):
+    with pytest.raises(ValueError, match="the U-Net or the VAE makes images that are not finite"):
+        draw_images(lambda *_, **__: np.full((50, 8, 8, 3), np.nan), np.zeros((3, 77, 24)))
 
 
 @pytest.mark.parametrize("rows", [0, 1])

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from jaxsd.evaluation.report.gallery import contact_sheet
 from jaxsd.evaluation.report.page import to_page
-from jaxsd.evaluation.report.plots import contact_sheet
 from jaxsd.evaluation.report.tables import show, to_csv, to_markdown
 from jaxsd.evaluation.results import Results, write_results
 from jaxsd.files import replacing

@@ -2,6 +2,7 @@
 
 from html import escape
 
+from jaxsd.evaluation.report.gallery import gallery
 from jaxsd.evaluation.report.plots import plots
 from jaxsd.evaluation.report.tables import tables, to_html
 from jaxsd.evaluation.results import Results
@@ -13,36 +14,63 @@ HTML_PAGE = """<!doctype html>
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light; }}
-body {{ max-width: 62rem; margin: 3rem auto; padding: 0 1.5rem; color: #222; background: #fff;
+body {{ max-width: 100rem; margin: 2.5rem auto; padding: 0 2rem; color: #222; background: #fff;
   font: 16px/1.5 system-ui, sans-serif; }}
 h1 {{ font-size: 1.6rem; font-weight: 600; }}
 h2 {{ font-size: 1.15rem; font-weight: 600; margin: 2.5rem 0 0.3rem; }}
-p {{ max-width: 46rem; margin: 0 0 0.8rem; color: #555; }}
+p {{ max-width: 52rem; margin: 0 0 0.8rem; color: #555; }}
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: 0.25rem 0.9rem 0.25rem 0; text-align: right; white-space: nowrap; font-weight: 400; }}
-thead th {{ font-weight: 600; border-bottom: 1px solid #bbb; }}
+th, td {{ padding: 0.25rem 1.2rem 0.25rem 0; text-align: right; font-weight: 400; }}
+td {{ white-space: nowrap; }}
+thead th {{ font-weight: 600; border-bottom: 1px solid #bbb; vertical-align: bottom; max-width: 12rem; }}
 tbody tr {{ border-bottom: 1px solid #eee; }}
 th:first-child {{ text-align: left; }}
+[title] {{ cursor: help; }}
 svg {{ max-width: 100%; height: auto; }}
 code {{ font-size: 0.9em; }}
+.plots {{ display: flex; flex-wrap: wrap; gap: 0 4rem; }}
+.plots > div {{ flex: 1 1 34rem; max-width: 48rem; }}
+.gallery th, .gallery td {{ text-align: center; padding: 0.4rem 0.8rem 0.4rem 0; vertical-align: top; }}
+.gallery thead th {{ min-width: 6rem; }}
+.gallery th:first-child {{ text-align: left; min-width: 16.5rem; }}
+.gallery td img {{ width: 6rem; height: 6rem; object-fit: contain; image-rendering: pixelated; }}
+.gallery td div {{ line-height: 1; font-weight: 600; }}
+.gallery .right {{ color: #2e7d32; }}
+.gallery .wrong {{ color: #c62828; }}
+.gallery .wrong img {{ outline: 2px solid #c62828; }}
+.gallery audio {{ display: block; width: 16rem; height: 2rem; }}
+.gallery .spectrogram {{ display: block; }}
 </style>
 <h1>{title}</h1>
 <p>{about}</p>
 {sections}
+<div class="plots">
+{plots}
+</div>
 </html>
 """
 HTML_SECTION = '<h2>{title}</h2>\n<p>{note}</p>\n<div class="wide">{body}</div>'
+GALLERY_NOTE = (
+    "The first sounds, and the images drawn of them under every conditioning. ✓: the judge sees the class that was "
+    "heard, ✗: it sees another one."
+)
 
 
 def to_page(results: Results) -> str:
-    """A page that needs nothing but itself."""
+    """A page that needs nothing but itself: the summary, a gallery where images are kept, all tables and plots."""
     data = results["data"]
-    parts = [(table.title, table.note, to_html(table)) for table in tables(results)] + list(plots(results))
-    sections = [HTML_SECTION.format(title=escape(title), note=escape(note), body=body) for title, note, body in parts]
+    shown = [(table.title, table.note, to_html(table)) for table in tables(results)]
+    if images := gallery(results):
+        shown.insert(1, ("Gallery", GALLERY_NOTE, images))
     return HTML_PAGE.format(
         title=escape("Evaluation of " + ", ".join(results["encoders"])),
         about=f"{data['size']:,} clips of <code>{escape(data['folder'])}</code>, SHA-256 of the data "
         f"<code>{data['identity'][:16]}</code>.",
-        sections="\n".join(sections),
+        sections="\n".join(_section(*part) for part in shown),
+        plots="\n".join(f"<div>{_section(*plot)}</div>" for plot in plots(results)),
     )
+
+
+def _section(title: str, note: str, body: str) -> str:
+    return HTML_SECTION.format(title=escape(title), note=escape(note), body=body)

@@ -1,14 +1,12 @@
-"""Plots of results, and the contact sheet of sounds and the images made of them."""
+"""Plots of results."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from encoders.spectrogram import decibels_below_peak, mel_spectrogram, waveform
 from jaxsd.evaluation.conditionings import WRONG_CAPTION
 from jaxsd.evaluation.embeddings import COSINE_BINS
 from jaxsd.evaluation.figures import DIRECTIONS
@@ -26,30 +24,6 @@ STYLE = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "jaxsd",  # the same results give the same file
 }
-
-
-def contact_sheet(path, titles: Sequence[str], clips: np.ndarray, pictures: Mapping[str, np.ndarray]) -> Path:
-    """Write a sheet with a column a sound: its spectrogram, and a picture in every row of `pictures`.
-
-    `clips` are int16 (n, 16000), `pictures` (n, height, width, 3) by what they are, which stands beside them.
-    """
-    spectrograms = np.asarray(decibels_below_peak(mel_spectrogram(waveform(clips), bands=64)))
-    rows = {"sound": spectrograms.transpose(0, 2, 1)[:, ::-1], **pictures}
-    figure = Figure(figsize=(1.5 * len(titles) + 1.2, 1.55 * len(rows) + 0.5), layout="constrained", dpi=100)
-    axes = figure.subplots(len(rows), len(titles), squeeze=False)
-    for row, (caption, images) in enumerate(rows.items()):
-        for column, image in enumerate(images):
-            axis = axes[row, column]
-            axis.imshow(image, cmap="magma", aspect="auto", interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            if row == 0:
-                axis.set_title(titles[column], fontsize=10)
-        axes[row, 0].set_ylabel(caption, fontsize=9)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
 
 
 def plots(results: Results) -> Iterator[tuple[str, str, str]]:

@@ -220,7 +220,7 @@ def show(results: Results):
         console.print(table.title, style="bold")
         console.print(table.note, style="dim", highlight=False)
         for part in table.split_columns(console.width):
-            printed = RichTable(box=box.SIMPLE_HEAD, padding=(0, CELL_PADDING, 0, 0), pad_edge=False)
+            printed = RichTable(box=box.SIMPLE_HEAD, padding=(0, CELL_PADDING - 1, 0, 0), show_edge=False)
             for index, head in enumerate(part.head):
                 printed.add_column(head, justify="right" if index else "left", overflow="fold")
             for row in part.rows:
