@@ -40,7 +40,7 @@ def contact_sheet(
     """
     figure = Figure(figsize=(1.5 * len(titles) + 1.2, 1.55 * (len(images) + 1) + 0.5), layout="constrained", dpi=100)
     axes = figure.subplots(len(images) + 1, len(titles), squeeze=False)
-    for column, (title, spectrogram) in enumerate(zip(titles, _decibels(clips), strict=True)):
+    for column, (title, spectrogram) in enumerate(zip(titles, _mel_decibels(clips), strict=True)):
         draw_spectrogram(axes[0, column], spectrogram, labels=column == 0)
         axes[0, column].set_title(title, fontsize=10)
     for row, (label, made) in zip(axes[1:], images.items(), strict=True):
@@ -82,16 +82,16 @@ def gallery(results: Results) -> str:
     if not entries or not sounds:
         return ""
     clips = np.stack([soundfile.read(path, dtype="int16")[0] for path in sounds[:GALLERY_CLIPS]])
-    lines = zip(sounds, _decibels(clips), results["gallery"]["captions"], strict=False)
+    lines = zip(sounds, _mel_decibels(clips), results["gallery"]["captions"], strict=False)
     head = "".join(f"<th scope=col>{escape(name)}</th>" for name in ("sound", *entries))
     rows = "\n".join(
-        f"<tr><th scope=row>{_sound(path, spectrogram, caption)}</th>{_images(entries.values(), index)}</tr>"
+        f"<tr><th scope=row>{_sound_cell(path, spectrogram, caption)}</th>{_image_cells(entries.values(), index)}</tr>"
         for index, (path, spectrogram, caption) in enumerate(lines)
     )
     return f"<table class=gallery><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>"
 
 
-def _sound(path: Path, spectrogram: np.ndarray, caption: str) -> str:
+def _sound_cell(path: Path, spectrogram: np.ndarray, caption: str) -> str:
     figure = Figure(figsize=(2.6, 1.25), layout="constrained", dpi=100)
     draw_spectrogram(figure.subplots(), spectrogram, labels=True)
     png = io.BytesIO()
@@ -103,7 +103,7 @@ def _sound(path: Path, spectrogram: np.ndarray, caption: str) -> str:
     )
 
 
-def _images(entries: Iterable[Mapping], index: int) -> str:
+def _image_cells(entries: Iterable[Mapping], index: int) -> str:
     cells = []
     for entry in entries:
         path = Path(entry["folder"]) / f"{index:04}.png"
@@ -127,5 +127,5 @@ def _data_url(data: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
-def _decibels(clips: Int16[np.ndarray, "n samples"]) -> np.ndarray:
+def _mel_decibels(clips: Int16[np.ndarray, "n samples"]) -> np.ndarray:
     return np.asarray(decibels_below_peak(mel_spectrogram(waveform(clips), hop=MEL_HOP, bands=MEL_BANDS)))
