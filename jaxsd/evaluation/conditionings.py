@@ -73,7 +73,8 @@ class TextTower:
     def start_embedding(self) -> Float[np.ndarray, " projection"]:
         """The text embedding pooled at position 0. The tower is causal, so it is that of every caption."""
         states = self.hidden_states_at(np.array([0]))
-        return np.asarray(pool_embeddings(states, self.split.clip.model.text_projection.kernel[...], "first")[0])
+        projection = jnp.asarray(self.split.clip.model.text_projection.kernel[...])
+        return np.asarray(pool_embeddings(states, projection, "first")[0])
 
     def references(self) -> dict[str, EvaluatedConditioning]:
         """The reference conditionings by name; CLASS_CAPTION is there where the split has classes."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -39,7 +40,7 @@ class EmbeddingStatistics:
 
     def __init__(self, conditioning: EvaluatedConditioning, split: EvaluationSplit, unet: FrozenUNet | None = None):
         self.conditioning, self.unet = conditioning, unet
-        self.projection = split.clip.model.text_projection.kernel[...]
+        self.projection = jnp.asarray(split.clip.model.text_projection.kernel[...])
         tokens, width = split.columns["tokens"].shape[1], split.clip.model.text_model.config.hidden_size
         self.cosines, self.count = np.zeros(tokens), 0
         self.regression = metrics.Regression(tokens * width)
