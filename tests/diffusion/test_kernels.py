@@ -105,7 +105,9 @@ def test_a_gpu_older_than_the_fused_kernel(cudnn, monkeypatch):
     assert "cudnn" not in lowered(kernels.attention, shape, shape, shape, platform="cuda")
 
 
-@pytest.mark.parametrize("transform", [lambda f: f, lambda f: jax.grad(summed(f)), jax.checkpoint], ids=["plain", "gradient", "remat"])
+@pytest.mark.parametrize(
+    "transform", [lambda f: f, lambda f: jax.grad(summed(f)), jax.checkpoint], ids=["plain", "gradient", "remat"]
+)
 def test_a_small_map_is_a_convolution_on_cuda_and_a_product_on_a_cpu(transform):
     convolve = partial(kernels.convolve, strides=(1, 1), padding=((1, 1), (1, 1)), **DIMENSIONS)
     shapes = ((2, 4, 4, 8), (3, 3, 8, 8))
