@@ -13,6 +13,7 @@ from typing import NoReturn
 # What a user can mend: a wrong value, a missing file, a full disk.
 USER_ERRORS = (ValueError, OSError)
 INTERRUPTED = 130  # exit status after Ctrl-C, as of a shell
+LONGEST = 1_000  # characters of a message, which may quote what is in a file
 GRACE = 3.0  # seconds after Ctrl-C in which Python may end the program itself
 
 
@@ -138,7 +139,8 @@ def program() -> str:
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+    message = " ".join(str(error).split())
+    return message if len(message) <= LONGEST else f"{message[:LONGEST]} ..."
 
 
 def _fail(status: int, message: str) -> NoReturn:

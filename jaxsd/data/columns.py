@@ -16,7 +16,7 @@ class in the list `classes` of `dataset.json`, which may also have a caption a c
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,29 @@ SPLITS = ("train", "validation", "test")
 METADATA = "dataset.json"
 MOVED = 256  # examples moved at a time
 DIGESTED = 1024  # examples digested at a time
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_list_of_names(value) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+# What the values in dataset.json must be that this package computes with.
+METADATA_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "size": (_is_count, "a count"),
+    "rows": (_is_count, "a count"),
+    "skipped": (_is_count, "a count"),
+    "columns": (_is_list_of_names, "a list of names"),
+    "classes": (_is_list_of_names, "a list of names"),
+    "class_captions": (_is_list_of_names, "a list of captions"),
+    "sha256": (
+        lambda value: isinstance(value, dict) and all(isinstance(digest, str) for digest in value.values()),
+        "an object of strings",
+    ),
+}
 
 
 class ColumnType(NamedTuple):
@@ -47,13 +70,25 @@ def write_columns(folder, columns: Mapping[str, np.ndarray], metadata: Mapping[s
     finish_columns(folder, columns, size, np.arange(0), metadata)
 
 
+def read_metadata(folder) -> dict[str, Any]:
+    """Read the dataset.json of a split. Raises FileNotFoundError or ValueError that names the file and the key."""
+    path = Path(folder) / METADATA
+    metadata = read_json(path)
+    for key, (fits, allowed) in METADATA_VALUES.items():
+        if (key in metadata or key in ("size", "columns")) and not fits(metadata.get(key)):
+            raise ValueError(f"{path}: {key} is {str(metadata.get(key))[:80]!r}; it must be {allowed}")
+    if "rows" in metadata and "skipped" not in metadata:
+        raise ValueError(f"{path} has rows but no skipped")
+    return metadata
+
+
 def open_columns(folder) -> dict[str, np.ndarray]:
     """Open the columns of a split, memory-mapped.
 
     Raises FileNotFoundError or ValueError that names the folder or the column that does not fit.
     """
     folder = Path(folder)
-    metadata = read_json(folder / METADATA)
+    metadata = read_metadata(folder)
     columns = {}
     for name in metadata["columns"]:
         path = folder / f"{name}.npy"
@@ -61,7 +96,7 @@ def open_columns(folder) -> dict[str, np.ndarray]:
             raise FileNotFoundError(f"{path}: missing, though {folder / METADATA} lists it")
         try:
             columns[name] = np.load(path, mmap_mode="r")
-        except (ValueError, EOFError) as error:  # cut short, or no .npy file
+        except Exception as error:  # NumPy evaluates the header, so a damaged one raises whatever that leads to
             raise ValueError(f"{path} is damaged ({error})") from None
         if len(columns[name]) != metadata["size"]:
             raise ValueError(f"{path}: {len(columns[name])} examples, expected {metadata['size']}")
@@ -149,7 +184,7 @@ def finish_columns(
 def add_columns(folder, names: Iterable[str], metadata: Mapping[str, Any]):
     """Add columns, which are filled, to a split that is finished; `metadata` too goes to its dataset.json."""
     folder = Path(folder)
-    old = read_json(folder / METADATA)
+    old = read_metadata(folder)
     digests = {name: digest_column(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in names}
     columns = sorted({*old["columns"], *digests})
     new = {"columns": columns, "sha256": {**old.get("sha256", {}), **digests}, **metadata}

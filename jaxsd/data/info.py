@@ -13,8 +13,7 @@ from rich.table import Table
 
 from jaxsd.audio import RATE
 from jaxsd.data.build import PLAN
-from jaxsd.data.columns import METADATA, SPLITS, open_columns
-from jaxsd.files import read_json
+from jaxsd.data.columns import METADATA, SPLITS, open_columns, read_metadata
 from jaxsd.progress import Progress
 
 EXAMINED = 1024  # examples of a column that are examined together
@@ -40,7 +39,7 @@ def info(folder):
     """
     folder = Path(folder)
     splits = _find_splits(folder)
-    metadata = {path: read_json(path / METADATA) for path in splits}
+    metadata = {path: read_metadata(path) for path in splits}
     columns = {path: open_columns(path) for path in splits}
     _print(folder, metadata, columns)
     _check_models(metadata)

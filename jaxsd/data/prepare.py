@@ -11,14 +11,13 @@ from jaxsd.audio import RATE
 from jaxsd.bundled import clip_source, model_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.data.build import SplitBuild, build, is_built
-from jaxsd.data.columns import METADATA, SPLITS, ColumnType, open_columns
+from jaxsd.data.columns import METADATA, SPLITS, ColumnType, open_columns, read_metadata
 from jaxsd.data.decode import decode_rows
 from jaxsd.data.features import FeatureTowers
 from jaxsd.data.manifest import Manifest, ManifestRow, draw_splits, read_manifest
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.unet import UNetConfig
 from jaxsd.diffusion.vae import VAEConfig
-from jaxsd.files import read_json
 from jaxsd.pretrained.hub import fetch
 from jaxsd.pretrained.model_config import read_model_config
 
@@ -99,7 +98,7 @@ def summarize(out) -> str:
     sizes, skipped = {}, 0
     for name in SPLITS:
         if (Path(out) / name / METADATA).is_file():
-            metadata = read_json(Path(out) / name / METADATA)
+            metadata = read_metadata(Path(out) / name)
             sizes[name] = metadata["size"]
             skipped += metadata.get("skipped", 0)
     parts = ", ".join(f"{size:,} {name}" for name, size in sizes.items())

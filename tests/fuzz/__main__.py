@@ -1,0 +1,114 @@
+"""Fuzzes what reads files: python -m tests.fuzz [--minutes 2] [--cases 10000] [--seed 0] [--targets sounds images]
+
+Every case is a function of the seed, the target and its number. A failure is printed with these; its input is kept.
+"""
+
+import argparse
+import multiprocessing
+import queue
+import secrets
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+LIMIT = 10.0  # seconds of one case
+STARTING = 120.0  # seconds until a process has imported all and written its samples
+
+
+def work(target: str, seed: int, first: int, step: int, answers):
+    """Run cases without end; before each its number is put into `answers`, and afterwards what came of it."""
+    from tests.fuzz.cases import Cases
+
+    with tempfile.TemporaryDirectory() as folder:
+        cases = Cases(target, seed, Path(folder))
+        number = first
+        while True:
+            answers.put((number, None))
+            answers.put((number, cases.run(number)))
+            number += step
+
+
+def fuzz(target: str, seed: int, seconds: float, most: int, keep: Path) -> tuple[Counter, list[str]]:
+    """Run cases of a target in another process for so long, or so many. Returns counts and failures."""
+    context = multiprocessing.get_context("spawn")
+    counts, failures = Counter(), []
+    end, number, process = None, 0, None
+    while number < most and (end is None or time.monotonic() < end):
+        if process is None:
+            answers = context.Queue()
+            process = context.Process(target=work, args=(target, seed, number, 1, answers), daemon=True)
+            process.start()
+            limit = STARTING
+        asked = time.monotonic()
+        outcome = "hangs"
+        while time.monotonic() - asked < limit:
+            try:
+                number, outcome = answers.get(timeout=0.5)
+                break
+            except queue.Empty:
+                if not process.is_alive():
+                    outcome = f"ends the process (exit code {process.exitcode})"
+                    break
+        limit = LIMIT
+        end = end or time.monotonic() + seconds
+        if outcome is None:  # begun
+            continue
+        counts[outcome if outcome in ("read", "refused") else "failed"] += 1
+        if outcome not in ("read", "refused"):
+            failures.append(f"{target}, seed {seed}, case {number}: {outcome}")
+            print(failures[-1], flush=True)
+            keep_input(target, seed, number, keep)
+        if outcome == "hangs" or outcome.startswith("ends the process"):
+            process.kill()
+            process = None
+        number += 1
+    if process is not None:
+        process.kill()
+    return counts, failures
+
+
+def keep_input(target: str, seed: int, number: int, keep: Path):
+    from tests.fuzz.cases import Cases
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Cases(target, seed, Path(folder)).write(number)
+        keep.mkdir(parents=True, exist_ok=True)
+        path.rename(keep / f"{target.replace(' ', '-')}-{seed}-{number}-{path.name}")
+
+
+def main() -> int:
+    from tests.fuzz.targets import TARGETS
+
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=2.0, help="over all targets together (2)")
+    parser.add_argument("--cases", type=int, default=10_000, help="of a target, at most (10000)")
+    parser.add_argument("--seed", type=int, help="(a new one)")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--case", type=int, help="run this one case of one target, here, with its traceback")
+    parser.add_argument("--keep", type=Path, default=Path("out/fuzz"), help="folder of the inputs that fail (out/fuzz)")
+    arguments = parser.parse_args()
+    seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
+    if arguments.case is not None:
+        from tests.fuzz.cases import Cases
+
+        with tempfile.TemporaryDirectory() as folder:
+            print(Cases(arguments.targets[0], seed, Path(folder)).run(arguments.case, catch=False))
+        return 0
+    print(f"seed {seed}")
+    failures = []
+    print(f"{'target':<16} {'cases':>8} {'read':>8} {'refused':>8} {'failed':>8}")
+    for target in arguments.targets:
+        seconds = 60 * arguments.minutes / len(arguments.targets)
+        counts, failed = fuzz(target, seed, seconds, arguments.cases, arguments.keep)
+        failures += failed
+        numbers = (counts.total(), counts["read"], counts["refused"], counts["failed"])
+        print(f"{target:<16} " + " ".join(f"{number:>8}" for number in numbers), flush=True)
+    if failures:
+        print(f"{len(failures)} failures; their inputs are in {arguments.keep}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
