@@ -9,7 +9,7 @@ PIP := $(PYTHON) -m pip install --quiet
 JAX = $(shell driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | grep -oE -m1 '^[0-9]+'); \
 	if [ "$${driver:-0}" -ge 580 ]; then echo '[cuda13]'; elif [ "$${driver:-0}" -ge 525 ]; then echo '[cuda12]'; fi)
 
-.PHONY: demo test test-fast test-full lint clean
+.PHONY: demo test test-fast test-full fuzz lint clean
 
 demo: .venv/run.stamp
 	$(PYTHON) -m jaxsd.toy demo
@@ -24,6 +24,9 @@ test-fast: .venv/test.stamp
 
 test-full: .venv/test.stamp
 	$(PYTHON) -m pytest -q -m full_size
+
+fuzz: .venv/test.stamp
+	$(PYTHON) -m tests.fuzz --minutes 2
 
 lint: .venv/lint.stamp
 	$(PYTHON) -m ruff check

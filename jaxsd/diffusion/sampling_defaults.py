@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jaxsd.diffusion.samplers import SAMPLERS
 from jaxsd.files import read_json
+from jaxsd.pretrained.model_config import from_dict
 
 SAMPLING_CONFIG = "sampling_config.json"
 
@@ -26,9 +27,9 @@ class SamplingDefaults:
     def __post_init__(self):
         if not _is_number(self.guidance) or not math.isfinite(self.guidance):
             raise ValueError(f"guidance is {self.guidance!r}; allowed: a finite number")
-        if not _is_number(self.steps) or self.steps != int(self.steps) or self.steps < 1:
+        if not _is_number(self.steps) or not 1 <= self.steps < math.inf or self.steps != int(self.steps):
             raise ValueError(f"steps is {self.steps!r}; allowed: whole numbers from 1")
-        if self.sampler is not None and self.sampler not in SAMPLERS:
+        if self.sampler is not None and self.sampler not in list(SAMPLERS):
             raise ValueError(f"sampler is {self.sampler!r}; allowed: {', '.join(SAMPLERS)}")
 
     @classmethod
@@ -41,10 +42,7 @@ class SamplingDefaults:
         names = [field.name for field in dataclasses.fields(cls)]
         if unknown := sorted(values.keys() - set(names)):
             raise ValueError(f"{path}: unknown key {unknown[0]}; allowed: {', '.join(names)}")
-        try:
-            return cls(**values)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        return from_dict(cls, values, path)
 
 
 def _is_number(value) -> bool:

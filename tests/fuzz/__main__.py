@@ -13,32 +13,22 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tests.fuzz.cases import Cases, work
+from tests.fuzz.targets import TARGETS
+
 LIMIT = 10.0  # seconds of one case
 STARTING = 120.0  # seconds until a process has imported all and written its samples
-
-
-def work(target: str, seed: int, first: int, step: int, answers):
-    """Run cases without end; before each its number is put into `answers`, and afterwards what came of it."""
-    from tests.fuzz.cases import Cases
-
-    with tempfile.TemporaryDirectory() as folder:
-        cases = Cases(target, seed, Path(folder))
-        number = first
-        while True:
-            answers.put((number, None))
-            answers.put((number, cases.run(number)))
-            number += step
 
 
 def fuzz(target: str, seed: int, seconds: float, most: int, keep: Path) -> tuple[Counter, list[str]]:
     """Run cases of a target in another process for so long, or so many. Returns counts and failures."""
     context = multiprocessing.get_context("spawn")
     counts, failures = Counter(), []
-    end, number, process = None, 0, None
+    end, number, process, doubted = None, 0, None, set()
     while number < most and (end is None or time.monotonic() < end):
         if process is None:
             answers = context.Queue()
-            process = context.Process(target=work, args=(target, seed, number, 1, answers), daemon=True)
+            process = context.Process(target=work, args=(target, seed, number, answers), daemon=True)
             process.start()
             limit = STARTING
         asked = time.monotonic()
@@ -55,6 +45,11 @@ def fuzz(target: str, seed: int, seconds: float, most: int, keep: Path) -> tuple
         end = end or time.monotonic() + seconds
         if outcome is None:  # begun
             continue
+        if outcome == "hangs" and number not in doubted:  # or the machine is busy
+            doubted.add(number)
+            process.kill()
+            process = None
+            continue
         counts[outcome if outcome in ("read", "refused") else "failed"] += 1
         if outcome not in ("read", "refused"):
             failures.append(f"{target}, seed {seed}, case {number}: {outcome}")
@@ -70,8 +65,6 @@ def fuzz(target: str, seed: int, seconds: float, most: int, keep: Path) -> tuple
 
 
 def keep_input(target: str, seed: int, number: int, keep: Path):
-    from tests.fuzz.cases import Cases
-
     with tempfile.TemporaryDirectory() as folder:
         path = Cases(target, seed, Path(folder)).write(number)
         keep.mkdir(parents=True, exist_ok=True)
@@ -79,8 +72,6 @@ def keep_input(target: str, seed: int, number: int, keep: Path):
 
 
 def main() -> int:
-    from tests.fuzz.targets import TARGETS
-
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0, help="over all targets together (2)")
     parser.add_argument("--cases", type=int, default=10_000, help="of a target, at most (10000)")
@@ -91,8 +82,6 @@ def main() -> int:
     arguments = parser.parse_args()
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
     if arguments.case is not None:
-        from tests.fuzz.cases import Cases
-
         with tempfile.TemporaryDirectory() as folder:
             print(Cases(arguments.targets[0], seed, Path(folder)).run(arguments.case, catch=False))
         return 0

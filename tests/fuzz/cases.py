@@ -1,6 +1,7 @@
 """One case: an undamaged sample, damaged, and read."""
 
 import shutil
+import tempfile
 import traceback
 import warnings
 import zlib
@@ -57,3 +58,14 @@ class Cases:
         if any(path.suffix == ".part" or ".part." in path.name for path in set(self.folder.rglob("*")) - set(before)):
             outcome = "a partial file"
         return outcome
+
+
+def work(target: str, seed: int, first: int, answers):
+    """Run cases without end; before each its number is put into `answers`, and afterwards what came of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        cases = Cases(target, seed, Path(folder))
+        number = first
+        while True:
+            answers.put((number, None))
+            answers.put((number, cases.run(number)))
+            number += 1
