@@ -9,6 +9,7 @@ from flax import nnx
 
 import encoders
 from encoders.registry import create_from_class, find_class
+from encoders.user_code import code_of
 from jaxsd.config import TrainConfig
 from jaxsd.files import read_json
 
@@ -33,7 +34,11 @@ def make_encoder(config: TrainConfig, dtype: jnp.dtype) -> nnx.Module:
         ) from None
     if not config.init:
         return scale_initial(encoder, branches=config.branch_init, positions=config.position_init)
-    found = encoders.load(config.init, dtype=dtype, trust_code=config.own_encoder)  # its code runs anyway
+    # Whoever names an own encoder lets its code run: that code, and no other that the folder may name.
+    code = encoders.read_config(config.init).get("code")
+    if code and not (config.own_encoder and code["sha256"] == code_of(cls).sha256):
+        raise ValueError(f"init is {config.init}, which holds an encoder of other code than {config.encoder}")
+    found = encoders.load(config.init, dtype=dtype, trust_code=True)
     if type(found) is not type(encoder) or _sizes_of(found) != _sizes_of(encoder):
         described = [f"{type(one).__name__} of {_sizes_of(one)}" for one in (found, encoder)]
         raise ValueError(f"init is {config.init}, which holds {described[0]}; the config asks for {described[1]}")

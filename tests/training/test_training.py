@@ -25,7 +25,7 @@ from jaxsd.sharding import replicate
 from jaxsd.training import optimizers
 from jaxsd.training import train as training
 from jaxsd.training.frozen_models import load_frozen_models
-from jaxsd.training.initialization import initial_encoder, scale_initial
+from jaxsd.training.initialization import initial_encoder, make_encoder, scale_initial
 from jaxsd.training.loop import init_state, make_step
 from jaxsd.training.losses import loss_columns, make_gradient
 from jaxsd.training.run_config import check_run_config, write_run_config
@@ -141,6 +141,30 @@ def test_the_papers_recipe_trains_on_prepared_data_and_starts_from_another_run(d
     write_run_config(tmp_path / "next", config_of("gemini.py:denoise", data, f"init={tmp_path / 'run'}"))
     again = initial_encoder(tmp_path / "next")
     jax.tree.map(np.testing.assert_array_equal, nnx.state(again), nnx.state(trained))
+
+
+def test_an_own_encoder_trains_and_another_run_starts_from_it_only_with_the_same_code(data, tmp_path):
+    code = tmp_path / "own.py"
+    code.write_text((ROOT / "examples" / "own_encoder.py").read_text())
+
+    def config(*overrides):
+        options = ("encoder_config.width=24", "encoder_config.channels=16", "steps=2", "batch_size=16", *overrides)
+        flags = [
+            f"--config.{option}"
+            for option in (f"data.folder={data}", "data.maker=", f"encoder={code}:OwnEncoder", *options)
+        ]
+        return load_config("toy.py:paper", flags)
+
+    trained = training.train(config("audio_pooling=first"), tmp_path / "run")
+    assert encoders.read_config(tmp_path / "run")["audio_pooling"] == "first"
+    loaded = encoders.load(tmp_path / "run", trust_code=True)
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(loaded), nnx.state(trained))
+
+    begun = make_encoder(config(f"init={tmp_path / 'run'}"), jnp.dtype("float32"))
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(begun), nnx.state(trained))
+    code.write_text(code.read_text() + "\n")
+    with pytest.raises(ValueError, match="which holds an encoder of other code than"):
+        make_encoder(config(f"init={tmp_path / 'run'}"), jnp.dtype("float32"))
 
 
 def test_validation_is_over_the_whole_split_at_once(data):
