@@ -23,8 +23,8 @@ class UserCode:
 def load_class(path: Path, name: str | None = None, sha256: str | None = None) -> type[nnx.Module]:
     """The NNX module class `name` of a Python file, which is run; without a name, the only public one.
 
-    The same content gives the same class again, also from a copy of the file. Raises ValueError naming the file where
-    it is missing, cannot be imported, or has no such class; and, before it is run, where its SHA-256 is not `sha256`.
+    The same content of the same file gives the same class again. Raises ValueError naming the file where it is missing,
+    cannot be imported, or has no such class; and, before it is run, where its SHA-256 is not `sha256`.
     """
     module = _import_file(path, sha256)
     classes = {
@@ -75,7 +75,7 @@ def _import_file(path: Path, sha256: str | None) -> ModuleType:
             f"the code in {path} has changed: its SHA-256 begins with {code.sha256[:12]} and was {sha256[:12]} when "
             "the encoder was saved; a copy of the old code beside encoder.json would be taken in its place"
         )
-    name = f"_encoder_{path.stem}_{code.sha256}"
+    name = f"_encoder_{path.stem}_{hashlib.sha256(repr(code).encode()).hexdigest()}"
     if name in sys.modules:
         return sys.modules[name]
     module = ModuleType(name)

@@ -39,7 +39,7 @@ def make_encoder(config: TrainConfig, dtype: jnp.dtype) -> nnx.Module:
     if code and not (config.own_encoder and code["sha256"] == code_of(cls).sha256):
         raise ValueError(f"init is {config.init}, which holds an encoder of other code than {config.encoder}")
     found = encoders.load(config.init, dtype=dtype, trust_code=True)
-    if type(found) is not type(encoder) or _sizes_of(found) != _sizes_of(encoder):
+    if type(found).__name__ != type(encoder).__name__ or _sizes_of(found) != _sizes_of(encoder):
         described = [f"{type(one).__name__} of {_sizes_of(one)}" for one in (found, encoder)]
         raise ValueError(f"init is {config.init}, which holds {described[0]}; the config asks for {described[1]}")
     return found

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -160,6 +161,8 @@ def test_an_own_encoder_trains_and_another_run_starts_from_it_only_with_the_same
     loaded = encoders.load(tmp_path / "run", trust_code=True)
     jax.tree.map(np.testing.assert_array_equal, nnx.state(loaded), nnx.state(trained))
 
+    code = code.rename(tmp_path / "moved.py")
+    shutil.copy(code, tmp_path / "run" / "own.py")
     begun = make_encoder(config(f"init={tmp_path / 'run'}"), jnp.dtype("float32"))
     jax.tree.map(np.testing.assert_array_equal, nnx.state(begun), nnx.state(trained))
     code.write_text(code.read_text() + "\n")
