@@ -37,11 +37,11 @@ def ours(columns, batch: int) -> Iterator:
 
 
 def grain_by_record(columns, batch: int) -> Iterator:
-    def record(row):
-        return {name: columns[name][row] for name in NAMES}
+    def record(index):
+        return {name: columns[name][index] for name in NAMES}
 
-    rows = grain.MapDataset.range(len(columns["audio"])).shuffle(seed=0).repeat()
-    return iter(rows.map(record).to_iter_dataset().batch(batch))
+    indices = grain.MapDataset.range(len(columns["audio"])).shuffle(seed=0).repeat()
+    return iter(indices.map(record).to_iter_dataset().batch(batch))
 
 
 class Records(torch.utils.data.Dataset):
@@ -51,8 +51,8 @@ class Records(torch.utils.data.Dataset):
     def __len__(self):
         return len(self.columns["audio"])
 
-    def __getitem__(self, row):
-        return {name: torch.from_numpy(np.array(self.columns[name][row])) for name in NAMES}
+    def __getitem__(self, index):
+        return {name: torch.from_numpy(np.array(self.columns[name][index])) for name in NAMES}
 
 
 def torch_by_record(workers: int):

@@ -104,7 +104,7 @@ class CLIP:
         """Unit-norm embeddings, float32 (len(texts), projection_dim)."""
         return self.embed_tokens(tokenize(self.tokenizer, texts))
 
-    def embed_tokens(self, tokens: np.ndarray) -> jax.Array:
+    def embed_tokens(self, tokens: np.ndarray | jax.Array) -> jax.Array:
         """Unit-norm embeddings, float32 (n, projection_dim), of token ids (n, 77)."""
         return self._embed_text(self.model, tokens)
 
@@ -113,7 +113,7 @@ class CLIP:
         size = self.model.vision_model.config.image_size
         return self.embed_arrays(np.stack([np.asarray(resize_and_crop(image, size)) for image in images]))
 
-    def embed_arrays(self, pictures: np.ndarray) -> jax.Array:
+    def embed_arrays(self, pictures: np.ndarray | jax.Array) -> jax.Array:
         """Unit-norm embeddings, float32 (n, projection_dim), of uint8 (n, image_size, image_size, 3)."""
         return self._embed_image(self.model, pictures)
 
