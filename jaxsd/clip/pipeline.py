@@ -74,7 +74,7 @@ class CLIP:
         model = load_weights(weights, CLIP_MAPPING, make, dtype, CLIP_IGNORED, wanted="CLIP")
         return cls(model, load_tokenizer(folder), preprocessing)
 
-    def save_pretrained(self, folder, *, dtype=np.float32):
+    def save_pretrained(self, folder, *, dtype: DTypeLike = np.float32):
         """Write the folder that `from_pretrained` and transformers' CLIPModel read, weights as `dtype`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

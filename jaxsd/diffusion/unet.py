@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from jaxsd.diffusion.layers import Attention, Downsample, ResnetBlock, Upsample, conv, group_norm, remat_where_asked
 
@@ -56,7 +56,7 @@ class UNetConfig:
 
 
 def timestep_embedding(
-    timesteps: Float[Array, " batch"], features: int, flip_sin_to_cos: bool, freq_shift: int
+    timesteps: Num[Array, " batch"], features: int, flip_sin_to_cos: bool, freq_shift: int
 ) -> Float[Array, "batch features"]:
     """Sinusoids of the (possibly fractional) timesteps, float32."""
     half = features // 2
@@ -209,7 +209,7 @@ class UNet(nnx.Module):
     def __call__(
         self,
         latents: Float[Array, "batch height width channels"],
-        timesteps: Float[Array, " batch"],
+        timesteps: Num[Array, " batch"],
         context: Float[Array, "batch tokens features"],
     ) -> Float[Array, "batch height width channels"]:
         """Noisy latents, timesteps in [0, 1000) and conditioning -> prediction of the latents' shape, float32."""
@@ -224,7 +224,7 @@ class UNet(nnx.Module):
     def denoise(
         self,
         latents: Float[Array, "batch height width channels"],
-        timesteps: Float[Array, " batch"],
+        timesteps: Num[Array, " batch"],
         keys_values: list,
     ) -> Float[Array, "batch height width channels"]:
         """`__call__` with `keys_values(context)` in place of the context."""

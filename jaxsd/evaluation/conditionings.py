@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from jaxsd.clip.pooling import pool_embeddings
 from jaxsd.clip.tokens import tokenize
@@ -47,13 +47,17 @@ def encoder_conditioning(
 
 
 @nnx.jit
-def encode_audio(encoder: nnx.Module, audio: Array) -> Float[Array, "batch 77 width"]:
+def encode_audio(
+    encoder: nnx.Module, audio: Num[Array | np.ndarray, "batch samples"]
+) -> Float[Array, "batch 77 width"]:
     """An encoder's embeddings of int16 clips (batch, 16000), compiled."""
     return encoder(audio)
 
 
 @nnx.jit
-def _hidden_states(text_model: nnx.Module, tokens: Array) -> Float[Array, "batch 77 width"]:
+def _hidden_states(
+    text_model: nnx.Module, tokens: Int[Array | np.ndarray, "batch 77"]
+) -> Float[Array, "batch 77 width"]:
     return text_model(tokens).hidden_states
 
 
@@ -63,7 +67,7 @@ class TextTower:
     def __init__(self, split: EvaluationSplit):
         self.split = split
 
-    def hidden_states(self, tokens: Int[np.ndarray, "batch 77"]) -> Float[Array, "batch 77 width"]:
+    def hidden_states(self, tokens: Int[Array | np.ndarray, "batch 77"]) -> Float[Array, "batch 77 width"]:
         return _hidden_states(self.split.clip.model.text_model, tokens)
 
     def hidden_states_at(self, indices: Int[np.ndarray, " batch"]) -> Float[Array, "batch 77 width"]:

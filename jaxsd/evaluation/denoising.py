@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxsd.diffusion.denoising import denoising_errors_at
-from jaxsd.evaluation.inputs import EvaluationSplit
+from jaxsd.diffusion.pipeline import StableDiffusion
 
 
 @partial(nnx.jit, static_argnames="schedule")
@@ -22,11 +22,12 @@ class FrozenUNet:
     The timesteps are stratified over the split: they cover all levels of noise evenly.
     """
 
-    def __init__(self, split: EvaluationSplit):
-        self.pipe, self.latents = split.pipe, split.columns["latents"]
+    def __init__(self, pipe: StableDiffusion, latents: Float[np.ndarray, "M height width channels"]):
+        self.pipe, self.latents = pipe, latents
+        size = len(latents)
         rng = np.random.default_rng(0)
-        shares = (rng.permutation(len(split)) + rng.random(len(split))) / len(split)
-        self.timesteps = np.int32(shares * split.pipe.schedule.num_train_timesteps)
+        shares = (rng.permutation(size) + rng.random(size)) / size
+        self.timesteps = (shares * pipe.schedule.num_train_timesteps).astype(np.int32)
 
     def errors(
         self, indices: Int[np.ndarray, " batch"], embeddings: Float[Array, "batch 77 width"]

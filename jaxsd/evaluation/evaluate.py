@@ -84,7 +84,7 @@ def evaluate(
         check_fit(encoder, split)
 
     text = TextTower(split)
-    unet = FrozenUNet(split) if split.pipe else None
+    unet = FrozenUNet(split.pipe, split.columns["latents"]) if split.pipe else None
     conditionings = {one.name: encoder_conditioning(one.encoder, one, split) for one in encoders}
     conditionings |= {
         name: reference for name, reference in text.references().items() if name in (*references, NO_CAPTION)
@@ -116,9 +116,9 @@ def evaluate(
         for name, (encode, inputs) in _timed(encoders, split, text).items():
             if name in entries:
                 entries[name].set(time_encoding(encode, inputs, repeats))
-    if image_count:
+    if image_count and split.pipe:
         drawn = {name: one for name, one in conditionings.items() if one.pooling or name in references}
-        images = _draw_all(drawn, split, text, image_count, partial(draw_images, guidance=guidance, steps=steps))
+        images = _draw_all(drawn, text, image_count, partial(draw_images, split.pipe, guidance=guidance, steps=steps))
         figures = ImageFigures(split, targets, judge)
         if real_images is not None:
             entries[REAL_IMAGES], images[REAL_IMAGES] = Entry(), real_images
@@ -161,7 +161,7 @@ def _timed(
 
 
 def _draw_all(
-    conditionings: dict[str, EvaluatedConditioning], split: EvaluationSplit, text: TextTower, count: int, draw: Callable
+    conditionings: dict[str, EvaluatedConditioning], text: TextTower, count: int, draw: Callable
 ) -> dict[str, Float[np.ndarray, "{count} height width 3"]]:
     """The images of the first `count` clips under every conditioning."""
     images = {}
@@ -169,7 +169,5 @@ def _draw_all(
         for number, (name, conditioning) in enumerate(conditionings.items()):
             embeddings = embed_first(conditioning, text, count)
             before = number * count
-            images[name] = draw(
-                split.pipe, embeddings, progress=lambda done, before=before: progress.advance(before + done)
-            )
+            images[name] = draw(embeddings, progress=lambda done, before=before: progress.advance(before + done))
     return images

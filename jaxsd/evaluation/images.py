@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
@@ -44,7 +45,9 @@ def draw_images(
     images = []
     for indices, count in padded_batches(len(embeddings), DRAWN_TOGETHER):
         key = jax.random.fold_in(jax.random.key(1), int(indices[0]))
-        images.append(np.asarray(pipe(embeddings[indices], guidance=guidance, steps=steps, key=key))[:count])
+        images.append(
+            np.asarray(pipe(jnp.asarray(embeddings[indices]), guidance=guidance, steps=steps, key=key))[:count]
+        )
         if not np.isfinite(images[-1]).all():
             raise ValueError("the U-Net or the VAE makes images that are not finite; are its weights whole?")
         progress(int(indices[count - 1]) + 1)
@@ -67,8 +70,10 @@ class ImageFigures:
 
     def __init__(self, split: EvaluationSplit, targets: Targets, judge: ImageJudge | None):
         self.split, self.targets, self.judge = split, targets, judge
-        self.classes = split.classes
-        self.class_texts = np.asarray(split.clip.embed_text(list(self.classes.captions))) if self.classes else None
+        self.labels, self.class_texts = None, np.zeros((0, 0))
+        if split.classes is not None:
+            self.labels = split.classes.labels
+            self.class_texts = np.asarray(split.clip.embed_text(list(split.classes.captions)))
 
     def add(
         self,
@@ -88,9 +93,9 @@ class ImageFigures:
         entry.estimate("IIS", metrics.align(seen, self.targets.image[:count]).forward.beaten)
         if vectors is not None:
             entry.estimate("AIS", metrics.align(seen, vectors[:count]).forward.beaten)
-        if self.classes is not None:
+        if self.labels is not None:
             nearest_class = (seen @ self.class_texts.T).argmax(axis=1)
-            entry.estimate("AIC", nearest_class == self.classes.labels[:count])
+            entry.estimate("AIC", nearest_class == self.labels[:count])
         verdicts = self.judge(images) if self.judge else {}
         for question, right in verdicts.items():
             if len(right):

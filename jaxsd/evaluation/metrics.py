@@ -105,8 +105,9 @@ def align(
     block = block or max(1, ENTRIES // size)
     matched = np.einsum("ij,ij->i", vectors, targets)
     rng = np.random.default_rng(seed)
-    pairings = [rng.permutation(size).astype(np.int32) for _ in range(permutations)]
-    pairings = np.stack(pairings, axis=1) if permutations else None
+    pairings = np.empty((size, permutations), np.int32)
+    for column in range(permutations):
+        pairings[:, column] = rng.permutation(size)
 
     row_sums, column_sums, null = np.empty(size), np.zeros(size), np.zeros(permutations)
     above, near = np.empty(size, np.int64), np.empty(size, np.int64)

@@ -89,7 +89,7 @@ class _SameKey(nnx.Rngs):
         return self.key
 
 
-def abstract_model(make: Callable[..., nnx.Module]) -> nnx.Module:
+def abstract_model(make: Callable[..., Model]) -> Model:
     """The module that `make(rngs=...)` makes, with shapes in place of parameters.
 
     `nnx.eval_shape` with `nnx.Rngs` would trace how keys are drawn, which takes ten times as long as everything else.

@@ -46,8 +46,9 @@ def demo(folder: Path) -> Path:
     print(f"3/3  drawing held-out sounds with it and with the bundled {BEST}", flush=True)
     split = open_evaluation_split(data / "test")
     yours, bundled = load_evaluated_encoders([str(run), BEST])
-    options = maker.evaluation_options(split, DEMO_IMAGES) | {"images_folder": folder / "report" / "images"}
-    results = evaluate([yours, bundled], split, references=("own caption",), **options)
+    options = maker.evaluation_options(split, DEMO_IMAGES)
+    kept = folder / "report" / "images"
+    results = evaluate([yours, bundled], split, references=("own caption",), images_folder=kept, **options)
     report = write_report(results, folder / "report")
     sheet = sample_sheet(folder / "contact-sheet.png", {"your encoder": str(run), f"bundled {BEST}": BEST})
     share, best = (results["encoders"][one.name]["figures"]["class"] for one in (yours, bundled))

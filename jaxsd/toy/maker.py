@@ -47,7 +47,8 @@ def make_split(folder, split: str, size: int | None = None, *, seed: int = 0, we
     """
     if size is None:
         metadata = _read_metadata(Path(folder))
-        split, size, seed = metadata.get("split", split), metadata.get("rows", HELD_OUT), metadata.get("seed", seed)
+        split, seed = metadata.get("split", split), metadata.get("seed", seed)
+        size = int(metadata.get("rows", HELD_OUT))
         weights = model_source(metadata.get("diffusion", weights))
     return _make([_split_build(Path(folder), split, size, seed, Path(weights))], Path(weights))
 

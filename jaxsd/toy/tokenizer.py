@@ -1,6 +1,7 @@
 """The toy world's tokenizer: CLIP's own kind (byte-level BPE), its merges learned from the captions."""
 
 import json
+from typing import Any
 
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
@@ -17,7 +18,7 @@ def make_tokenizer(captions: list[str]) -> CLIPTokenizer:
     blank.model = BPE(end_of_word_suffix=SUFFIX)
     trainer = BpeTrainer(vocab_size=MOST_TOKENS, end_of_word_suffix=SUFFIX, show_progress=False)
     blank.train_from_iterator(sorted(set(captions)), trainer)
-    merges = [tuple(pair) for pair in json.loads(blank.to_str())["model"]["merges"]]
+    merges: Any = [tuple(pair) for pair in json.loads(blank.to_str())["model"]["merges"]]
 
     letters = sorted(ByteLevel.alphabet())
     tokens = letters + [letter + SUFFIX for letter in letters] + ["".join(pair) for pair in merges]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from jaxsd.data.loader import shuffled
 from jaxsd.diffusion.denoising import denoising_errors
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.samplers import NoiseSchedule
+from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
 from jaxsd.files import replacing
@@ -58,24 +60,26 @@ UNET_CONFIG = UNetConfig(
     attention_head_dim=4,
     norm_num_groups=16,
 )
-TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
+TEXT: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
 VISION_CONFIG = VisionConfig(
     hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4, image_size=64, patch_size=8
 )
 PROJECTION = 128
 
+Trained = TypeVar("Trained", bound=nnx.Module)
+
 
 def run_stage(
     folder: Path,
     name: str,
-    model: nnx.Module,
+    model: Trained,
     loss: Callable,
     batch: Callable[[int], PyTree],
     steps: int,
     peak: float,
     seed: int,
     **options,
-) -> nnx.Module:
+) -> Trained:
     """Train a model, unless the stage is finished.
 
     Args:
@@ -227,7 +231,7 @@ def train_models(folder: Path, seed: int = 0) -> Path:
     captions = world.captions("train", TRAIN_SCENES, seed)
     images = cached(folder / "images.npy", lambda: world.images(scenes))
 
-    tokenizer = make_tokenizer(captions)
+    tokenizer: Any = make_tokenizer(captions)
     tokenizer.save_pretrained(folder / "tokenizer")
     text = TextConfig(**TEXT, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
     texts, which = np.unique(["", *captions], return_inverse=True)
@@ -244,7 +248,14 @@ def train_models(folder: Path, seed: int = 0) -> Path:
     unet = train_unet(folder, latents, contexts, which, seed)
 
     bundle = folder / "bundle"
-    pipe = StableDiffusion(unet, vae, clip.text_model, folder / "tokenizer", NoiseSchedule(sampler="ddim"))
+    pipe = StableDiffusion(
+        unet,
+        vae,
+        clip.text_model,
+        folder / "tokenizer",
+        NoiseSchedule(sampler="ddim"),
+        sampling=SamplingDefaults(guidance=3.0, steps=25),
+    )
     pipe.save_pretrained(bundle / "weights", dtype=np.float16)
     half = Preprocessing(image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5))
     CLIP(clip, tokenizer, half).save_pretrained(bundle / "weights" / "clip", dtype=np.float16)

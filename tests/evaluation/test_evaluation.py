@@ -152,7 +152,7 @@ def test_what_says_nothing_scores_so(results, split):
 
 
 def test_denoising_is_of_every_clip_at_all_levels_of_noise(split):
-    unet = FrozenUNet(split)
+    unet = FrozenUNet(split.pipe, split.columns["latents"])
     steps = split.pipe.schedule.num_train_timesteps
     assert np.array_equal(np.sort(unet.timesteps) * SIZE // steps, np.arange(SIZE))
 

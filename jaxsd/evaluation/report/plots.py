@@ -2,9 +2,11 @@
 
 import io
 from collections.abc import Iterator
+from typing import Any
 
 import matplotlib
 import numpy as np
+from cycler import cycler
 from matplotlib.figure import Figure
 
 from jaxsd.evaluation.conditionings import WRONG_CAPTION
@@ -14,9 +16,9 @@ from jaxsd.evaluation.metrics import recall_points
 from jaxsd.evaluation.results import Results
 
 PALETTE = ("#2f5d8a", "#c05a2b", "#3f7d4e", "#8a4f7d", "#a88422", "#2a9d9d", "#b03a4a", "#4d4d4d")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
-    "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
+    "axes.prop_cycle": cycler(color=PALETTE),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 9,

@@ -105,6 +105,7 @@ def _measure_recipe(run: Path, config: TrainConfig, split: EvaluationSplit, *, i
         float(metrics.nearest_distances(embeddings, captions).mean()) / np.sqrt(captions.var(axis=0).mean()),
         config.batch_size / float(np.median(speeds)),
     ]
+    assert split.pipe  # the toy world has latents
     scenes, judge = world.scenes("test", images, split.metadata["seed"]), load_judge()
     for guidance in GUIDANCES:
         made = draw_images(split.pipe, embeddings, guidance=guidance)

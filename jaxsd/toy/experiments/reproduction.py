@@ -22,7 +22,7 @@ from jaxsd.toy import maker
 from jaxsd.toy.experiments.runs import Key, Runs, configure, mean, run_all
 
 # As the recipes have it at full size.
-ADAMW = {"optimizer": "adamw", "learning_rate": 5e-4, "weight_decay": 0.05}
+ADAMW: dict[str, object] = {"optimizer": "adamw", "learning_rate": 5e-4, "weight_decay": 0.05}
 # What is trained, by name: the recipe of configs/toy.py, and the values that are changed in it.
 VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "bos": ("paper", {"text_pooling": "bos"}),

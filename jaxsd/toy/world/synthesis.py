@@ -5,10 +5,15 @@ loudness. All variation comes from the random generator, so the generator's stat
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int16
-from scipy import fft, signal
+from scipy import fft as scipy_fft
+from scipy import signal as scipy_signal
+
+fft: Any = scipy_fft  # whose annotations say nothing of the arrays that they return
+signal: Any = scipy_signal
 
 SAMPLE_RATE = 16_000
 """Samples per second of every sound."""
@@ -58,7 +63,7 @@ def _pulses(pitch: np.ndarray, sharpness: np.ndarray | float) -> np.ndarray:
     return pulses - pulses.mean()
 
 
-def _resonances(centers: Sequence[float], widths: Sequence[float], gains: Sequence[float]) -> np.ndarray:
+def _resonances(centers: Sequence[float] | np.ndarray, widths: Sequence[float], gains: Sequence[float]) -> np.ndarray:
     """Transfer function of parallel decaying resonances."""
     center, half_width, gain = (np.asarray(values, float)[:, None] for values in (centers, widths, gains))
     half_width = half_width / 2
