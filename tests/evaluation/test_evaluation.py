@@ -283,9 +283,10 @@ def test_images_are_measured_by_clip_and_by_the_judge(split, results, monkeypatc
     assert sound in page
 
 
-def test_images_that_are_not_finite_are_an_error(split):
+def test_images_that_are_not_finite_are_an_error(split, monkeypatch):
+    monkeypatch.setattr(type(split.pipe), "__call__", lambda *_, **__: np.full((50, 8, 8, 3), np.nan))
     with pytest.raises(ValueError, match="the U-Net or the VAE makes images that are not finite"):
-        draw_images(lambda *_, **__: np.full((50, 8, 8, 3), np.nan), np.zeros((3, 77, 24)))
+        draw_images(split.pipe, np.zeros((3, 77, 24)))
 
 
 @pytest.mark.parametrize("rows", [0, 1])
