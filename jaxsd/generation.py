@@ -13,8 +13,8 @@ from PIL import Image
 
 from jaxsd.batching import padded_batches
 from jaxsd.bundled import sound_source
-from jaxsd.diffusion.images import load_image
 from jaxsd.diffusion.pipeline import StableDiffusion, to_pil
+from jaxsd.images import load_image
 from jaxsd.progress import Progress
 from jaxsd.sound_to_image import Conditioning, load_clips
 

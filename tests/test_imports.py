@@ -18,6 +18,7 @@ ROOMS = (
     "jaxsd.progress",
     "jaxsd.bundled",
     "jaxsd.audio",
+    "jaxsd.images",
     "jaxsd.batching",
     "jaxsd.sharding",
     "jaxsd.cli",

@@ -1,16 +1,19 @@
-"""Pictures of any size as the vision tower takes them."""
+"""Images of any size as the vision tower takes them."""
 
 from PIL import Image
+
+from jaxsd.images import rgb_image
 
 
 def resize_and_crop(
     image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.BICUBIC
 ) -> Image.Image:
-    """The shortest side to `size`, then the square in the middle, RGB, as CLIP's image processor does (bicubic).
+    """Resize the shortest side to `size` and cut out the square in the middle, as CLIP's image processor does.
 
-    Raises ValueError for a picture so narrow that it would grow beyond Pillow's limit of pixels.
+    `image` has any mode and becomes RGB; `resample` is bicubic in CLIP. Raises ValueError for an image so narrow that
+    it would grow beyond Pillow's limit of pixels.
     """
-    image = image.convert("RGB")
+    image = rgb_image(image)
     scale = size / min(image.size)
     width, height = (max(size, int(side * scale)) for side in image.size)
     if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:

@@ -5,6 +5,20 @@ from jaxsd.pretrained.mapping import Rule, module
 CLIP_IGNORED = (r".*position_ids",)  # a buffer: 0, 1, 2, and so on
 
 
+def text_ignored(prefix: str, layers: int) -> tuple[str, ...]:
+    """Names that a text tower of so many layers has no use for. They begin with the regex `prefix`.
+
+    A config with fewer layers than the file has asks for the earlier hidden states ("clip skip"), as in transformers.
+    The text projection belongs to CLIP; Stable Diffusion does not use it.
+    """
+    return (*CLIP_IGNORED, rf"{prefix}encoder\.layers\.{_at_least(layers)}\..+", r"(.*\.)?text_projection(\.weight)?")
+
+
+def _at_least(number: int) -> str:
+    """A regex of the whole numbers from `number` up to 999."""
+    return f"({'|'.join(map(str, range(number, 1000)))})"
+
+
 def tower(source: str, target: str) -> tuple[Rule, ...]:
     """The rules of one tower. Its names begin with `source` in transformers and with `target` in ours."""
     return (

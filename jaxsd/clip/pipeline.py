@@ -13,8 +13,8 @@ from PIL import Image
 
 from jaxsd.clip.images import resize_and_crop
 from jaxsd.clip.params import CLIP_IGNORED, CLIP_MAPPING
-from jaxsd.clip.tokens import TOKENIZER_FILES, load_tokenizer, tokenize
-from jaxsd.clip.towers import CLIPModel, TextConfig, VisionConfig
+from jaxsd.clip.tokens import TOKENIZER_FILES, check_tokens, load_tokenizer, tokenize
+from jaxsd.clip.towers import LEGACY_EOS, CLIPModel, TextConfig, VisionConfig
 from jaxsd.files import read_json, write_json
 from jaxsd.pretrained.hub import fetch
 from jaxsd.pretrained.mapping import export_parameters
@@ -28,7 +28,7 @@ from jaxsd.pretrained.weights import (
     write_safetensors,
 )
 
-CLIP_CONFIG_FILES = ("config.json", "preprocessor_config.json")
+CLIP_CONFIG_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,36 @@ class Preprocessing:
 
     image_mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
     image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What `config.json` says of the shared space."""
+
+    projection_dim: int = 512
+
+
+def read_preprocessing(folder: Path) -> Preprocessing:
+    """Read `preprocessor_config.json`, or what transformers 5 writes in its place into `processor_config.json`."""
+    path = folder / "preprocessor_config.json"
+    if not path.is_file() and (folder / "processor_config.json").is_file():
+        path = folder / "processor_config.json"
+        values = read_json(path).get("image_processor")
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: image_processor is {values!r}; allowed: an object")
+        return from_dict(Preprocessing, values, path)
+    return from_dict(Preprocessing, read_json(path), path)
+
+
+def _tower_values(config: dict, key: str, path: Path) -> dict:
+    """What a config says of a tower. Older files have a second object, which counts where both say something."""
+    values = {}
+    for name in (key, f"{key}_dict"):
+        part = config.get(name)
+        if not isinstance(part, dict | None):
+            raise ValueError(f"{path}: {name} is {part!r}; allowed: an object")
+        values |= part or {}
+    return values
 
 
 class CLIP:
@@ -63,16 +93,22 @@ class CLIP:
         config = read_json(path)
         if config.get("model_type", "clip") != "clip":
             raise ValueError(f"{path}: model_type is {config['model_type']!r}; allowed: 'clip'")
-        text = from_dict(TextConfig, config.get("text_config", {}), path)
-        vision = from_dict(VisionConfig, config.get("vision_config", {}), path)
-        projection = config.get("projection_dim", 512)
-        preprocessing = from_dict(Preprocessing, read_json(folder / "preprocessor_config.json"), folder)
+        text = from_dict(TextConfig, _tower_values(config, "text_config", path), path)
+        vision = from_dict(VisionConfig, _tower_values(config, "vision_config", path), path)
+        projection = from_dict(Projection, config, path).projection_dim
+        preprocessing = read_preprocessing(folder)
         download_weights(source, folder, {"": TRANSFORMERS_WEIGHTS}, variant)
         weights = find_weights(folder, TRANSFORMERS_WEIGHTS, variant)
 
         make = partial(CLIPModel, text, vision, projection, dtype=dtype)
         model = load_weights(weights, CLIP_MAPPING, make, dtype, CLIP_IGNORED, wanted="CLIP")
-        return cls(model, load_tokenizer(folder), preprocessing)
+        tokenizer = load_tokenizer(folder, text)
+        if text.eos_token_id not in (LEGACY_EOS, tokenizer.eos_token_id):
+            raise ValueError(
+                f"{path}: eos_token_id is {text.eos_token_id}, but the tokenizer ends a text with "
+                f"{tokenizer.eos_token_id}: they are not of one model"
+            )
+        return cls(model, tokenizer, preprocessing)
 
     def save_pretrained(self, folder, *, dtype: DTypeLike = np.float32):
         """Write the folder that `from_pretrained` and transformers' CLIPModel read, weights as `dtype`."""
@@ -106,6 +142,8 @@ class CLIP:
 
     def embed_tokens(self, tokens: np.ndarray | jax.Array) -> jax.Array:
         """Unit-norm embeddings, float32 (n, projection_dim), of token ids (n, 77)."""
+        if isinstance(tokens, np.ndarray):  # ids that are on a device already come from a tokenizer that fits
+            check_tokens(tokens, self.model.text_model.config)
         return self._embed_text(self.model, tokens)
 
     def embed_images(self, images: list[Image.Image]) -> jax.Array:

@@ -1,34 +1,84 @@
 """Captions -> token ids, by transformers' tokenizer."""
 
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
+from jaxsd.clip.towers import TextConfig
 from jaxsd.pretrained.hub import fetch
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
 
 
-def load_tokenizer(source):
-    """The CLIP tokenizer in a folder or Hugging Face repository. Raises FileNotFoundError where there is none."""
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a CLIP tokenizer lies in the folder: as one file, or as a vocabulary and its merges."""
+    layouts = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+    return any(all((folder / name).is_file() for name in names) for names in layouts)
+
+
+def load_tokenizer(source: str | Path, config: TextConfig, revision: str | None = None):
+    """Load the CLIP tokenizer of the text tower of this config from a folder or a Hugging Face repository.
+
+    Texts are cut at the tower's positions where the files name no length or a larger one. Raises FileNotFoundError
+    where there is no tokenizer, and ValueError where it cannot be read or has token ids that the tower has no
+    embeddings for.
+    """
+    folder = fetch(source, TOKENIZER_FILES, revision)
+    if not has_tokenizer(folder):
+        raise FileNotFoundError(f"{folder}: no tokenizer here (neither tokenizer.json nor vocab.json with merges.txt)")
     from transformers import CLIPTokenizer  # imports for over a second: only when text is read
 
-    folder = fetch(source, TOKENIZER_FILES)
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise FileNotFoundError(f"{folder}: no tokenizer here (neither tokenizer.json nor vocab.json)")
-    return CLIPTokenizer.from_pretrained(folder)
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+        largest = max(tokenizer.get_vocab().values())
+    except Exception as error:  # there is no telling what damaged files lead transformers to
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{folder}: the tokenizer cannot be read: {reason[:200]}") from None
+    if largest >= config.vocab_size:
+        raise ValueError(
+            f"{folder}: the tokenizer has token ids up to {largest}, but the text encoder has embeddings for ids up to "
+            f"{config.vocab_size - 1} only: they are not of one model"
+        )
+    tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
+    return tokenizer
 
 
-def tokenize(tokenizer, texts: list[str]) -> np.ndarray:
-    """Token ids, int32 (len(texts), 77), padded and cut to the tokenizer's `model_max_length`.
+def tokenize(tokenizer, texts: Sequence[str]) -> Int[np.ndarray, "texts tokens"]:
+    """Token ids, int32, padded and cut to the tokenizer's `model_max_length`, which is 77 in CLIP.
 
     Warns of each text that is cut, with what was cut off.
     """
     length = tokenizer.model_max_length
-    ids = tokenizer(texts, padding="max_length", max_length=length, truncation=True)["input_ids"]
+    ids = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True)["input_ids"]
     ids = np.array(ids, np.int32)
     for full in np.flatnonzero(ids[:, -2] != tokenizer.pad_token_id):
-        cut = tokenizer(texts[full], verbose=False)["input_ids"][length - 1 : -1]
+        cut = tokenizer(texts[int(full)], verbose=False)["input_ids"][length - 1 : -1]
         if cut:
             warnings.warn(f"a text has more than {length} tokens; not read: {tokenizer.decode(cut)!r}", stacklevel=2)
     return ids
+
+
+def empty_text(config: TextConfig) -> Int[np.ndarray, "1 tokens"]:
+    """The token ids of the empty text in CLIP's own vocabulary, whose last two ids are the start and the end.
+
+    They are those of CLIP ViT-L/14's tokenizer, which pads with the end.
+    """
+    ids = np.full((1, config.max_position_embeddings), config.vocab_size - 1, np.int32)
+    ids[0, 0] = config.vocab_size - 2
+    return ids
+
+
+def check_tokens(tokens: Int[np.ndarray, "texts tokens"], config: TextConfig) -> None:
+    """Raise ValueError for a token id without an embedding, from which the text tower would make NaN."""
+    if tokens.size and not 0 <= tokens.min() <= tokens.max() < config.vocab_size:
+        raise ValueError(f"token ids go from {tokens.min()} to {tokens.max()}; allowed: 0 to {config.vocab_size - 1}")

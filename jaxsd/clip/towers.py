@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+LEGACY_EOS = 2  # what configs older than transformers 4.31 say by mistake, where it is the highest id
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -20,16 +21,21 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class TowerConfig:
-    """What the two towers have in common, under transformers' names."""
+    """What the two towers have in common, under transformers' names and with transformers' defaults."""
 
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
 
     def __post_init__(self):
+        for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: from 1")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"num_attention_heads is {self.num_attention_heads}; allowed: divisors of hidden_size")
         if self.hidden_act not in ACTIVATIONS:
             raise ValueError(f"hidden_act is {self.hidden_act!r}; allowed: {', '.join(ACTIVATIONS)}")
 
@@ -40,11 +46,24 @@ class TextConfig(TowerConfig):
     max_position_embeddings: int = 77
     eos_token_id: int = 49407
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.max_position_embeddings < 2:
+            raise ValueError(f"max_position_embeddings is {self.max_position_embeddings}; allowed: from 2")
+
 
 @dataclass(frozen=True)
 class VisionConfig(TowerConfig):
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_attention_heads: int = 12
     image_size: int = 224
-    patch_size: int = 14
+    patch_size: int = 32
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 1 <= self.patch_size <= self.image_size:
+            raise ValueError(f"patch_size is {self.patch_size}; allowed: 1 to image_size, {self.image_size}")
 
 
 class TowerAttention(nnx.Module):
@@ -55,7 +74,10 @@ class TowerAttention(nnx.Module):
 
     def __call__(self, x, causal):
         q, k, v = (f(x).reshape(*x.shape[:2], self.heads, -1) for f in (self.q_proj, self.k_proj, self.v_proj))
-        return self.out_proj(jax.nn.dot_product_attention(q, k, v, is_causal=causal).reshape(x.shape))
+        if x.dtype == jnp.float16:  # JAX's attention asks for a product of float16 that a CPU lacks
+            q, k, v = (part.astype(jnp.float32) for part in (q, k, v))
+        out = jax.nn.dot_product_attention(q, k, v, is_causal=causal).astype(x.dtype)
+        return self.out_proj(out.reshape(x.shape))
 
 
 class TowerMLP(nnx.Module):
@@ -115,9 +137,9 @@ class TextModel(nnx.Module):
     def end_of_text(self, tokens: Int[Array, "batch tokens"]) -> Int[Array, " batch"]:
         """Position of the end-of-text token.
 
-        Configs older than transformers 4.31 say `eos_token_id == 2` by mistake; there it is the highest id.
+        It is the highest id where a config says LEGACY_EOS.
         """
-        if self.config.eos_token_id == 2:
+        if self.config.eos_token_id == LEGACY_EOS:
             return tokens.argmax(axis=-1)
         return (tokens == self.config.eos_token_id).argmax(axis=-1)
 

@@ -5,16 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from jaxsd.audio import RATE, load_clip
 from jaxsd.clip.images import resize_and_crop
 from jaxsd.data.manifest import ManifestRow
 from jaxsd.data.workers import Examples
-from jaxsd.diffusion.images import load_image, rgb
-
-# Modes that Pillow turns into RGB as they should be; the others go through `rgb`.
-PLAIN = ("RGB", "L", "P", "CMYK", "YCbCr", "1")
+from jaxsd.images import load_image, rgb_image
 
 
 def decode_rows(
@@ -70,13 +67,6 @@ def _make_empty(rows: Sequence[ManifestRow], clip_size: int | None, vae_size: in
         images = np.zeros((count, clip_size, clip_size, 3), np.uint8)
     vae_images = None if vae_size is None else np.zeros((count, vae_size, vae_size, 3), np.uint8)
     return Examples(columns, captions, images, vae_images, bad={})
-
-
-def rgb_image(image: Image.Image) -> Image.Image:
-    """An image of any mode as 8-bit RGB: turned as its EXIF says, what is transparent over white."""
-    if image.mode in PLAIN and not image.has_transparency_data:
-        return ImageOps.exif_transpose(image).convert("RGB")
-    return Image.fromarray(np.round(rgb(image) * 255).astype(np.uint8))
 
 
 def _path(folder: Path, name: str) -> Path:

@@ -42,7 +42,7 @@ def attention(
     head by head and QUERY_BLOCK at a time, which also bounds the memory. Everything else is XLA's.
     """
     branches = {}
-    if q.shape[1] > QUERY_BLOCK:
+    if q.shape[1] > QUERY_BLOCK or q.dtype == jnp.float16:  # of which a CPU lacks the product that XLA's asks for
         branches["cpu"] = attention_in_blocks
     if _fused_attention_exists(q, k, v):
         even = q.shape[1] % 2 == k.shape[1] % 2 == 0

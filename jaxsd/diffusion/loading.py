@@ -1,26 +1,35 @@
 """Stable Diffusion 1.x from a folder in diffusers' layout, from the hub, or from one file of weights."""
 
+import re
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxsd.clip.params import CLIP_IGNORED, TEXT_MAPPING
-from jaxsd.clip.tokens import TOKENIZER_FILES
+from jaxsd.clip.params import TEXT_MAPPING, text_ignored
+from jaxsd.clip.tokens import TOKENIZER_FILES, has_tokenizer
 from jaxsd.clip.towers import TextConfig, TextModel
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.sampling_defaults import SAMPLING_CONFIG, SamplingDefaults
-from jaxsd.diffusion.single_file import SINGLE_FILE_IGNORED, single_file_mapping
+from jaxsd.diffusion.single_file import PREFIXES, SINGLE_FILE_IGNORED, single_file_mapping, vae_mapping
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.unet_params import UNET_MAPPING
 from jaxsd.diffusion.vae import VAE, VAEConfig
 from jaxsd.diffusion.vae_params import VAE_MAPPING
 from jaxsd.files import read_json
-from jaxsd.pretrained.hub import fetch
+from jaxsd.pretrained.hub import fetch, find_cached
+from jaxsd.pretrained.mapping import Model, Rule
 from jaxsd.pretrained.model_config import read_model_config
-from jaxsd.pretrained.recognize import OTHER_MODELS, PARTS_OF_A_MODEL, recognize_transformer, recognize_unet
+from jaxsd.pretrained.recognize import (
+    OTHER_MODELS,
+    PARTS_OF_A_MODEL,
+    recognize_keys,
+    recognize_transformer,
+    recognize_unet,
+)
 from jaxsd.pretrained.weights import (
     DIFFUSERS_WEIGHTS,
     SAFETENSORS,
@@ -28,6 +37,7 @@ from jaxsd.pretrained.weights import (
     download_weights,
     find_weights,
     load_weights,
+    open_tensors,
 )
 
 MODEL_NAME = "Stable Diffusion 1.x"
@@ -55,7 +65,13 @@ class Components(NamedTuple):
 
 
 def load_folder(
-    source: str | Path, revision: str | None, variant: str | None, tokenizer: str | Path | None, dtype: DTypeLike
+    source: str | Path,
+    dtype: DTypeLike,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    tokenizer: str | Path | None = None,
+    vae: str | Path | None = None,
 ) -> Components:
     """Load a folder in diffusers' layout or the Hugging Face repository of that id.
 
@@ -65,24 +81,35 @@ def load_folder(
     folder = fetch(source, CONFIG_FILES, revision)
     _refuse_other_models(folder)
 
-    def load(component, config_class, model_class, mapping, ignore=()):
-        path = folder / component
-        config = read_model_config(config_class, path / "config.json")
-        files = find_weights(path, COMPONENTS[component], variant)
-        make = partial(model_class, config, dtype=dtype)
-        return load_weights(files, mapping, make, dtype, ignore, wanted=MODEL_NAME)
-
+    unet_config = read_model_config(UNetConfig, folder / "unet" / "config.json")
+    text_config = read_model_config(TextConfig, folder / "text_encoder" / "config.json")
+    vae_config = VAEConfig() if vae else read_model_config(VAEConfig, folder / "vae" / "config.json")
+    check_networks_fit(folder, unet_config, None if vae else vae_config, text_config)
     schedule = NoiseSchedule.read(folder / "scheduler" / "scheduler_config.json")
     sampling = SamplingDefaults.read(folder)
-    download_weights(source, folder, COMPONENTS, variant)
-    return Components(
-        load("unet", UNetConfig, UNet, UNET_MAPPING),
-        load("vae", VAEConfig, VAE, VAE_MAPPING),
-        load("text_encoder", TextConfig, TextModel, TEXT_MAPPING, CLIP_IGNORED),
+    needed = {name: weights for name, weights in COMPONENTS.items() if not (vae and name == "vae")}
+    download_weights(source, folder, needed, variant)
+
+    def load(name: str, make: Callable[..., Model], mapping: Iterable[Rule], ignore: Iterable[str] = ()) -> Model:
+        files = find_weights(folder / name, COMPONENTS[name], variant)
+        return load_weights(files, mapping, partial(make, dtype=dtype), dtype, ignore, wanted=MODEL_NAME)
+
+    text_prefix = r"(text_model\.)?"
+    components = Components(
+        load("unet", partial(UNet, unet_config), UNET_MAPPING),
+        load_vae(vae, dtype) if vae else load("vae", partial(VAE, vae_config), VAE_MAPPING),
+        load(
+            "text_encoder",
+            partial(TextModel, text_config),
+            TEXT_MAPPING,
+            text_ignored(text_prefix, text_config.num_hidden_layers),
+        ),
         tokenizer or folder / "tokenizer",
         schedule,
         sampling,
     )
+    check_networks_fit(vae or folder, unet_config, components.vae.config, text_config)
+    return components
 
 
 def read_unet_config(source: str | Path, revision: str | None = None) -> UNetConfig:
@@ -113,33 +140,117 @@ def _refuse_other_models(folder: Path):
 
 def load_single_file(
     path: Path,
-    tokenizer: str | Path | None,
     dtype: DTypeLike,
-    unet: UNetConfig = SD15_UNET,
-    vae: VAEConfig = SD15_VAE,
-    text: TextConfig = SD15_TEXT,
+    *,
+    tokenizer: str | Path | None = None,
+    vae: str | Path | None = None,
+    unet_config: UNetConfig = SD15_UNET,
+    vae_config: VAEConfig = SD15_VAE,
+    text_config: TextConfig = SD15_TEXT,
 ) -> Components:
     """Load one .safetensors file with the names of the first Stable Diffusion code.
 
     Such a file has neither configs nor a tokenizer. It is read as a model of these configs, by default Stable
-    Diffusion 1.5. Raises FileNotFoundError or ValueError naming the file where it is missing, damaged, of another
-    model or of another size.
+    Diffusion 1.5. The other arguments are those of `StableDiffusion.from_pretrained`. Raises FileNotFoundError or
+    ValueError naming the file where it is missing, damaged, of another model or of another size, and the component
+    that it lacks.
     """
     if path.suffix != SAFETENSORS:
         raise ValueError(f"{path}: {MODEL_NAME} in one file must be a .safetensors file")
-
-    def make(rngs):
-        options = {"dtype": dtype, "rngs": rngs}
-        return nnx.Dict(unet=UNet(unet, **options), vae=VAE(vae, **options), text_encoder=TextModel(text, **options))
-
-    mapping = single_file_mapping(unet, len(vae.block_out_channels))
+    names = list(open_tensors([path]))
     others = (*OTHER_MODELS, *PARTS_OF_A_MODEL)
-    models = load_weights([path], mapping, make, dtype, SINGLE_FILE_IGNORED, wanted=MODEL_NAME, others=others)
-    return Components(
+    if other := recognize_keys(names, others):
+        raise ValueError(f"{path} is {other}, not {MODEL_NAME}")
+    for component, prefix in PREFIXES.items():
+        if not any(name.startswith(prefix) for name in names) and not (component == "vae" and vae):
+            remedy = "; name one to take in its place: vae= (--vae)" if component == "vae" else ""
+            raise ValueError(f"{path} holds no {component.replace('_', ' ')}: no key begins with {prefix}{remedy}")
+    makers = {"unet": partial(UNet, unet_config), "text_encoder": partial(TextModel, text_config)}
+    ignored = [
+        *SINGLE_FILE_IGNORED,
+        *text_ignored(r"cond_stage_model\.transformer\.(text_model\.)?", text_config.num_hidden_layers),
+    ]
+    if vae:
+        ignored.append(re.escape(PREFIXES["vae"]) + ".*")
+    else:
+        makers["vae"] = partial(VAE, vae_config)
+
+    def make(rngs) -> nnx.Dict:
+        return nnx.Dict({name: maker(dtype=dtype, rngs=rngs) for name, maker in makers.items()})
+
+    mapping = single_file_mapping(unet_config, len(vae_config.block_out_channels))
+    models: Any = load_weights([path], mapping, make, dtype, ignored, wanted=MODEL_NAME)
+    components = Components(
         models.unet,
-        models.vae,
+        load_vae(vae, dtype) if vae else models.vae,
         models.text_encoder,
-        tokenizer or CLIP_REPOSITORY,
+        tokenizer or find_tokenizer(path),
         NoiseSchedule(),
         SamplingDefaults(),
     )
+    check_networks_fit(vae or path, unet_config, components.vae.config, text_config)
+    return components
+
+
+def load_vae(source: str | Path, dtype: DTypeLike) -> VAE:
+    """Load a VAE alone.
+
+    `source` is a folder or Hugging Face repository in diffusers' layout, of the VAE or of a whole model, or one file
+    with diffusers' names or those of the first Stable Diffusion code, which is read as the VAE of Stable Diffusion 1.5.
+    Raises FileNotFoundError or ValueError naming the file.
+    """
+    path = Path(source)
+    if is_single_file(path):
+        names = list(open_tensors([path]))
+        prefix = PREFIXES["vae"] if any(name.startswith(PREFIXES["vae"]) for name in names) else ""
+        in_diffusers = any(name.startswith("encoder.down_blocks.") for name in names)
+        mapping = VAE_MAPPING if in_diffusers else vae_mapping(len(SD15_VAE.block_out_channels), prefix, "")
+        others = [re.escape(other) + ".+" for name, other in PREFIXES.items() if name != "vae"]
+        make = partial(VAE, SD15_VAE, dtype=dtype)
+        return load_weights([path], mapping, make, dtype, [*SINGLE_FILE_IGNORED, *others], wanted="a VAE")
+    folder = fetch(source, ("config.json", "vae/config.json"))
+    part = "vae" if (folder / "vae" / "config.json").is_file() else ""
+    config = read_model_config(VAEConfig, folder / part / "config.json")
+    download_weights(source, folder, {part: DIFFUSERS_WEIGHTS})
+    files = find_weights(folder / part, DIFFUSERS_WEIGHTS)
+    return load_weights(files, VAE_MAPPING, partial(VAE, config, dtype=dtype), dtype, wanted="a VAE")
+
+
+def find_tokenizer(path: Path) -> str | Path:
+    """Where the tokenizer of a single file is: beside the file, in the cache of the hub, or on the hub."""
+    for folder in (path.parent, path.parent / "tokenizer"):
+        if has_tokenizer(folder):
+            return folder
+    cached = find_cached(CLIP_REPOSITORY, ("tokenizer.json", "merges.txt"))
+    return cached if cached and has_tokenizer(cached) else CLIP_REPOSITORY
+
+
+def require_tokenizer(source: str | Path) -> None:
+    """Raise FileNotFoundError where `source` is a single file whose tokenizer cannot be had, naming the argument.
+
+    To be called before loading where texts will be encoded and no tokenizer is named.
+    """
+    path = Path(source)
+    if path.is_file() and find_tokenizer(path) == CLIP_REPOSITORY:
+        try:
+            fetch(CLIP_REPOSITORY, TOKENIZER_FILES)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{path} holds no tokenizer and none lies beside it; name one: tokenizer= (--tokenizer). {error}"
+            ) from None
+
+
+def check_networks_fit(name: str | Path, unet: UNetConfig, vae: VAEConfig | None, text: TextConfig) -> None:
+    """Raise ValueError where the networks do not fit each other. `name` is what the error calls them."""
+    if text.hidden_size != unet.cross_attention_dim:
+        raise ValueError(
+            f"{name}: the text encoder's hidden_size is {text.hidden_size}, but the U-Net's cross_attention_dim is "
+            f"{unet.cross_attention_dim}"
+        )
+    if unet.out_channels != unet.in_channels:
+        raise ValueError(f"{name}: the U-Net's out_channels is {unet.out_channels}; allowed: its in_channels")
+    if vae and vae.latent_channels != unet.in_channels:
+        raise ValueError(
+            f"{name}: the VAE's latent_channels is {vae.latent_channels}, but the U-Net's in_channels is "
+            f"{unet.in_channels}"
+        )

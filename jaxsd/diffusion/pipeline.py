@@ -1,6 +1,6 @@
 """Stable Diffusion 1.x: embeddings to images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial, wraps
 from pathlib import Path
 
@@ -10,20 +10,20 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Key
 from PIL import Image
 
-from jaxsd.clip.tokens import load_tokenizer, tokenize
+from jaxsd.clip.tokens import empty_text, load_tokenizer, tokenize
 from jaxsd.clip.towers import TextModel
 from jaxsd.diffusion.images import prepare_image
-from jaxsd.diffusion.loading import is_single_file, load_folder, load_single_file
+from jaxsd.diffusion.loading import CLIP_REPOSITORY, is_single_file, load_folder, load_single_file
 from jaxsd.diffusion.samplers import NoiseSchedule, Sampler, init_history, make_sampler, normal, step
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.diffusion.saving import save_folder
 from jaxsd.diffusion.tiles import decode_latents
 from jaxsd.diffusion.unet import UNet
 from jaxsd.diffusion.vae import VAE, Gaussian
-from jaxsd.pretrained.precision import choose_dtype
+from jaxsd.pretrained.precision import choose_dtype, require_finite
 from jaxsd.sharding import AXIS, local_mesh, replicated_sharding, shard_batch
 
 
@@ -61,6 +61,7 @@ class StableDiffusion:
         revision: str | None = None,
         variant: str | None = None,
         tokenizer: str | Path | None = None,
+        vae: str | Path | None = None,
         dtype: DTypeLike | None = None,
     ) -> "StableDiffusion":
         """Load a model.
@@ -71,9 +72,11 @@ class StableDiffusion:
                 read as Stable Diffusion 1.5. In a folder, weights are safetensors files, or PyTorch's where there are
                 none.
             revision: A branch, tag or commit of the repository.
-            variant: What the weights' file names contain, such as "fp16".
-            tokenizer: A folder or repository in place of the model's own. The default of a single file is CLIP
-                ViT-L/14's on the hub, which the first text downloads.
+            variant: What the weights' file names contain, such as "fp16". By default nothing, or the one variant that
+                is there.
+            tokenizer: A folder or repository in place of the model's own. A single file's own is what lies beside it,
+                or else CLIP ViT-L/14's: in the hub's cache or, downloaded by the first text, from the hub.
+            vae: A folder, repository or file in place of the model's own VAE.
             dtype: Parameters are kept and compute in it, whatever the file has. By default bfloat16 on accelerators
                 and float32 on the CPU.
 
@@ -83,8 +86,9 @@ class StableDiffusion:
         dtype = choose_dtype(dtype)
         path = Path(source)
         if is_single_file(path):
-            return cls(*load_single_file(path, tokenizer, dtype))
-        return cls(*load_folder(source, revision, variant, tokenizer, dtype))
+            return cls(*load_single_file(path, dtype, tokenizer=tokenizer, vae=vae))
+        parts = load_folder(source, dtype, revision=revision, variant=variant, tokenizer=tokenizer, vae=vae)
+        return cls(*parts)
 
     def save_pretrained(self, folder: str | Path, *, dtype: DTypeLike = np.float32) -> None:
         """Write the folder that `from_pretrained` and diffusers' StableDiffusionPipeline read, weights as `dtype`."""
@@ -93,23 +97,34 @@ class StableDiffusion:
 
     @cached_property
     def tokenizer(self):
-        return load_tokenizer(self._tokenizer_source)
+        """The tokenizer, loaded when it is first needed. Raises FileNotFoundError or ValueError where it cannot be."""
+        if self._tokenizer_source is None:
+            raise ValueError("this model was made without a tokenizer")
+        try:
+            return load_tokenizer(self._tokenizer_source, self.text_encoder.config)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}; a tokenizer can be named: tokenizer= (--tokenizer)") from None
 
-    def encode_text(self, texts: list[str]) -> Float[Array, "batch 77 width"]:
-        """The text encoder's hidden states, float32: conditioning for `__call__`."""
-        return _encode_tokens(self.text_encoder, tokenize(self.tokenizer, texts))
+    def encode_text(self, texts: str | Sequence[str]) -> Float[Array, "batch tokens features"]:
+        """The text encoder's hidden states, float32: conditioning for `__call__`. One text counts as a list of one."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if self._tokenizer_source == CLIP_REPOSITORY and not any(texts):  # known without its tokenizer
+            tokens = np.repeat(empty_text(self.text_encoder.config), len(texts), axis=0)
+        else:
+            tokens = tokenize(self.tokenizer, texts)
+        return _encode_tokens(self.text_encoder, tokens)
 
     def __call__(
         self,
-        cond: Float[Array, "batch 77 width"],
-        uncond: Float[Array, "#batch 77 width"] | None = None,
+        cond: Float[ArrayLike, "batch tokens features"],
+        uncond: Float[ArrayLike, "_ tokens features"] | None = None,
         *,
         guidance: float | None = None,
         steps: int | None = None,
         sampler: str | None = None,
         image: Image.Image | Float[ArrayLike, "images image_height image_width 3"] | None = None,
         strength: float = 0.7,
-        latents: Float[Array, "batch latent_height latent_width channels"] | None = None,
+        latents: Float[ArrayLike, "_ latent_height latent_width _"] | None = None,
         height: int | None = None,
         width: int | None = None,
         key: Key[Array, "*batch"] | None = None,
@@ -144,7 +159,8 @@ class StableDiffusion:
             Images, float32 in [0, 1].
 
         Raises:
-            ValueError: A shape, a value, the sampler or the number of steps does not fit.
+            ValueError: A shape, a value, the sampler or the number of steps does not fit, or a network makes values
+                that are not finite.
         """
         guidance = self.sampling.guidance if guidance is None else guidance
         table = self.sampler_table(steps, sampler, None if image is None else strength)
@@ -180,7 +196,11 @@ class StableDiffusion:
             history, predicted = _denoise(*networks, (row, shared_guidance), (history, keys_values, step_keys))
             if on_step:
                 on_step(done, len(rows), predicted.block_until_ready()[:batch])
-        return _decode_images(*networks, None, history.xs[0])[:batch]
+        images = _decode_images(*networks, None, history.xs[0])[:batch]
+        require_finite(context, "the conditioning", None)
+        require_finite(history.xs[0], "the U-Net", self.unet.dtype)
+        require_finite(images, "the VAE", self.vae.dtype)
+        return images
 
     def sampler_table(
         self, steps: int | None = None, sampler: str | None = None, strength: float | None = None
@@ -194,12 +214,12 @@ class StableDiffusion:
         return make_sampler(sampler, self.schedule, steps, strength)
 
     def decode(
-        self, latents: Float[Array, "batch latent_height latent_width channels"]
+        self, latents: Float[ArrayLike, "batch latent_height latent_width channels"]
     ) -> Float[Array, "batch height width 3"]:
         """Images, float32 in [0, 1], of latents at the scale of the U-Net."""
+        latents = jnp.asarray(latents, jnp.float32)
         mesh = local_mesh(len(latents))
-        spread = shard_batch(jnp.asarray(latents, jnp.float32), mesh)
-        return _decode_images(*self._on_devices(mesh), None, spread)[: len(latents)]
+        return _decode_images(*self._on_devices(mesh), None, shard_batch(latents, mesh))[: len(latents)]
 
     def _context(self, cond, uncond, guidance: float) -> tuple[jax.Array, ...]:
         """The conditioning (batch, tokens, width), after that which guidance moves away from unless that is none."""
@@ -310,10 +330,6 @@ def _decode_images(unet, vae, _, latents):
 
 
 def to_pil(images: Float[ArrayLike, "batch height width 3"]) -> list[Image.Image]:
-    """Images in [0, 1] as PIL images."""
-    return [Image.fromarray(image) for image in to_uint8(images)]
-
-
-def to_uint8(images: Float[ArrayLike, "batch height width 3"]) -> UInt8[np.ndarray, "batch height width 3"]:
-    """Images in [0, 1] as bytes."""
-    return np.round(np.asarray(images) * 255).astype(np.uint8)
+    """Images in [0, 1] as PIL images. Raises ValueError where a value is not finite."""
+    require_finite(images, "the network behind the images", None)
+    return [Image.fromarray(image) for image in np.round(np.asarray(images) * 255).astype(np.uint8)]

@@ -12,9 +12,10 @@ image visits the last of the same points, and every rule starts there as it star
 To add a sampler, write the two functions and an entry of SAMPLERS.
 """
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -59,6 +60,10 @@ class NoiseSchedule:
     FIXED = {"trained_betas": None}
 
     def __post_init__(self):
+        if self.num_train_timesteps < 1:
+            raise ValueError(f"num_train_timesteps is {self.num_train_timesteps}; allowed: from 1")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(f"beta_start is {self.beta_start} and beta_end {self.beta_end}; allowed: rising in 0 to 1")
         for name, allowed in self.CHOICES.items():
             if getattr(self, name) not in allowed:
                 choices = ", ".join(choice for choice in allowed if choice)
@@ -86,12 +91,11 @@ class NoiseSchedule:
             "set_alpha_to_one": None,
             "steps_offset": None,
         }
-        corrected = {"steps_offset": 1} if "steps_offset" in values else {}
-        named = {
-            "sampler": samplers.get(scheduler, scheduler),
-            "options": tuple((key, _hashable(values[key])) for key in sorted(other_rules)),
-        }
-        return from_dict(cls, {**silent, **values, **corrected, **named}, path)
+        changed: dict[str, Any] = {"sampler": samplers.get(scheduler, scheduler)}
+        if "steps_offset" in values:
+            changed["steps_offset"] = 1
+        schedule = from_dict(cls, {**silent, **values, **changed}, path)
+        return replace(schedule, options=tuple((key, _hashable(values[key])) for key in sorted(other_rules)))
 
     def for_sampler(self, name: str) -> "NoiseSchedule":
         """The schedule as the named sampler reads it: what the file does not say has that sampler's default.
@@ -164,26 +168,29 @@ class Points(NamedTuple):
         return Points(self.timesteps[-steps:], alpha, sigma, float(sigma[0]))
 
 
-class Row(NamedTuple):
-    """The coefficients of one step, or columns (rows, ...) of those of all; float32."""
+Coefficient = Any  # float32: an array of NumPy in a table, a tracer in a compiled step
 
-    index: np.ndarray
-    timestep: np.ndarray
-    p: np.ndarray
-    q: np.ndarray
-    a: np.ndarray  # (1 or 2,)
-    b: np.ndarray  # (order,)
-    c: np.ndarray
-    u: np.ndarray  # u x + v f(x, t) is the data that x is noise over, as the network sees it
-    v: np.ndarray
+
+class Row(NamedTuple):
+    """The coefficients of one step, or columns (rows, ...) of those of all steps."""
+
+    index: Any  # int32
+    timestep: Coefficient
+    p: Coefficient
+    q: Coefficient
+    a: Coefficient  # (1 or 2,)
+    b: Coefficient  # (order,)
+    c: Coefficient
+    u: Coefficient  # u x + v f(x, t) is the data that x is noise over, as the network sees it
+    v: Coefficient
 
 
 class Sampler(NamedTuple):
     """The rows of a rule, and what `init_history` makes the first latents of."""
 
     columns: Row
-    image_scale: float
-    noise_scale: float
+    image_scale: Coefficient
+    noise_scale: Coefficient
 
     def rows(self) -> list[Row]:
         return [Row(*values) for values in zip(*self.columns, strict=True)]
@@ -220,7 +227,8 @@ def euler_points(schedule: NoiseSchedule, steps: int) -> Points:
     spaced = spaced_points(schedule, steps)
     if not schedule.use_karras_sigmas:
         return spaced
-    ratios = karras_ratios(*(spaced.sigma / spaced.alpha)[[0, -2]], steps)
+    highest, lowest = (spaced.sigma / spaced.alpha)[[0, -2]]
+    ratios = karras_ratios(highest, lowest, steps)
     return _points(schedule, timesteps_of(schedule, ratios), ratios)
 
 
@@ -411,31 +419,32 @@ def make_sampler(name: str, schedule: NoiseSchedule, steps: int, strength: float
 
 def init_history(sampler: Sampler, noise: jax.Array, image: jax.Array | float = 0.0) -> History:
     """Before the first step: standard normal `noise` and, for a table made with `strength`, an image's latents."""
-    x = sampler.image_scale * image + sampler.noise_scale * noise
+    x = jnp.asarray(sampler.image_scale * image + sampler.noise_scale * noise)
     zeros = jnp.zeros_like(x)
     order_x, order_m = sampler.columns.a.shape[1], sampler.columns.b.shape[1]
     return History((x, *[zeros] * (order_x - 1)), (zeros,) * order_m)
 
 
 def normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Standard normal (batch, *shape), each row from its own of `keys` (batch,), so that it depends on no other."""
+    """Standard normal (batch, *shape): each example from its own of `keys` (batch,), so it depends on no other."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 def step(
     row: Row, network: Callable[[jax.Array, jax.Array], jax.Array], history: History, keys: jax.Array
 ) -> tuple[History, jax.Array]:
-    """One step of a rule, and the data that the network sees behind the noise; `network(x, t)`, t a scalar.
+    """One step of a rule: the new history, and the data that the network sees behind the noise.
 
-    `keys` (batch,) draw the noise of each row of the batch that the sampler adds on its way, the same at every call
-    with the same `row`.
+    `network(x, t)` takes latents (batch, ...) and a scalar timestep. `keys` (batch,) draw the noise that the sampler
+    adds to each example on its way, the same at every call with the same `row`.
     """
     x = history.xs[0]
     f = network(x, row.timestep)
     ms = (row.p * x + row.q * f, *history.ms[:-1])
     z = normal(jax.vmap(lambda key: jax.random.fold_in(key, row.index))(keys), x.shape[1:])
     terms = [row.a[j] * past for j, past in enumerate(history.xs)] + [row.b[k] * m for k, m in enumerate(ms)]
-    return History((sum(terms, row.c * z), *history.xs[:-1]), ms), row.u * x + row.v * f
+    moved = reduce(operator.add, terms, row.c * z)
+    return History((moved, *history.xs[:-1]), ms), row.u * x + row.v * f
 
 
 def _transfer(points: Points) -> tuple[np.ndarray, np.ndarray]:
@@ -453,8 +462,28 @@ def _points(schedule: NoiseSchedule, timesteps: np.ndarray, ratios: np.ndarray) 
     return Points(timesteps, alpha, sigma, 1.0 if schedule.timestep_spacing == "leading" else float(sigma[0]))
 
 
-def _table(schedule, points: Points, a, b, *, c=None, data=False, visited=slice(None)) -> Sampler:
-    """The table of a rule on the noise or the `data`; `visited` is the point of each row."""
+def _table(
+    schedule: NoiseSchedule,
+    points: Points,
+    a: np.ndarray,
+    b: np.ndarray,
+    *,
+    c: np.ndarray | None = None,
+    data: bool = False,
+    visited: np.ndarray | None = None,
+) -> Sampler:
+    """The table of a rule on the noise or, with `data`, on the data.
+
+    Args:
+        schedule: Says what the network predicts.
+        points: The points that are visited.
+        a: The weights of past latents (rows, 1 or 2).
+        b: The weights of past noises or data (rows, order).
+        c: The weights of fresh noise (rows,), by default none.
+        data: Whether the rule works on the data.
+        visited: The point of each row (rows,), by default each point once.
+    """
+    visited = np.arange(len(points.timesteps)) if visited is None else visited
     alpha, sigma = points.alpha[:-1][visited], points.sigma[:-1][visited]
     u, v = _data_from_output(schedule, alpha, sigma)
     p, q = (u, v) if data else _noise_from_output(schedule, alpha, sigma)

@@ -25,15 +25,15 @@ class SamplingDefaults:
     sampler: str | None = None
 
     def __post_init__(self):
-        if not _is_number(self.guidance) or not math.isfinite(self.guidance):
-            raise ValueError(f"guidance is {self.guidance!r}; allowed: a finite number")
-        if not _is_number(self.steps) or not 1 <= self.steps < math.inf or self.steps != int(self.steps):
-            raise ValueError(f"steps is {self.steps!r}; allowed: whole numbers from 1")
-        if self.sampler is not None and self.sampler not in list(SAMPLERS):
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance is {self.guidance}; allowed: a finite number")
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; allowed: from 1")
+        if self.sampler is not None and self.sampler not in SAMPLERS:
             raise ValueError(f"sampler is {self.sampler!r}; allowed: {', '.join(SAMPLERS)}")
 
     @classmethod
-    def read(cls, folder) -> "SamplingDefaults":
+    def read(cls, folder: str | Path) -> "SamplingDefaults":
         """Read a model's folder, which need not have the file. Raises ValueError naming the file and the key."""
         path = Path(folder) / SAMPLING_CONFIG
         if not path.is_file():
@@ -43,7 +43,3 @@ class SamplingDefaults:
         if unknown := sorted(values.keys() - set(names)):
             raise ValueError(f"{path}: unknown key {unknown[0]}; allowed: {', '.join(names)}")
         return from_dict(cls, values, path)
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

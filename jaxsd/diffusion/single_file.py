@@ -16,19 +16,27 @@ SINGLE_FILE_IGNORED = (
     r"(sqrt_|log_)?(one_minus_|recip_|recipm1_)?alphas_cumprod(_prev)?",
     r"betas|logvar|lvlb_weights|scale_factor|posterior_\w+",
     r"first_stage_model\.(loss|model_ema)\..+",
-    r"cond_stage_model\.transformer\.(text_model\.)?embeddings\.position_ids",
+    r"cond_stage_model\..*position_ids",
     r"cond_stage_model\.(transformer\.)?(logit_scale|text_projection(\.weight)?)",
     r"embedding_manager\..+",
 )
 
 
+# The component whose names begin so.
+PREFIXES = {
+    "unet": "model.diffusion_model.",
+    "vae": "first_stage_model.",
+    "text_encoder": "cond_stage_model.transformer.",
+}
+
+
 def single_file_mapping(unet: UNetConfig, levels: int) -> tuple[Rule, ...]:
     """The mapping for a U-Net of this config and a VAE of so many `levels`."""
     return (
-        *unet_mapping(unet, "model.diffusion_model.", "unet."),
-        *vae_mapping(levels, "first_stage_model.", "vae."),
-        *tower("cond_stage_model.transformer.text_model.", "text_encoder."),
-        *tower("cond_stage_model.transformer.", "text_encoder."),  # as saved with transformers 5
+        *unet_mapping(unet, PREFIXES["unet"], "unet."),
+        *vae_mapping(levels, PREFIXES["vae"], "vae."),
+        *tower(f"{PREFIXES['text_encoder']}text_model.", "text_encoder."),
+        *tower(PREFIXES["text_encoder"], "text_encoder."),  # as saved with transformers 5
     )
 
 
@@ -124,4 +132,8 @@ def _vae_attention(source: str, target: str) -> tuple[Rule, ...]:
         *module(f"{source}.norm", f"{target}.group_norm", "norm"),
         *module(f"{source}.{{name}}", f"{target}.attention.to_{{name}}", "conv1x1", name="[qkv]"),
         *module(f"{source}.proj_out", f"{target}.attention.to_out", "conv1x1"),
+        # As some files have it that diffusers wrote in part.
+        *module(f"{source}.group_norm", f"{target}.group_norm", "norm"),
+        *module(f"{source}.{{name}}", f"{target}.attention.{{name}}", "conv1x1", name="to_[qkv]"),
+        *module(f"{source}.to_out.0", f"{target}.attention.to_out", "conv1x1"),
     )

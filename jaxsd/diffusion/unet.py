@@ -10,6 +10,11 @@ from jaxtyping import Array, Float, Num
 
 from jaxsd.diffusion.layers import Attention, Downsample, ResnetBlock, Upsample, conv, group_norm, remat_where_asked
 
+BLOCK_TYPES = {
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+}
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -43,12 +48,31 @@ class UNetConfig:
         "encoder_hid_dim": None,
         "mid_block_scale_factor": 1,
         "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "num_attention_heads": None,
         "only_cross_attention": False,
         "resnet_time_scale_shift": "default",
         "time_embedding_type": "positional",
         "transformer_layers_per_block": 1,
         "use_linear_projection": False,
     }
+
+    def __post_init__(self):
+        levels = len(self.block_out_channels)
+        for name, choices in BLOCK_TYPES.items():
+            types = getattr(self, name)
+            if len(types) != levels or not set(types) <= set(choices):
+                raise ValueError(f"{name} is {list(types)}; allowed: {levels} of {', '.join(choices)}")
+        dims = self.attention_head_dim
+        if not isinstance(dims, int) and len(dims) != levels:
+            raise ValueError(f"attention_head_dim is {list(dims)}; allowed: one for all or {levels}")
+        if self.layers_per_block < 1 or self.sample_size < 1 or self.norm_num_groups < 1:
+            raise ValueError("layers_per_block, sample_size and norm_num_groups must be 1 or more")
+        for level, width in enumerate(self.block_out_channels):
+            if width < 1 or width % self.norm_num_groups or self.heads(level) < 1 or width % self.heads(level):
+                raise ValueError(
+                    f"block_out_channels has {width}; allowed: multiples of norm_num_groups, {self.norm_num_groups}, "
+                    f"and of attention_head_dim, {self.heads(level)}"
+                )
 
     def heads(self, level: int) -> int:
         dims = self.attention_head_dim
@@ -129,6 +153,9 @@ class SpatialTransformer(nnx.Module):
 
 class UNetStage(nnx.Module):
     """One resolution of the U-Net: residual blocks, each followed by attention where the level has it."""
+
+    downsample: Downsample
+    upsample: Upsample
 
     def __init__(self, widths_in, features, attention, resnet):
         self.resnets = nnx.List([resnet(width, features) for width in widths_in])
@@ -229,7 +256,7 @@ class UNet(nnx.Module):
     ) -> Float[Array, "batch height width channels"]:
         """`__call__` with `keys_values(context)` in place of the context."""
         config = self.config
-        keys_values = iter(keys_values)
+        remaining = iter(keys_values)
         time = timestep_embedding(timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift)
         time = self.time_embedding(time.astype(self.dtype))
 
@@ -238,18 +265,18 @@ class UNet(nnx.Module):
         for block in self.down_blocks:
             for resnet, attention in block.layers():
                 x = resnet(x, time)
-                x = attention(x, next(keys_values)) if attention else x
+                x = attention(x, next(remaining)) if attention else x
                 skips.append(x)
             if hasattr(block, "downsample"):
                 x = block.downsample(x)
                 skips.append(x)
 
-        x = self.mid_block(x, time, next(keys_values))
+        x = self.mid_block(x, time, next(remaining))
 
         for block in self.up_blocks:
             for resnet, attention in block.layers():
                 x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), time)
-                x = attention(x, next(keys_values)) if attention else x
+                x = attention(x, next(remaining)) if attention else x
             if hasattr(block, "upsample"):
                 x = block.upsample(x, skips[-1].shape[1:3])
 

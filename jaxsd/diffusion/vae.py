@@ -35,6 +35,17 @@ class VAEConfig:
         "use_quant_conv": True,
     }
 
+    def __post_init__(self):
+        if self.layers_per_block < 1 or self.latent_channels < 1 or self.norm_num_groups < 1:
+            raise ValueError("layers_per_block, latent_channels and norm_num_groups must be 1 or more")
+        if any(width < 1 or width % self.norm_num_groups for width in self.block_out_channels):
+            raise ValueError(
+                f"block_out_channels is {list(self.block_out_channels)}; allowed: multiples of norm_num_groups, "
+                f"{self.norm_num_groups}"
+            )
+        if not self.scaling_factor > 0:
+            raise ValueError(f"scaling_factor is {self.scaling_factor}; allowed: above 0")
+
     @property
     def factor(self) -> int:
         """Pixels per latent along a side."""
@@ -79,6 +90,9 @@ class VAEMidBlock(nnx.Module):
 
 class VAEStage(nnx.Module):
     """Residual blocks at one resolution."""
+
+    downsample: Downsample
+    upsample: Upsample
 
     def __init__(self, features_in, features, layers, resnet):
         self.resnets = nnx.List([resnet(features_in if i == 0 else features, features) for i in range(layers)])

@@ -1,5 +1,6 @@
 """Folders of the Hugging Face hub, downloaded as far as they are needed."""
 
+import difflib
 import os
 import re
 from collections.abc import Iterable
@@ -11,13 +12,14 @@ REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 def fetch(source: str | Path, patterns: Iterable[str], revision: str | None = None) -> Path:
     """The folder `source`, or else the hub's repository of that id in the cache, with the files of these globs.
 
-    HF_TOKEN, HF_HOME and HF_HUB_OFFLINE mean what they mean to huggingface_hub. Raises FileNotFoundError in one
-    sentence where there is no such folder or repository, or it cannot be had.
+    A name whose first part is a folder here is taken for a path, and not looked up on the hub. HF_TOKEN, HF_HOME and
+    HF_HUB_OFFLINE mean what they mean to huggingface_hub. Raises FileNotFoundError in one sentence where there is no
+    such folder or repository, or it cannot be had.
     """
     if Path(source).is_dir():
         return Path(source)
-    if not REPOSITORY.fullmatch(str(source)):
-        raise FileNotFoundError(f"{source}: no such folder, and no Hugging Face repository can be named so")
+    if not REPOSITORY.fullmatch(str(source)) or Path(source).parent.is_dir():
+        raise FileNotFoundError(_no_such_folder(Path(source)))
     from huggingface_hub import constants, errors, snapshot_download  # takes a while: only where it is needed
 
     asked = f"{source} (revision {revision})" if revision else str(source)
@@ -36,3 +38,25 @@ def fetch(source: str | Path, patterns: Iterable[str], revision: str | None = No
         first = str(error).strip().split(os.linesep)[0]
         reason = f"cannot be downloaded: {first or type(error).__name__}"
     raise FileNotFoundError(f"{asked} {reason}")
+
+
+def _no_such_folder(path: Path) -> str:
+    """The sentence about a path that is not there, with the name there that is most like it."""
+    if path.is_file():
+        return f"{path}: a file where a folder is needed"
+    if not REPOSITORY.fullmatch(str(path)):
+        return f"{path}: no such folder, and no Hugging Face repository can be named so"
+    names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
+    alike = difflib.get_close_matches(path.name, names, n=1)
+    return f"{path}: no such folder" + (f"; did you mean {path.parent / alike[0]}?" if alike else f" in {path.parent}")
+
+
+def find_cached(source: str, files: Iterable[str]) -> Path | None:
+    """The folder in the cache of a repository of which one of `files` has been downloaded, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in files:
+        path = try_to_load_from_cache(source, file)
+        if isinstance(path, str):
+            return Path(path).parent
+    return None

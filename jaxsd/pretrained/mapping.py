@@ -6,7 +6,7 @@ one error lists everything that is wrong.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -140,15 +140,16 @@ def match(
             continue
         translated = translate(mapping, key)
         if translated is None or translated[0] not in wanted:
-            problems.append(f"unknown key {key}")
+            if value.shape != ():  # a number, such as a step or a rate, is no layer that could be missed
+                problems.append(f"unknown key {key}")
             continue
         target, rule = translated
         if target in found:
             problems.append(f"{key} and {found[target][0]} are the same parameter")
             continue
         found[target] = key, rule
-        expected = TRANSFORMS[rule.transform][1](np.broadcast_to(False, wanted[target].shape)).shape
-        if value.shape != expected:
+        expected = _source_shape(rule, wanted[target].shape)
+        if _without_last_ones(value.shape) != _without_last_ones(expected):
             problems.append(f"{key} has shape {tuple(value.shape)}, expected {expected}")
     for target in wanted.keys() - found.keys():
         translated = translate(mapping, target, backwards=True)
@@ -158,6 +159,19 @@ def match(
         listed = "; ".join(sorted(problems)[:MOST_PROBLEMS])
         raise ValueError(f"{name or 'checkpoint'} does not fit: {listed}{more}")
     return found
+
+
+def _source_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape in the source of our parameter of this shape."""
+    return TRANSFORMS[rule.transform][1](np.broadcast_to(False, shape)).shape
+
+
+def _without_last_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape without its last axes of length 1: a 1x1 convolution is stored as a matrix by some."""
+    shape = tuple(shape)
+    while shape and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
 
 
 def import_parameters(
@@ -185,16 +199,23 @@ def import_parameters(
     values = {}
     for target, (key, rule) in match(source, mapping, wanted, ignore, name).items():
         forwards, _ = TRANSFORMS[rule.transform]
-        values[target] = jnp.asarray(forwards(np.asarray(source[key])), dtype or wanted[target].dtype)
+        shape = _source_shape(rule, wanted[target].shape)
+        # No name for the value read: it is freed before the next one is read.
+        values[target] = jnp.asarray(forwards(np.asarray(source[key]).reshape(shape)), dtype or wanted[target].dtype)
     return with_parameters(model, values)
 
 
-def export_parameters(model: nnx.Module, mapping: Iterable[Rule], dtype=np.float32) -> dict[str, np.ndarray]:
+def export_parameters(
+    model: nnx.Module, mapping: Iterable[Rule], dtype: DTypeLike = np.float32
+) -> dict[str, np.ndarray]:
     """The parameters of `model` under the other library's names, in its layouts and as `dtype`."""
     mapping = tuple(mapping)
     exported = {}
     for name, value in parameters(model).items():
-        other, rule = translate(mapping, name, backwards=True)
+        translated = translate(mapping, name, backwards=True)
+        if translated is None:
+            raise ValueError(f"the mapping has no rule for the parameter {name}")
+        other, rule = translated
         exported[other] = np.asarray(TRANSFORMS[rule.transform][1](np.asarray(value, dtype)), order="C")
     return exported
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from jaxsd.files import check_not_pointer
+
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 PIECE = re.compile(r"(?P<whole>.+\.(?:pth|pt|bin))\.part[._-]?(?P<ending>.*)")
 
@@ -24,6 +26,7 @@ def read_torch(source: Path) -> tuple[str, Mapping[str, Any]]:
     ValueError where the file is damaged or holds more than tensors.
     """
     if source.is_file():
+        check_not_pointer(source)
         with source.open("rb") as file:
             return str(source), _load(file, str(source))
     whole, pieces = find_pieces(source)

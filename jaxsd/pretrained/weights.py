@@ -5,6 +5,8 @@ to PyTorch's. Tensors are read one at a time. Whatever is wrong with a file is o
 """
 
 import codecs
+import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from jaxsd.files import read_json, replacing
+from jaxsd.files import check_not_pointer, read_json, replacing
 from jaxsd.pretrained.hub import fetch
 from jaxsd.pretrained.mapping import Model, Rule, abstract_model, import_parameters, parameters
 from jaxsd.pretrained.recognize import OTHER_MODELS, recognize_keys
@@ -25,6 +27,7 @@ from jaxsd.pretrained.torch_files import TORCH_SUFFIXES, read_torch
 SAFETENSORS = ".safetensors"
 WEIGHTS_SUFFIXES = (SAFETENSORS, ".bin")  # the preferred one first, in the order of WeightsName
 TORCH_MAGIC = (b"PK\x03\x04", b"\x80\x02\x8a\n")  # the first bytes of torch.save's files since 1.6, and before
+COMMON_VARIANT = "fp16"  # what a repository has that has one variant alone
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -120,10 +123,22 @@ def read_parameters(model: Model, path) -> Model:
 
 
 def find_weights(folder: Path, name: WeightsName, variant: str | None = None) -> list[Path]:
-    """The files of a component's weights. Raises FileNotFoundError where there are none or a shard is missing."""
+    """The files of a component's weights.
+
+    Without a `variant`, the only variant that is there is taken where there is nothing else, with a warning. Raises
+    FileNotFoundError where there are none or a shard is missing, and ValueError where there are several variants.
+    """
     for stem, suffix in zip(name, WEIGHTS_SUFFIXES, strict=True):
         if files := _files_of(folder, stem, suffix, variant):
             return files
+    variants = _variants(folder, name)
+    if variant is None and len(variants) == 1:
+        (only,) = variants
+        warnings.warn(f"{folder} has weights of the variant {only} alone, which are taken", stacklevel=2)
+        return find_weights(folder, name, only)
+    if variants:
+        asked = f"no weights of the variant {variant}" if variant else "weights of several variants"
+        raise ValueError(f"{folder} has {asked}; choose a variant: {', '.join(sorted(variants))}")
     path = folder / _file_name(name.safetensors, SAFETENSORS, variant)
     raise FileNotFoundError(f"{path}: no such file, nor an index of its shards, nor torch's")
 
@@ -131,24 +146,40 @@ def find_weights(folder: Path, name: WeightsName, variant: str | None = None) ->
 def download_weights(source, folder: Path, parts: Mapping[str, WeightsName], variant: str | None = None) -> None:
     """Download the weights that each part, a subfolder of `folder`, lacks. `folder` is the cached repository `source`.
 
-    The part "" is the folder itself. PyTorch's files are asked for where the repository has no safetensors files.
+    The part "" is the folder itself. PyTorch's files are asked for where the repository has no safetensors files, and
+    the variant fp16 where no `variant` is asked for and the repository has neither.
     Where `source` is itself a folder, nothing is done.
     """
-    for suffix in WEIGHTS_SUFFIXES:
-        lacking = [
-            f"{part}/{pattern}".removeprefix("/")
-            for part, name in parts.items()
-            if not _has_weights(folder / part, name, variant)
-            for pattern in _patterns(name, suffix, variant)
-        ]
-        if lacking:
-            fetch(source, lacking, revision=folder.name)
+    for choice in (variant,) if variant else (None, COMMON_VARIANT):
+        for suffix in WEIGHTS_SUFFIXES:
+            lacking = [
+                f"{part}/{pattern}".removeprefix("/")
+                for part, name in parts.items()
+                if not _has_weights(folder / part, name, variant)
+                for pattern in _patterns(name, suffix, choice)
+            ]
+            if lacking:
+                fetch(source, lacking, revision=folder.name)
+
+
+def _variants(folder: Path, name: WeightsName) -> set[str]:
+    """The variants that the weights in a folder have, such as fp16."""
+    found = set()
+    for stem, suffix in zip(name, WEIGHTS_SUFFIXES, strict=True):
+        for path in folder.glob(f"{stem}.*{suffix}"):
+            variant = path.name.removeprefix(f"{stem}.").removesuffix(suffix)
+            if shard := re.fullmatch(r"(.+)-\d{5}-of-\d{5}", variant):
+                variant = shard[1]
+            if not re.fullmatch(r"\d{5}-of-\d{5}", variant):
+                found.add(variant)
+    return found
 
 
 def _has_weights(folder: Path, name: WeightsName, variant: str | None) -> bool:
     try:
-        return bool(find_weights(folder, name, variant))
-    except FileNotFoundError:
+        with warnings.catch_warnings(action="ignore"):
+            return bool(find_weights(folder, name, variant))
+    except (FileNotFoundError, ValueError):
         return False
 
 
@@ -206,6 +237,7 @@ def _shards(index: Path) -> list[Path]:
 def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    check_not_pointer(path)
     try:
         file = safe_open(path, framework="numpy")
         slices = {key: file.get_slice(key) for key in file.keys()}
@@ -226,6 +258,8 @@ def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def _open_torch(path: Path) -> dict[str, StoredTensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
     name, loaded = read_torch(path)
     tensors = dict(loaded)
 
@@ -248,8 +282,6 @@ def _damage(path: Path, error: Exception) -> str:
     """What a file that safetensors refuses is."""
     with path.open("rb") as file:
         start = file.read(512)
-    if start.startswith(b"version https://git-lfs"):
-        return "is only the pointer of a Git LFS file: fetch the file itself with git lfs pull"
     if start.startswith(TORCH_MAGIC):
         return "is a PyTorch file named like a safetensors file"
     if _is_text(start):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsd.data.decode import decode_rows, rgb_image
+from jaxsd.data.decode import decode_rows
 from jaxsd.data.manifest import ManifestRow
-from jaxsd.diffusion.images import rgb
+from jaxsd.images import rgb_array, rgb_image
 from tests.helpers.data_files import picture, sound, write_sound
 
 PICTURE = Image.fromarray(picture(0))
@@ -49,7 +49,7 @@ IMAGES = {
 def test_pictures_of_every_mode_become_rgb(kind):
     image = rgb_image(IMAGES[kind]())
     assert image.mode == "RGB"
-    np.testing.assert_array_equal(np.asarray(image), np.round(rgb(IMAGES[kind]()) * 255))
+    np.testing.assert_array_equal(np.asarray(image), np.round(rgb_array(IMAGES[kind]()) * 255))
 
 
 def test_a_turned_picture_is_turned():

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from jaxsd.diffusion.images import load_image, prepare_image
+from jaxsd.clip.images import resize_and_crop
+from jaxsd.diffusion.images import prepare_image
+from jaxsd.images import load_image, rgb_image
 
 ORANGE = (255, 128, 0)
 
@@ -45,6 +47,8 @@ def palette(transparency=None):
         (plain("I;16", 51 * 257), (51, 51, 51)),
         (plain("I", 51 * 257), (51, 51, 51)),
         (plain("F", 0.2), (51, 51, 51)),
+        (plain("F", 51.0), (51, 51, 51)),
+        (plain("I", 51), (51, 51, 51)),
         (plain("CMYK", (0, 127, 255, 0)), ORANGE),
         (plain("YCbCr", (128, 128, 128)), (128, 128, 128)),
     ],
@@ -91,7 +95,10 @@ def test_arrays(rng):
         (np.zeros((1, 3, 8, 8)), r"image has shape \(1, 3, 8, 8\)"),
         (np.full((1, 8, 8, 3), 255), r"image has values from 255.0 to 255.0; allowed: 0 to 1"),
         (np.full((1, 8, 8, 3), np.nan), r"image has values from nan to nan; allowed: 0 to 1"),
-        (plain("I", 1 << 20), r"image has values from 16.* to 16.*; allowed: 0 to 1"),
+        (plain("I", 1 << 20), r"image has values from 1.*e\+06 to .*; allowed: 0 to 255 or 0 to 65535"),
+        (plain("I", -1), "image has values from -1 to -1; allowed: 0 to 255 or 0 to 65535"),
+        (plain("F", float("nan")), "image has values from nan to nan; allowed: 0 to 1 or 0 to 255"),
+        (plain("F", 256.0), "image has values from 256 to 256; allowed: 0 to 1 or 0 to 255"),
     ],
 )
 def test_arrays_that_do_not_fit(image, message):
@@ -119,7 +126,56 @@ def test_files_that_are_no_pictures(tmp_path):
     cut = tmp_path / "cut.png"
     cut.write_bytes(whole.read_bytes()[:1000])
     for path in (text, cut, tmp_path):
-        with pytest.raises(ValueError, match=f"{path.name} cannot be read as a picture"):
+        with pytest.raises(ValueError, match=f"{path.name} cannot be read as an image"):
             load_image(path)
     with pytest.raises(FileNotFoundError):
         load_image(tmp_path / "nowhere.png")
+
+
+@pytest.mark.parametrize("kind", ["int32", "float32", "float32 in [0, 1]"])
+def test_every_reader_sees_the_same_in_a_tiff(tmp_path, rng, kind):
+    """Image to image, the columns of a data set, and CLIP."""
+    values = rng.integers(0, 256, (24, 24))
+    values[0, 0] = 255
+    stored = values / 255 if kind.endswith("]") else values
+    path = tmp_path / "gray.tiff"
+    Image.fromarray(stored.astype(kind.split()[0])).save(path)
+    gray = np.repeat(values[..., None], 3, axis=-1)
+    np.testing.assert_allclose(prepared(load_image(path), 24, 24), gray / 255, atol=1e-6)
+    for image in (rgb_image(load_image(path)), resize_and_crop(load_image(path), 24)):
+        np.testing.assert_array_equal(np.asarray(image), gray)
+
+
+def test_a_png_with_much_text_and_a_large_profile(tmp_path):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("workflow", "x" * 3_000_000, zip=True)
+    path = tmp_path / "from_a_tool.png"
+    plain("RGB", ORANGE).save(path, pnginfo=info, icc_profile=bytes(2_000_000))
+    np.testing.assert_allclose(
+        prepared(load_image(path)), np.broadcast_to(np.array(ORANGE) / 255, (2, 3, 3)), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("suffix", ["avif", "webp", "jpg", "gif", "bmp", "tiff", "ppm", "ico", "jp2", "png"])
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_files_of_any_format_are_read_or_refused(tmp_path, rng, suffix):
+    """Each decoder has exceptions of its own."""
+    path = tmp_path / f"damaged.{suffix}"
+    Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+    whole = path.read_bytes()
+    for _ in range(60):
+        damaged = bytearray(whole[: rng.integers(1, len(whole))] if rng.random() < 0.5 else whole)
+        for place in rng.integers(0, len(damaged), 8):
+            damaged[place] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        try:
+            load_image(path)
+        except ValueError as error:
+            assert path.name in str(error) and "\n" not in str(error)
+
+
+def test_a_pointer_of_git_lfs(tmp_path):
+    path = tmp_path / "image.png"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+    with pytest.raises(ValueError, match="image.png is a pointer of Git LFS"):
+        load_image(path)

@@ -135,5 +135,5 @@ def test_a_network_is_exported_for_a_gpu_that_is_not_here(cudnn):
 
 
 def test_outside_of_a_compiled_program(rng):
-    q = rng.standard_normal((1, 200, 2, 8), np.float32)
+    q = jnp.asarray(rng.standard_normal((1, 200, 2, 8), np.float32))
     np.testing.assert_allclose(kernels.attention(q, q, q), jax.jit(kernels.attention)(q, q, q), atol=1e-6)

@@ -8,22 +8,28 @@ from fnmatch import fnmatch
 from functools import partial
 
 import huggingface_hub
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import transformers
 from huggingface_hub import errors
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
 from jaxsd.clip.pipeline import CLIP
-from jaxsd.diffusion import pipeline
-from jaxsd.diffusion.loading import load_single_file
+from jaxsd.clip.tokens import load_tokenizer, tokenize
+from jaxsd.diffusion import loading, pipeline
+from jaxsd.diffusion.loading import load_single_file, require_tokenizer
 from jaxsd.diffusion.pipeline import StableDiffusion
+from jaxsd.diffusion.samplers import make_sampler
+from jaxsd.diffusion.vae import VAE
 from jaxsd.pretrained.mapping import parameters
 from jaxsd.pretrained.recognize import OTHER_MODELS, recognize_keys
 from tests.helpers import models
 
+TINY = partial(load_single_file, unet_config=models.UNET, vae_config=models.AUTOENCODER, text_config=models.TEXT)
 NETWORKS = {
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
@@ -141,8 +147,7 @@ def assert_same(ours, expected, convert=lambda value: value):
 def test_single_file(pipe, saved, tmp_path, monkeypatch):
     path = tmp_path / "v1-5-pruned.safetensors"
     save_file(first_code_names(saved) | LEFTOVERS, path)
-    tiny = partial(load_single_file, unet=models.UNET, vae=models.AUTOENCODER, text=models.TEXT)
-    monkeypatch.setattr(pipeline, "load_single_file", tiny)
+    monkeypatch.setattr(pipeline, "load_single_file", TINY)
     loaded = StableDiffusion.from_pretrained(path, tokenizer=models.TOKENIZER)
     assert_same(loaded, pipe)
     assert np.array_equal(loaded.encode_text(["a dog"]), pipe.encode_text(["a dog"]))
@@ -154,7 +159,7 @@ def test_a_single_file_that_lacks_a_key_and_has_another(saved, tmp_path):
     path = tmp_path / "half.safetensors"
     save_file(tensors, path)
     with pytest.raises(ValueError) as error:
-        load_single_file(path, None, jnp.float32, models.UNET, models.AUTOENCODER, models.TEXT)
+        TINY(path, jnp.float32)
     assert str(error.value) == (
         f"{path} does not fit: missing key first_stage_model.decoder.up.2.block.1.conv1.bias; "
         "unknown key first_stage_model.surplus"
@@ -200,10 +205,16 @@ def test_fp16_variant(pipe, folder, sharded):
         path = (folder / part / name).rename(folder / part / name.replace(".", ".fp16."))
         if sharded:
             shard(path, name.replace(".safetensors", sharded), name.replace(".", ".fp16-{}."))
-    with pytest.raises(FileNotFoundError, match="unet/diffusion_pytorch_model.safetensors: no such file"):
-        StableDiffusion.from_pretrained(folder)
     loaded = StableDiffusion.from_pretrained(folder, variant="fp16")
     assert_same(loaded, pipe, lambda value: value.astype(np.float16))
+    with pytest.warns(UserWarning, match="unet has weights of the variant fp16 alone, which are taken"):
+        assert_same(StableDiffusion.from_pretrained(folder), loaded)
+    with pytest.raises(ValueError, match="unet has no weights of the variant bf16; choose a variant: fp16$"):
+        StableDiffusion.from_pretrained(folder, variant="bf16")
+    unet = folder / "unet"
+    next(unet.glob("*.safetensors")).with_name("diffusion_pytorch_model.ema.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="unet has weights of several variants; choose a variant: ema, fp16$"):
+        StableDiffusion.from_pretrained(folder)
 
 
 def to_torch(path):
@@ -339,7 +350,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
     [
         (b"", "is truncated or damaged, or no safetensors file: header too small"),
         ("Ein Text, größer als acht Zeichen.\n".encode(), "is a text file, not a safetensors file"),
-        (LFS, "is only the pointer of a Git LFS file: fetch the file itself with git lfs pull"),
+        (LFS, "is a pointer of Git LFS, not the file itself; run `git lfs pull` to get the file"),
         (b"PK\x03\x04" + bytes(60), "is a PyTorch file named like a safetensors file"),
         (b"\x80\x02\x8a\nl\xfc\x9cF\xf9" + bytes(60), "is a PyTorch file named like a safetensors file"),
         (b"\x80" + bytes(7) + b"{", "is truncated or damaged, or no safetensors file: invalid header length"),
@@ -476,3 +487,334 @@ def test_clip_of_another_kind(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
     with pytest.raises(ValueError, match="config.json: model_type is 'siglip'; allowed: 'clip'$"):
         CLIP.from_pretrained(tmp_path)
+
+
+def assert_vae(found, wanted):
+    found, wanted = parameters(found), parameters(wanted)
+    assert found.keys() == wanted.keys() and all(np.array_equal(found[key], wanted[key]) for key in wanted)
+
+
+def other_vae(tmp_path):
+    """Another VAE of the same size, in a folder and in files with both kinds of names."""
+    other = models.randomised(partial(VAE, models.AUTOENCODER), 7)
+    pipe = models.stable_diffusion()
+    pipe.vae = other
+    pipe.save_pretrained(tmp_path / "other")
+    first_code = {k: v for k, v in first_code_names(tmp_path / "other").items() if k.startswith("first_stage_model.")}
+    save_file(first_code, tmp_path / "prefixed.safetensors")
+    bare = {key.removeprefix("first_stage_model."): value for key, value in first_code.items()}
+    save_file(bare, tmp_path / "bare.safetensors")
+    return other
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["other", "other/vae", "other/vae/diffusion_pytorch_model.safetensors", "prefixed.safetensors", "bare.safetensors"],
+)
+def test_a_vae_in_place_of_the_folders(folder, tmp_path, name, monkeypatch):
+    monkeypatch.setattr(loading, "SD15_VAE", models.AUTOENCODER)
+    other = other_vae(tmp_path)
+    shutil.rmtree(folder / "vae")
+    assert_vae(StableDiffusion.from_pretrained(folder, vae=tmp_path / name).vae, other)
+    with pytest.raises(FileNotFoundError, match="vae/config.json: no such file"):
+        StableDiffusion.from_pretrained(folder)
+
+
+def test_a_single_file_without_a_vae_says_so(pipe, saved, tmp_path):
+    other = other_vae(tmp_path)
+    tensors = {k: v for k, v in first_code_names(saved).items() if not k.startswith("first_stage_model.")}
+    path = tmp_path / "half.safetensors"
+    save_file(tensors, path)
+    message = r"half.safetensors holds no vae: no key begins with first_stage_model.; name one .*vae= \(--vae\)$"
+    with pytest.raises(ValueError, match=message):
+        StableDiffusion.from_pretrained(path)
+    loaded = TINY(path, jnp.float32, vae=tmp_path / "other")
+    assert_vae(loaded.vae, other)
+    assert_vae(loaded.unet, pipe.unet)
+
+
+def test_a_vae_that_does_not_fit(folder, tmp_path):
+    other_vae(tmp_path)
+    path = tmp_path / "other" / "vae" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"latent_channels": 16}))
+    with pytest.raises(ValueError, match="does not fit"):
+        StableDiffusion.from_pretrained(folder, vae=tmp_path / "other")
+    shutil.copy(path, folder / "vae" / "config.json")
+    with pytest.raises(ValueError, match="the VAE's latent_channels is 16, but the U-Net's in_channels is 4$"):
+        StableDiffusion.from_pretrained(folder)
+
+
+def test_attention_as_others_store_it(pipe, saved, tmp_path):
+    """As matrices, and under diffusers' names."""
+    tensors = first_code_names(saved)
+    attention = [key for key in tensors if ".mid.attn_1." in key]
+    assert len(attention) == 20
+    matrices = tensors | {key: tensors[key].reshape(tensors[key].shape[:2]) for key in attention if "weight" in key}
+    new = {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0", "norm": "group_norm"}
+    renamed = dict(tensors)
+    for key in attention:
+        block, layer, leaf = key.rsplit(".", 2)
+        renamed[f"{block}.{new[layer]}.{leaf}"] = renamed.pop(key)
+    for name, changed in {"matrices": matrices, "renamed": renamed}.items():
+        save_file(changed, tmp_path / f"{name}.safetensors")
+        assert_vae(TINY(tmp_path / f"{name}.safetensors", jnp.float32).vae, pipe.vae)
+
+
+def test_what_says_nothing_of_the_model_is_passed_over(pipe, saved, folder, tmp_path):
+    """Single numbers, and the text projection."""
+    extra = {"step": np.array(3, np.float32), "cond_stage_model.transformer.text_projection.weight": np.zeros((2, 2))}
+    save_file(first_code_names(saved) | extra, tmp_path / "model.safetensors")
+    assert_vae(TINY(tmp_path / "model.safetensors", jnp.float32).text_encoder, pipe.text_encoder)
+    path = folder / "text_encoder" / NETWORKS["text_encoder"]
+    save_file(load_file(path) | {"text_projection.weight": np.zeros((24, 24))}, path)
+    assert_vae(StableDiffusion.from_pretrained(folder).text_encoder, pipe.text_encoder)
+
+
+def test_clip_skip(pipe, folder):
+    """Fewer layers in the config than in the file: the last are left out, and the norm stays, as in transformers."""
+    path = folder / "text_encoder" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 1}))
+    skipped = StableDiffusion.from_pretrained(folder)
+    theirs = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder").eval()
+    tokens = tokenize(pipe.tokenizer, ["a red dog"])
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens.astype(np.int64)))[0].numpy()
+    np.testing.assert_allclose(skipped.encode_text("a red dog"), expected, atol=3e-5)
+    assert np.abs(expected - np.asarray(pipe.encode_text("a red dog"))).max() > 0.1
+
+
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"only_cross_attention": [False, False], "transformer_layers_per_block": [1, 1]},
+        {"cross_attention_dim": [24, 24], "layers_per_block": [1, 1], "attention_head_dim": [4, 4]},
+        {"norm_num_groups": 8.0, "class_embed_type": None, "num_attention_heads": None, "made_up": {"a": [None]}},
+    ],
+)
+def test_config_values_of_another_shape_and_the_same_meaning(pipe, folder, values):
+    change(folder / "unet" / "config.json", **values)
+    assert_vae(StableDiffusion.from_pretrained(folder).unet, pipe.unet)
+
+
+@pytest.mark.parametrize(
+    "part, values, message",
+    [
+        ("unet", {"block_out_channels": None}, "block_out_channels is None; allowed: a list, each a whole number"),
+        ("unet", {"block_out_channels": [16]}, r"down_block_types is \[.*\]; allowed: 1 of CrossAttnDownBlock2D, "),
+        (
+            "unet",
+            {"block_out_channels": [16, 33]},
+            "block_out_channels has 33; allowed: multiples of norm_num_gro",
+        ),
+        ("unet", {"down_block_types": ["AttnDownBlock2D", "DownBlock2D"]}, "down_block_types is .*; allowed: 2 of "),
+        ("unet", {"cross_attention_dim": {"a": 1}}, "cross_attention_dim is {'a': 1}; allowed: a whole number"),
+        ("unet", {"attention_head_dim": [4, 4, 2]}, r"attention_head_dim is \[4, 4, 2\]; allowed: one for all or 2"),
+        ("unet", {"attention_head_dim": 0}, "block_out_channels has 16; allowed: multiples of"),
+        ("unet", {"sample_size": "64"}, "sample_size is '64'; allowed: a whole number"),
+        ("unet", {"layers_per_block": [1, 2]}, r"layers_per_block is \[1, 2\]; allowed: a whole number"),
+        ("vae", {"scaling_factor": None}, "scaling_factor is None; allowed: a number"),
+        ("vae", {"norm_num_groups": 0}, "norm_num_groups must be 1 or more"),
+        ("vae", {"block_out_channels": []}, r"block_out_channels is \[\]; allowed: a list, each a whole number"),
+        ("text_encoder", {"num_attention_heads": 5}, "num_attention_heads is 5; allowed: divisors of hidden_size"),
+        ("text_encoder", {"hidden_act": None}, "hidden_act is None; allowed: a text"),
+        ("text_encoder", {"hidden_size": True}, "hidden_size is True; allowed: a whole number"),
+        (
+            "text_encoder",
+            {"hidden_size": 48},
+            "text encoder's hidden_size is 48, but the U-Net's cross_attention",
+        ),
+        ("scheduler", {"beta_start": "0.1"}, "beta_start is '0.1'; allowed: a number"),
+        ("scheduler", {"beta_start": 2.0}, "beta_start is 2.0 and beta_end 0.012; allowed: rising in 0 to 1"),
+        ("scheduler", {"num_train_timesteps": 0}, "num_train_timesteps is 0; allowed: from 1"),
+        ("scheduler", {"use_karras_sigmas": "yes"}, "use_karras_sigmas is 'yes'; allowed: true or false"),
+    ],
+)
+def test_config_values_that_cannot_be(folder, part, values, message):
+    change(folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json"), **values)
+    with pytest.raises(ValueError, match=message) as error:
+        StableDiffusion.from_pretrained(folder)
+    assert "\n" not in str(error.value)
+
+
+def vocabulary(folder):
+    """A tokenizer as vocab.json and merges.txt."""
+    folder.mkdir()
+    model = json.loads((models.TOKENIZER / "tokenizer.json").read_text())["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
+    return folder
+
+
+@pytest.mark.parametrize("files", ["vocabulary", "tokenizer.json", "no length", "huge length"])
+def test_tokenizers_with_fewer_files(pipe, tmp_path, files):
+    """Texts are as long as the text encoder reads."""
+    folder = tmp_path / "tokenizer"
+    if files == "vocabulary":
+        vocabulary(folder)
+    else:
+        shutil.copytree(models.TOKENIZER, folder)
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        config.pop("model_max_length")
+        if files == "huge length":
+            config["model_max_length"] = int(1e30)
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        if files == "tokenizer.json":
+            (folder / "tokenizer_config.json").unlink()
+    texts = ["a red dog on the left", "", "word " * 100]
+    loaded = load_tokenizer(folder, models.TEXT)
+    with pytest.warns(UserWarning, match="more than 77 tokens"):
+        np.testing.assert_array_equal(tokenize(loaded, texts), tokenize(pipe.tokenizer, texts))
+
+
+def test_a_tokenizer_that_does_not_fit_the_text_encoder(folder, tmp_path):
+    added = vocabulary(tmp_path / "added")
+    (added / "added_tokens.json").write_text(json.dumps({"<concept>": len(models.TOKENS)}))
+    message = "token ids up to 650, but the text encoder has embeddings for ids up to 649 only: they are not of one"
+    with pytest.raises(ValueError, match=f"added: the tokenizer has {message}"):
+        StableDiffusion.from_pretrained(folder, tokenizer=added).encode_text("a dog")
+    with pytest.raises(ValueError, match="token ids go from 0 to 700; allowed: 0 to 649"):
+        models.clip().embed_tokens(np.array([[0, 700] + [0] * 75]))
+
+
+def test_a_clip_whose_tokenizer_ends_texts_otherwise(tmp_path):
+    models.clip().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = 7
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="eos_token_id is 7, but the tokenizer ends a text with 649: they are"):
+        CLIP.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[1, 2", b"\xff\xfe", b'{"model": {"type": "BPE", "vocab": {}}}'])
+def test_damaged_tokenizers(folder, content):
+    (folder / "tokenizer" / "tokenizer.json").write_bytes(content)
+    with pytest.raises(ValueError, match="tokenizer: the tokenizer cannot be read: ") as error:
+        StableDiffusion.from_pretrained(folder).encode_text("a dog")
+    assert "\n" not in str(error.value)
+
+
+def test_clip_with_the_config_of_a_processor_alone(tmp_path):
+    """What transformers 5 writes."""
+    clip = models.clip()
+    clip.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "preprocessor_config.json").read_text()) | {"image_mean": [0.1, 0.2, 0.3]}
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="preprocessor_config.json: no such file"):
+        CLIP.from_pretrained(tmp_path)
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": values}))
+    assert CLIP.from_pretrained(tmp_path).preprocessing.image_mean == (0.1, 0.2, 0.3)
+    (tmp_path / "processor_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="processor_config.json: image_processor is None; allowed: an object"):
+        CLIP.from_pretrained(tmp_path)
+
+
+def test_clip_configs_with_defaults_and_older_names(tmp_path):
+    clip = models.clip()
+    clip.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config_dict"] = config.pop("text_config")
+    config["vision_config"]["layer_norm_eps"] = None
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="config.json: layer_norm_eps is None; allowed: a number"):
+        CLIP.from_pretrained(tmp_path)
+    del config["vision_config"]["layer_norm_eps"]
+    path.write_text(json.dumps(config))
+    np.testing.assert_array_equal(CLIP.from_pretrained(tmp_path).embed_text(["a dog"]), clip.embed_text(["a dog"]))
+    for key in ("text_config", "vision_config"):
+        path.write_text(json.dumps(config | {key: [1]}))
+        with pytest.raises(ValueError, match=rf"config.json: {key} is \[1\]; allowed: an object"):
+            CLIP.from_pretrained(tmp_path)
+
+
+def test_a_single_file_gives_images_offline(pipe, saved, tmp_path, monkeypatch):
+    """With texts by a tokenizer beside it; without any, the empty text is known all the same."""
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    monkeypatch.setattr(pipeline, "load_single_file", TINY)
+    path = tmp_path / "model.safetensors"
+    save_file(first_code_names(saved), path)
+    alone = StableDiffusion.from_pretrained(path)
+    np.testing.assert_allclose(alone.encode_text(""), encoded_empty(pipe), atol=1e-5)
+    assert alone(np.zeros((1, 77, 24)), steps=2).shape == (1, 32, 32, 3)
+    for refused in (lambda: alone.encode_text("a dog"), lambda: require_tokenizer(path)):
+        with pytest.raises(FileNotFoundError, match=r"tokenizer= \(--tokenizer\)") as error:
+            refused()
+        assert "\n" not in str(error.value)
+    shutil.copytree(models.TOKENIZER, tmp_path / "tokenizer")
+    require_tokenizer(path)
+    beside = StableDiffusion.from_pretrained(path)
+    np.testing.assert_array_equal(beside.encode_text("a dog"), pipe.encode_text("a dog"))
+
+
+def offline(*_, **__):
+    raise refusal(errors.LocalEntryNotFoundError)
+
+
+def encoded_empty(pipe):
+    """CLIP's empty text: its start, then its end to fill up."""
+    return pipe.text_encoder(jnp.array([[648] + [649] * 76])).hidden_states
+
+
+def test_the_sampler_of_a_single_file_is_the_folders(saved, tmp_path):
+    """PNDM, and LMS spaced as LMS is, also after saving."""
+    path = tmp_path / "model.safetensors"
+    save_file(first_code_names(saved), path)
+    parts = TINY(path, jnp.float32, tokenizer=models.TOKENIZER)
+    assert parts.schedule.sampler == "pndm"
+    StableDiffusion(*parts).save_pretrained(tmp_path / "again")
+    again = StableDiffusion.from_pretrained(tmp_path / "again")
+    assert again.schedule == parts.schedule
+    assert "timestep_spacing" not in json.loads((tmp_path / "again/scheduler/scheduler_config.json").read_text())
+    assert make_sampler("lms", again.schedule, 10).columns.timestep[0] == 999
+
+
+def test_weights_that_are_not_finite(folder):
+    for part in ("unet", "vae", "text_encoder"):
+        path = folder / part / NETWORKS[part]
+        whole = load_file(path)
+        last = {"unet": "conv_out.bias", "vae": "decoder.conv_out.bias", "text_encoder": "final_layer_norm.bias"}[part]
+        key = next(key for key in whole if key.endswith(last))
+        save_file(whole | {key: np.full_like(whole[key], np.nan)}, path)
+        name = {"unet": "the U-Net", "vae": "the VAE", "text_encoder": "the conditioning"}[part]
+        with pytest.raises(ValueError, match=f"^{name} makes values that are not finite .*: its weights or its input"):
+            broken = StableDiffusion.from_pretrained(folder)
+            broken(broken.encode_text("a dog"), steps=2)
+        save_file(whole, path)
+
+
+def test_16_bits_that_overflow(folder):
+    path = folder / "unet" / NETWORKS["unet"]
+    whole = load_file(path)
+    save_file(whole | {"conv_out.bias": np.full_like(whole["conv_out.bias"], 1e5)}, path)
+    pipe = StableDiffusion.from_pretrained(folder, dtype="float16")
+    cond = np.zeros((1, 77, 24))
+    with jax.default_matmul_precision("default"):
+        with pytest.raises(ValueError, match="^the U-Net makes .*: it computes in float16, which may overflow: try"):
+            pipe(cond, cond, steps=2)
+
+
+def test_a_mistyped_path_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "gemini").mkdir(parents=True)
+    for name, message in (
+        ("runs/gemni", "runs/gemni: no such folder; did you mean runs/gemini\\?"),
+        ("runs/zzz", "runs/zzz: no such folder in runs"),
+        ("./runs/gemni", "runs/gemni: no such folder"),
+        ("gemni", "gemni: no such folder, and no Hugging Face repository can be named so"),
+    ):
+        for model in (StableDiffusion, CLIP):
+            with pytest.raises((FileNotFoundError, ValueError), match=message):
+                model.from_pretrained(name)
+
+
+def test_fp16_alone_is_downloaded_where_there_is_nothing_else(pipe, hub):
+    for part, name in NETWORKS.items():
+        (hub.remote / part / name).rename(hub.remote / part / name.replace(".", ".fp16."))
+    with pytest.warns(UserWarning, match="of the variant fp16 alone"):
+        assert_same(StableDiffusion.from_pretrained("owner/model"), pipe)

@@ -18,7 +18,7 @@ from jaxsd.diffusion.vae import VAE, VAEConfig
 from jaxsd.pretrained.mapping import abstract_model
 
 TOKENIZER = TOY_MODEL / "tokenizer"
-TOKENS = load_tokenizer(TOKENIZER)
+TOKENS = load_tokenizer(TOKENIZER, TextConfig(vocab_size=1024))
 
 UNET = UNetConfig(
     sample_size=8,

@@ -20,7 +20,9 @@ from jaxsd.pretrained.mapping import TRANSFORMS, abstract_model, match, paramete
 from jaxsd.pretrained.recognize import OTHER_MODELS, recognize_keys
 from tests.references import manifests
 
-VISION = VisionConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16)
+VISION = VisionConfig(
+    hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, patch_size=14
+)
 SINGLE_FILE = single_file_mapping(SD15_UNET, len(SD15_VAE.block_out_channels))
 CASES = {
     "unet": (UNET_MAPPING, ()),
