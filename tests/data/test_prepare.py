@@ -17,8 +17,8 @@ from jaxsd.data.build import SplitBuild
 from jaxsd.data.columns import open_columns, write_examples
 from jaxsd.data.info import info
 from jaxsd.data.prepare import summarize
-from jaxsd.diffusion.images import load_image
 from jaxsd.files import lock_folder, read_json
+from jaxsd.images import load_image
 from jaxsd.pretrained.weights import write_safetensors
 from tests.helpers.data_acceptance import SPLIT, kill_after, records, start, verify
 from tests.helpers.data_files import BROKEN, write_files, write_manifest
