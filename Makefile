@@ -9,7 +9,7 @@ PIP := $(PYTHON) -m pip install --quiet
 JAX = $(shell driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | grep -oE -m1 '^[0-9]+'); \
 	if [ "$${driver:-0}" -ge 580 ]; then echo '[cuda13]'; elif [ "$${driver:-0}" -ge 525 ]; then echo '[cuda12]'; fi)
 
-.PHONY: demo test test-fast test-full fuzz lint clean
+.PHONY: install demo test test-fast test-full fuzz lint clean
 
 demo: .venv/run.stamp
 	$(PYTHON) -m jaxsd.toy demo

@@ -1,6 +1,7 @@
 """Sounds and prompts to image files: what is read, how images are batched, what the files are called."""
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from jaxsd.audio import load_clip
 from jaxsd.batching import padded_batches
 from jaxsd.bundled import sound_source
 from jaxsd.diffusion.pipeline import StableDiffusion, to_pil
 from jaxsd.images import load_image
 from jaxsd.progress import Progress
-from jaxsd.sound_to_image import Conditioning, load_clips
+from jaxsd.sound_to_image import Conditioning
 
 MOST_IMAGES, MOST_LATENTS = 16, 4 * 64 * 64  # at a time on one device
 
@@ -36,14 +38,22 @@ class Inputs:
 
 
 def read_inputs(sounds: Sequence[str], prompts: Sequence[str], image: str | None) -> Inputs:
-    """Read the files. Raises ValueError or FileNotFoundError that names the file or the argument that does not fit."""
+    """Read the files, and say on stderr which second of a longer sound is taken.
+
+    Raises ValueError or FileNotFoundError that names the file or the argument that does not fit.
+    """
     if not sounds and not prompts:
         raise ValueError("there is neither a sound nor a text to make an image of; give --audio, --text or both")
     if sounds and len(prompts) not in (0, 1, len(sounds)):
         raise ValueError(f"texts are {len(prompts)} and sounds are {len(sounds)}; allowed: as many, or one for all")
     paths = [sound_source(sound) for sound in sounds]
+    clips = [load_clip(path) for path in paths]
+    for path, clip in zip(paths, clips, strict=True):
+        if clip.start:
+            minutes, seconds = divmod(clip.start, 60)
+            print(f"{path}: the loudest second begins at {minutes:.0f}:{seconds:05.2f}", file=sys.stderr)
     return Inputs(
-        clips=load_clips(paths) if paths else None,
+        clips=np.stack([clip.samples for clip in clips]) if clips else None,
         prompts=prompts,
         stems=[path.stem for path in paths] or [slug(prompt) for prompt in prompts],
         image=None if image is None else load_image(image),

@@ -1,8 +1,11 @@
 """From sounds and prompts to image files: what is refused, what files are called, what an image depends on."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
+import soundfile
 from flax import nnx
 from PIL import Image
 
@@ -41,6 +44,15 @@ def test_prompts_alone_name_the_files(model, drawn, tmp_path):
     assert [path.name for path in paths] == ["a-dog-at-night.png", "rain.png"]
     np.testing.assert_allclose(drawn[0]["cond"], model.pipe.encode_text(prompts), atol=1e-5)
     np.testing.assert_allclose(drawn[0]["uncond"], model.pipe.encode_text(["blurry"]), atol=1e-5)
+
+
+def test_the_second_that_is_heard_is_told(tmp_path, rng, capsys):
+    samples = rng.normal(0, 0.01, 80 * 1000)
+    samples[72_000:75_000] *= 20
+    soundfile.write(tmp_path / "long.wav", samples, 1000)
+    read_inputs([str(tmp_path / "long.wav"), "dog"], [], None)
+    said = capsys.readouterr().err
+    assert re.fullmatch(r".*long.wav: the loudest second begins at 1:1[23]\.\d\d\n", said)
 
 
 def test_an_image_is_that_of_its_sound_seed_and_number(model, drawn, tmp_path, monkeypatch):
