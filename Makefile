@@ -11,6 +11,8 @@ JAX = $(shell driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,nohea
 
 .PHONY: install demo test test-fast test-full fuzz lint clean
 
+install: .venv/run.stamp
+
 demo: .venv/run.stamp
 	$(PYTHON) -m jaxsd.toy demo
 
