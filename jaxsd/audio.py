@@ -5,7 +5,6 @@ whose length libsndfile only estimates (MP3) or does not know (FLAC that was wri
 """
 
 import math
-import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -100,13 +99,13 @@ def load_clip(path: str | PathLike[str], start: float | None = None) -> Clip:
         raise _unreadable(path, error) from error
 
 
-def clip_from_samples(samples: np.ndarray, rate: int, start: float | None = None) -> Clip:
+def clip_from_samples(samples: np.ndarray, rate: int | float, start: float | None = None) -> Clip:
     """One second of an array of samples as 16 kHz mono int16, chosen and resampled as `load_clip` does it.
 
     Args:
         samples: (samples,) or (samples, channels), int16, int32 or floats. Floats have full scale 1: values beyond it
             are clipped, and values beyond 8 are refused, for these are integers as floats.
-        rate: samples a second.
+        rate: samples a second, a whole number.
         start: where the second begins, in seconds; by default the loudest second is taken.
 
     Raises:
@@ -119,10 +118,9 @@ def clip_from_samples(samples: np.ndarray, rate: int, start: float | None = None
         raise AudioError(f"{name} is {samples.dtype}; allowed: int16, int32 or floats in [-1, 1]")
     if samples.ndim not in (1, 2) or not samples.size or samples.ndim == 2 and samples.shape[1] > samples.shape[0]:
         raise AudioError(f"{name} has shape {samples.shape}; allowed: (samples,) or (samples, channels)")
-    try:
-        rate = operator.index(rate)
-    except TypeError:
-        raise AudioError(f"{name} has a rate of {rate!r} Hz; it must be an int") from None
+    if not math.isfinite(rate) or rate != int(rate):
+        raise AudioError(f"{name} has a rate of {rate} Hz; it must be a whole number")
+    rate = int(rate)
     scale = scales.get(samples.dtype, 1)
     if scale == 1 and np.abs(samples).max() > INTEGER_SCALE:  # false for NaN, which is refused below
         raise AudioError(f"{name} has floats up to {np.abs(samples).max():g}; floats must be in [-1, 1]")
@@ -256,7 +254,7 @@ class _Mono:
             yield mono
 
     def cancels(self) -> bool:
-        return self.energy < CANCELLED * self.energy_of_channels
+        return bool(self.energy < CANCELLED * self.energy_of_channels)
 
 
 def _take_second(sound: Sound, start: float | None) -> Clip:

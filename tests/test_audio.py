@@ -336,7 +336,7 @@ def test_an_array_becomes_what_a_file_of_it_becomes(tmp_path, dtype, rate):
         (np.zeros(10, np.uint8), 16_000, "is uint8; allowed: int16, int32 or floats"),
         (np.zeros((2, 10)), 16_000, r"has shape \(2, 10\); allowed: \(samples,\) or \(samples, channels\)"),
         (np.zeros(0), 16_000, r"has shape \(0,\)"),
-        (np.zeros(10), 44.1, "has a rate of 44.1 Hz; it must be an int"),
+        (np.zeros(10), 44.1, "has a rate of 44.1 Hz; it must be a whole number"),
         (np.zeros(10), 0, "has a rate of 0 Hz; it must be from 1000"),
         (np.full(10, 3000.0), 16_000, "has floats up to 3000; floats must be in"),
         (np.full(10, np.nan), 16_000, "has samples that are NaN or infinite"),

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxsd.data.columns import create_columns, write_columns
+from jaxsd.data.columns import ColumnType, create_columns, write_columns
 from jaxsd.data.info import info
 
 SIZE, EOS = 30, 9
@@ -95,7 +95,7 @@ def test_info_names_what_is_wrong(tmp_path, damage, message):
 
 
 def test_info_ends_in_one_sentence_and_status_2(tmp_path):
-    create_columns(tmp_path / "train", 3, {"text": (np.float16, (4,))})
+    create_columns(tmp_path / "train", 3, {"text": ColumnType(np.float16, (4,))})
     command = [sys.executable, "-m", "jaxsd.data", "info", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
