@@ -3,6 +3,7 @@
 docs/evaluation.md explains the figures that jaxsd.evaluation.figures declares.
 """
 
+import sys
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -89,6 +90,9 @@ def evaluate(
     conditionings |= {
         name: reference for name, reference in text.references().items() if name in (*references, NO_CAPTION)
     }
+    drawn = {name: one for name, one in conditionings.items() if image_count and (one.pooling or name in references)}
+    work = f"{len(split):,} clips under {len(conditionings)} conditionings, {image_count * len(drawn):,} images to draw"
+    print(work, file=sys.stderr, flush=True)
     passing = {name: EmbeddingStatistics(one, split, unet) for name, one in conditionings.items()}
     before = {
         one.name: EmbeddingStatistics(encoder_conditioning(one.before, one, split), split)
@@ -117,7 +121,6 @@ def evaluate(
             if name in entries:
                 entries[name].set(time_encoding(encode, inputs, repeats))
     if image_count and split.pipe:
-        drawn = {name: one for name, one in conditionings.items() if one.pooling or name in references}
         images = _draw_all(drawn, text, image_count, partial(draw_images, split.pipe, guidance=guidance, steps=steps))
         figures = ImageFigures(split, targets, judge)
         if real_images is not None:
