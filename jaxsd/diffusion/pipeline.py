@@ -26,6 +26,18 @@ from jaxsd.diffusion.vae import VAE, Gaussian
 from jaxsd.pretrained.precision import choose_dtype, require_finite
 from jaxsd.sharding import AXIS, local_mesh, replicated_sharding, shard_batch
 
+# What diffusers calls the arguments of a pipeline, for those who come from there.
+DIFFUSERS_NAMES = {
+    "prompt": "cond",
+    "prompt_embeds": "cond",
+    "negative_prompt": "uncond",
+    "negative_prompt_embeds": "uncond",
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+    "generator": "key",
+    "callback": "on_step",
+}
+
 
 class StableDiffusion:
     """The U-Net, the VAE and the text encoder, with the noise schedule that they were trained on.
@@ -116,8 +128,8 @@ class StableDiffusion:
 
     def __call__(
         self,
-        cond: Float[ArrayLike, "batch tokens features"],
-        uncond: Float[ArrayLike, "_ tokens features"] | None = None,
+        cond: Float[ArrayLike, "batch tokens features"] | str | Sequence[str],
+        uncond: Float[ArrayLike, "_ tokens features"] | str | Sequence[str] | None = None,
         *,
         guidance: float | None = None,
         steps: int | None = None,
@@ -129,6 +141,7 @@ class StableDiffusion:
         width: int | None = None,
         key: Key[Array, "*batch"] | None = None,
         on_step: Callable[[int, int, jax.Array], None] | None = None,
+        **unknown: Any,
     ) -> Float[Array, "batch height width 3"]:
         """Generate images from conditioning and, where there is one, from an image.
 
@@ -136,7 +149,7 @@ class StableDiffusion:
         images, a sampler of another order, and guidance 1; prompts, keys, steps and strengths do not.
 
         Args:
-            cond: The conditioning.
+            cond: The conditioning, or prompts to encode.
             uncond: What guidance moves away from: uncond + guidance * (cond - uncond). One for all or one each; by
                 default the hidden states of the empty text.
             guidance: At 1 nothing is left of `uncond`, and half as much is computed.
@@ -162,9 +175,12 @@ class StableDiffusion:
             ValueError: A shape, a value, the sampler or the number of steps does not fit, or a network makes values
                 that are not finite.
         """
+        for name in unknown:
+            instead = f"; {DIFFUSERS_NAMES[name]} is its name here" if name in DIFFUSERS_NAMES else ""
+            raise TypeError(f"StableDiffusion takes no argument {name!r}{instead}")
         guidance = self.sampling.guidance if guidance is None else guidance
         table = self.sampler_table(steps, sampler, None if image is None else strength)
-        context = self._context(cond, uncond, guidance)
+        context = self._context(self._embed(cond), self._embed(uncond), guidance)
         batch = len(context[0])
         noise_keys, image_keys, step_keys = _split_keys(key, batch)
         if latents is None:
@@ -220,6 +236,14 @@ class StableDiffusion:
         latents = jnp.asarray(latents, jnp.float32)
         mesh = local_mesh(len(latents))
         return _decode_images(*self._on_devices(mesh), None, shard_batch(latents, mesh))[: len(latents)]
+
+    def _embed(self, prompts):
+        """The hidden states of prompts; embeddings, and None, as they are."""
+        if isinstance(prompts, str) or (
+            isinstance(prompts, list | tuple) and all(isinstance(prompt, str) for prompt in prompts)
+        ):
+            return self.encode_text(prompts)
+        return prompts
 
     def _context(self, cond, uncond, guidance: float) -> tuple[jax.Array, ...]:
         """The conditioning (batch, tokens, width), after that which guidance moves away from unless that is none."""

@@ -275,3 +275,20 @@ def test_the_toy_world_suggests():
 def test_missing_folder():
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         StableDiffusion.from_pretrained("nowhere")
+
+
+def test_prompts_stand_for_their_hidden_states(pipe):
+    images = pipe("a dog", "rain", steps=2)
+    np.testing.assert_array_equal(images, pipe(pipe.encode_text("a dog"), pipe.encode_text(["rain"]), steps=2))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("num_inference_steps", "'num_inference_steps'; steps is its name here"),
+        ("clip_skip", "no argument 'clip_skip'$"),
+    ],
+)
+def test_arguments_of_diffusers_are_told_by_their_names_here(pipe, cond, name, message):
+    with pytest.raises(TypeError, match=message):
+        pipe(cond, **{name: 1})
