@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial, wraps
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -239,10 +240,9 @@ class StableDiffusion:
 
     def _embed(self, prompts):
         """The hidden states of prompts; embeddings, and None, as they are."""
-        if isinstance(prompts, str) or (
-            isinstance(prompts, list | tuple) and all(isinstance(prompt, str) for prompt in prompts)
-        ):
-            return self.encode_text(prompts)
+        texts = [prompts] if isinstance(prompts, str) else prompts
+        if isinstance(texts, list | tuple) and texts and all(isinstance(text, str) for text in texts):
+            return self.encode_text(texts)
         return prompts
 
     def _context(self, cond, uncond, guidance: float) -> tuple[jax.Array, ...]:
