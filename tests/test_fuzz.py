@@ -7,7 +7,7 @@ from tests.fuzz.cases import Cases
 from tests.fuzz.mutations import mutate_bytes
 from tests.fuzz.targets import TARGETS
 
-NUMBER = {"sounds": 40, "images": 80, "manifests": 80, "configs": 150, "encoders": 15}
+NUMBER = {"sounds": 40, "images": 80, "manifests": 80, "configs": 150, "tokenizers": 15, "encoders": 15}
 
 
 @pytest.mark.parametrize("target", TARGETS)

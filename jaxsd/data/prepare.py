@@ -15,7 +15,7 @@ from jaxsd.data.columns import METADATA, SPLITS, ColumnType, open_columns, read_
 from jaxsd.data.decode import decode_rows
 from jaxsd.data.features import FeatureTowers
 from jaxsd.data.manifest import Manifest, ManifestRow, draw_splits, read_manifest
-from jaxsd.diffusion.pipeline import StableDiffusion
+from jaxsd.diffusion.loading import load_vae
 from jaxsd.diffusion.unet import UNetConfig
 from jaxsd.diffusion.vae import VAEConfig
 from jaxsd.pretrained.hub import fetch
@@ -198,7 +198,5 @@ def _load_towers(metadata: dict[str, Any], *, with_clip: bool) -> FeatureTowers:
         clip = CLIP.from_pretrained(clip_source(metadata["clip"]), revision=metadata["clip_revision"], dtype=np.float32)
     if metadata["diffusion"] is None:
         return FeatureTowers(clip)
-    pipe = StableDiffusion.from_pretrained(
-        model_source(metadata["diffusion"]), revision=metadata["diffusion_revision"], dtype=np.float32
-    )
-    return FeatureTowers(clip, pipe.vae, metadata["picture_size"])
+    vae = load_vae(model_source(metadata["diffusion"]), np.float32, metadata["diffusion_revision"])
+    return FeatureTowers(clip, vae, metadata["picture_size"])

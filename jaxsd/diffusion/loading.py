@@ -192,8 +192,8 @@ def load_single_file(
     return components
 
 
-def load_vae(source: str | Path, dtype: DTypeLike) -> VAE:
-    """Load a VAE alone.
+def load_vae(source: str | Path, dtype: DTypeLike, revision: str | None = None) -> VAE:
+    """Load a VAE alone. `revision` is a branch, tag or commit of a repository.
 
     `source` is a folder or Hugging Face repository in diffusers' layout, of the VAE or of a whole model, or one file
     with diffusers' names or those of the first Stable Diffusion code, which is read as the VAE of Stable Diffusion 1.5.
@@ -208,7 +208,7 @@ def load_vae(source: str | Path, dtype: DTypeLike) -> VAE:
         others = [re.escape(other) + ".+" for name, other in PREFIXES.items() if name != "vae"]
         make = partial(VAE, SD15_VAE, dtype=dtype)
         return load_weights([path], mapping, make, dtype, [*SINGLE_FILE_IGNORED, *others], wanted="a VAE")
-    folder = fetch(source, ("config.json", "vae/config.json"))
+    folder = fetch(source, ("config.json", "vae/config.json"), revision)
     part = "vae" if (folder / "vae" / "config.json").is_file() else ""
     config = read_model_config(VAEConfig, folder / part / "config.json")
     download_weights(source, folder, {part: DIFFUSERS_WEIGHTS})

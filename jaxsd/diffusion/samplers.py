@@ -25,6 +25,8 @@ import numpy as np
 from jaxsd.files import read_json
 from jaxsd.pretrained.model_config import from_dict
 
+MOST_TIMESTEPS = 100_000  # a schedule holds a number for each
+
 
 @dataclass(frozen=True)
 class NoiseSchedule:
@@ -60,8 +62,8 @@ class NoiseSchedule:
     FIXED = {"trained_betas": None}
 
     def __post_init__(self):
-        if self.num_train_timesteps < 1:
-            raise ValueError(f"num_train_timesteps is {self.num_train_timesteps}; allowed: from 1")
+        if not 1 <= self.num_train_timesteps <= MOST_TIMESTEPS:
+            raise ValueError(f"num_train_timesteps is {self.num_train_timesteps}; allowed: 1 to {MOST_TIMESTEPS}")
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ValueError(f"beta_start is {self.beta_start} and beta_end {self.beta_end}; allowed: rising in 0 to 1")
         for name, allowed in self.CHOICES.items():

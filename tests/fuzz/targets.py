@@ -22,6 +22,7 @@ from pyarrow import parquet
 import encoders
 from jaxsd.audio import load_clip
 from jaxsd.bundled import TOY_ENCODERS, TOY_MODEL
+from jaxsd.clip.tokens import load_tokenizer, tokenize
 from jaxsd.clip.towers import TextConfig, VisionConfig
 from jaxsd.data.columns import write_columns
 from jaxsd.data.decode import decode_rows
@@ -35,6 +36,8 @@ from jaxsd.files import read_json
 from jaxsd.pretrained.model_config import read_model_config
 from jaxsd.pretrained.weights import open_tensors
 from tests.fuzz.mutations import mutate_bytes, mutate_json, mutate_text
+
+TOY_TEXT = read_model_config(TextConfig, TOY_MODEL / "text_encoder" / "config.json")
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,16 @@ def _read_config(path: Path):
         read_model_config({"unet": UNetConfig, "vae": VAEConfig}[name], path)
 
 
+def _tokenizers(folder: Path) -> list[Path]:
+    shutil.copytree(TOY_MODEL / "tokenizer", folder / "tokenizer")
+    return [folder / "tokenizer"]
+
+
+def _read_tokenizer(folder: Path):
+    tokens = tokenize(load_tokenizer(folder, TOY_TEXT), ["a dog barking", "☃ snow"])
+    assert tokens.shape == (2, 77) and tokens.dtype == np.int32
+
+
 def _encoders(folder: Path) -> list[Path]:
     shutil.copytree(TOY_ENCODERS / "human", folder / "human")
     return [folder / "human"]
@@ -216,6 +229,7 @@ TARGETS = {
     "manifests": Target(_manifests, mutate_text, _read_manifest),
     "safetensors": Target(_weights, mutate_bytes, _read_weights),
     "configs": Target(_configs, mutate_json, _read_config),
+    "tokenizers": Target(_tokenizers, mutate_json, _read_tokenizer, ("tokenizer.json", "tokenizer_config.json")),
     "encoders": Target(_encoders, mutate_json, encoders.load, ("encoder.json",)),
     "encoder weights": Target(_encoders, mutate_bytes, encoders.load, ("model.safetensors",)),
     "data sets": Target(
