@@ -19,14 +19,14 @@ SHORT = {"epochs": 0, "steps": 1_200, "batch_size": 32, "remat": False, "save_ev
 OURS = SHORT | {"optimizer": "muon", "learning_rate": 2e-3, "weight_decay": 0.0, "warmup": 100}
 # A contrastive loss needs company in its batch; through the U-Net, a given number of sounds is worth more in many small
 # batches.
-SMALL_BATCH = 8
+DENOISED_BATCH = 8
 CHANGES = {
     "toy": OURS
-    | {"steps": 3_600, "eval_every": 1_200, "batch_size": SMALL_BATCH, "denoise_batch": 0, "dropout": False},
+    | {"steps": 3_600, "eval_every": 1_200, "batch_size": DENOISED_BATCH, "denoise_batch": 0, "dropout": False},
     "paper": SHORT,
     "aligned": OURS,
-    "denoise": OURS | {"batch_size": SMALL_BATCH},
-    "aligned+denoise": OURS | {"denoise_batch": SMALL_BATCH},
+    "denoise": OURS | {"batch_size": DENOISED_BATCH},
+    "aligned+denoise": OURS | {"denoise_batch": DENOISED_BATCH},
 }
 DATA = {"folder": "data/toy", "maker": "toy", "train_size": 20_000, "held_out": 1_000}
 
@@ -38,4 +38,5 @@ def get_config(recipe: str = "", encoder: str = "gemini") -> TrainConfig:
     if recipe != "paper" and encoder == "human":
         # Nothing normalizes its embeddings, which start many times too large.
         changes = changes | {"learning_rate": 1e-2}
-    return make_config(encoder, sizes, recipe if recipe != "toy" else "aligned+denoise", **changes, data=DATA)
+    changes = changes | {"data": DATA, "sample_images": 4}
+    return make_config(encoder, sizes, recipe if recipe != "toy" else "aligned+denoise", **changes)

@@ -46,7 +46,8 @@ def sound_source(name) -> Path:
 def load_maker(name: str) -> ModuleType:
     """The module of MAKERS that makes data of that name. Raises ValueError for an unknown name.
 
-    It has `make_split(folder, split, size)` and `evaluation_options(split, count)`.
+    It has `make_split(folder, split, size)`, `evaluation_options(split, count)`, and in MODELS the names of the models
+    whose features the data have.
     """
     if name not in MAKERS:
         raise ValueError(f"data cannot be made by {name!r}; choose from {', '.join(MAKERS)}, or prepare a data set")

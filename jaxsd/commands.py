@@ -138,6 +138,8 @@ def run_train():
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/<config>); goes on if it has begun")
     parser.add_argument("--init", metavar="FOLDER", help="start from another run's encoder; same as --config.init")
     parser.add_argument("--wandb", action="store_true", help="also log to Weights & Biases")
+    parser.add_argument("--clip", help="another place of the CLIP that the data name: a folder or a repository")
+    parser.add_argument("--model", help="another place of the Stable Diffusion that the data name")
     cli.add_distributed_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     if arguments.init:
@@ -147,10 +149,13 @@ def run_train():
     out = arguments.out or Path("runs") / "-".join([Path(name).stem, recipe]).rstrip("-")
     cli.start_distributed(arguments)
 
-    from jaxsd.training.train import train
+    from jaxsd.training.train import next_commands, train
 
-    train(config, out, wandb=arguments.wandb)
+    train(config, out, wandb=arguments.wandb, clip=arguments.clip, model=arguments.model)
     print(out)
+    program = "jaxsd {}" if cli.program().startswith("jaxsd ") else "python {}.py"
+    for command in next_commands(config, out, program):
+        print(f"next: {command}", file=sys.stderr)
 
 
 def run_eval():

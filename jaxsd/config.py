@@ -77,6 +77,7 @@ class TrainConfig:
     seed: int = 0
     save_every: int = 1000  # steps
     eval_every: int = 0  # steps; 0: every epoch
+    sample_images: int = 0  # images that each validation draws of held-out sounds, with the data's diffusion model
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import encoders
+from encoders.layers import abstract
 from jaxsd import cli
 from jaxsd import config as configs
 from jaxsd.config import CONFIGS, DataConfig, TrainConfig, deep_merge, load_config
@@ -52,9 +53,7 @@ def test_a_copy_of_a_config_loads_from_another_folder(tmp_path):
 def test_the_papers_configs_hold_the_papers_values(name):
     config = load_config(f"{name}:paper")
     assert (config.encoder, config.batch_size, config.epochs, config.learning_rate) == (name, 1151, 32, 1e-3)
-    defaults = encoders.ENCODERS[name].__init__.__kwdefaults__
-    sizes = {key: value for key, value in defaults.items() if not key.endswith("dtype")}
-    assert config.encoder_config == sizes
+    assert config.encoder_config == abstract(encoders.ENCODERS[name]).config
 
 
 def test_an_existing_path_wins_over_a_name(config_file, tmp_path, monkeypatch):

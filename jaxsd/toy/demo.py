@@ -39,6 +39,7 @@ def demo(folder: Path) -> Path:
         "data.held_out": DEMO_SIZES["validation"],
         "steps": DEMO_STEPS,
         "eval_every": DEMO_STEPS // 4,
+        "sample_images": 0,
     }
     train(load_config("toy.py", [f"--config.{key}={value}" for key, value in overrides.items()]), run)
     print(f"     trained in {time.monotonic() - start:.0f} s: {run}", flush=True)

@@ -23,6 +23,7 @@ from jaxsd.toy import world
 from jaxsd.toy.judge import load_judge, verdicts
 
 MAKER = "toy"  # the name of this module in jaxsd.bundled.MAKERS
+MODELS = {"clip": "toy", "diffusion": "toy"}  # whose features the data have, as dataset.json names them
 HELD_OUT = 1_000  # examples of a split of which nobody says how many there should be
 JUDGED = 200  # images of an evaluation where nobody says how many to draw
 SERIAL_EXAMPLES = 512  # below this many, starting processes costs more than it saves
@@ -96,7 +97,7 @@ def _split_build(folder: Path, split: str, size: int, seed: int, weights: Path) 
     _read_metadata(folder)
     if size < 1:
         raise ValueError(f"{folder}: {size} examples; allowed: 1 or more")
-    models = {"clip": "toy", "diffusion": "toy"}
+    models = MODELS
     if weights.resolve() != TOY_MODEL.resolve():
         models = {"clip": str((weights / "clip").resolve()), "diffusion": str(weights.resolve())}
     metadata = {

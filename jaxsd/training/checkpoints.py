@@ -84,6 +84,6 @@ class Checkpoints:
         return f"{self.folder}: no space left on the disk; {kept}; make space and run the same command to go on"
 
 
-def _disk_is_full(error: Exception | None) -> bool:
+def _disk_is_full(error: BaseException | None) -> bool:
     """Also where the error's number is lost in another's text."""
     return error is not None and any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))

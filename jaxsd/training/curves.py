@@ -1,32 +1,100 @@
-"""curves.png: the figures of a run over its steps."""
+"""curves.png: the figures of a run that matter, over its steps."""
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxsd.files import replacing
 from jaxsd.training.metric_writers import read_metrics
 
 VALIDATION = "validation_"
-NOT_DRAWN = ("step", "time", "examples_per_second", "input_wait", "mfu")
+MOST_PANELS = 12
+COLUMNS_OF_PANELS = 3
+NOT_DRAWN = ("step", "time", "examples_per_second", "input_wait", "mfu", "parameter_norm")
 
 
-def draw_curves(metrics: Path, picture: Path):
-    """Draw the metrics of a run over its steps, a panel each; `validation_x` shares that of the training's `x`."""
-    from matplotlib.figure import Figure  # slow to import, see TensorBoard
+@dataclass(frozen=True)
+class Panel:
+    """Figures of one quantity: the key of each curve by its label, and dashed lines that one value of a figure makes.
+
+    `lines` has for each label the figure's key, and the line's height from the figure's value.
+    """
+
+    title: str
+    curves: Mapping[str, str]
+    lines: Mapping[str, tuple[str, Callable[[float], float]]] = field(default_factory=dict)
+
+
+def _examples(chance: float) -> float:
+    """How many examples have this chance level of TCEOCS, 2 ln M."""
+    return math.exp(chance / 2)
+
+
+PANELS = (
+    Panel(
+        "denoising loss",
+        {"training": "denoise", "validation": f"{VALIDATION}denoise"},
+        {"no caption": (f"{VALIDATION}denoise_unconditional", float)},
+    ),
+    Panel(
+        "the paper's loss, validation",
+        {"validation": f"{VALIDATION}loss"},
+        {
+            "chance": (f"{VALIDATION}chance", lambda value: value / 3),
+            "floor without a temperature": (f"{VALIDATION}floor", lambda value: value / 3),
+        },
+    ),
+    Panel(
+        "recall@10, validation",
+        {way.replace("2", " → "): f"{VALIDATION}R@10_{way}" for way in ("a2t", "t2a", "a2i", "i2a")},
+        {"chance": (f"{VALIDATION}chance", lambda value: min(1, 10 / _examples(value)))},
+    ),
+    Panel(
+        "median rank, validation",
+        {way.replace("2", " → "): f"{VALIDATION}medR_{way}" for way in ("a2t", "t2a", "a2i", "i2a")},
+        {"chance": (f"{VALIDATION}chance", lambda value: (_examples(value) + 1) / 2)},
+    ),
+    Panel(
+        "R² of the embeddings, validation",
+        {"text": f"{VALIDATION}mu(R2)_t", "image": f"{VALIDATION}mu(R2)_i"},
+        {"the mean": (f"{VALIDATION}chance", lambda _: 0.0)},
+    ),
+)
+
+
+def draw_curves(metrics: Path, path: Path) -> None:
+    """Draw the metrics of a run to an image file: first those of training, a panel each, then those of validation."""
+    from matplotlib.figure import Figure  # slow to import, and not needed to train
 
     lines = read_metrics(metrics)
-    names = list(dict.fromkeys(name for line in lines for name in line if name not in NOT_DRAWN))
-    panels = list(dict.fromkeys(name.removeprefix(VALIDATION) for name in names))
-    columns = min(3, len(panels))
+    panels = _panels({name for line in lines for name in line}, lines)
+    columns = min(COLUMNS_OF_PANELS, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(4.5 * columns, 3 * rows), layout="constrained")
     for place, panel in enumerate(panels, 1):
-        axes = figure.add_subplot(rows, columns, place, title=panel, xlabel="step")
-        for name, label in ((panel, "training"), (VALIDATION + panel, "validation")):
-            points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+        axes = figure.add_subplot(rows, columns, place, title=panel.title, xlabel="step")
+        for label, key in panel.curves.items():
+            points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
             if points:
                 axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 50 else None)
-        axes.legend()
+        for number, (label, (key, height)) in enumerate(panel.lines.items()):
+            values = [line[key] for line in lines if line.get(key) is not None]
+            if values:
+                axes.axhline(height(values[-1]), label=label, color=f"{0.3 + 0.3 * number}", linestyle="--")
+        if len(axes.get_legend_handles_labels()[0]) > 1:
+            axes.legend(fontsize="small")
         axes.grid(alpha=0.3)
-    with replacing(picture) as part:
+    with replacing(path) as part:
         figure.savefig(part, dpi=100)
+
+
+def _panels(names: set[str], lines: list[dict]) -> list[Panel]:
+    """A panel for each quantity that there is."""
+    declared = [panel for panel in PANELS if names & set(panel.curves.values())]
+    drawn = {key for panel in declared for key in panel.curves.values()}
+    of_training = dict.fromkeys(name for line in lines if "loss" in line for name in line)
+    others = [name for name in of_training if name not in drawn and name not in NOT_DRAWN]
+    others.sort(key=lambda name: (name != "loss", name == "gradient_norm"))
+    panels = [Panel(f"{name.replace('_', ' ')}, training", {"training": name}) for name in others]
+    return (panels + declared)[:MOST_PANELS]

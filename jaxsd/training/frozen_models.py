@@ -1,7 +1,7 @@
 """The frozen models that training goes through: those that the data set names, loaded as far as they are needed."""
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -31,50 +31,76 @@ class FrozenModels(nnx.Module):
             setattr(self, name, model)
 
 
-def load_frozen_models(
-    dataset: Mapping[str, Any],
-    names: Collection[str],
+class DataModels(NamedTuple):
+    """The models that a data set names; those that are not needed are None."""
+
+    clip: CLIP
+    diffusion: StableDiffusion | None
+
+    def frozen(self, names: Collection[str]) -> FrozenModels:
+        """The FrozenModels with these attributes, and the projection."""
+        kernel = self.clip.model.text_projection.kernel[...]
+        available: dict[str, Callable[[], Any]] = {
+            "projection": lambda: nnx.Param(kernel),
+            "text_model": lambda: self.clip.model.text_model,
+            "bos": lambda: nnx.Param(_bos_embedding(self.clip)),
+        }
+        if pipe := self.diffusion:
+            available |= {
+                "unet": lambda: pipe.unet,
+                "schedule": lambda: pipe.schedule,
+                "unconditional": lambda: nnx.Param(pipe.encode_text([""])),
+            }
+        return FrozenModels(**{name: available[name]() for name in {"projection", *names}})
+
+
+def load_models(
+    metadata: Mapping[str, Any],
     *,
+    with_diffusion: bool,
     dtype: jnp.dtype,
     clip: str | None = None,
-    diffusion: str | None = None,
-) -> FrozenModels:
-    """Load the models of a data set that are needed.
+    model: str | None = None,
+) -> DataModels:
+    """Load the models of a data set.
 
     Args:
-        dataset: the content of dataset.json, which names the models.
-        names: the attributes of FrozenModels that are needed, beside the projection, which always is.
+        metadata: the content of dataset.json, which names the models.
+        with_diffusion: whether the diffusion model is needed.
         dtype: in which the models are kept and compute.
-        clip: a CLIP in place of the one that `dataset` names, at another place: a folder or a Hugging Face repository.
-        diffusion: a Stable Diffusion in place of the one that `dataset` names, likewise.
+        clip: a CLIP in place of the one that `metadata` names, at another place: a folder or a Hugging Face repository.
+        model: a Stable Diffusion in place of the one that `metadata` names, likewise.
 
     Raises:
-        ValueError: dataset.json names no such model, or the models do not go together.
+        ValueError: the data set names no such model, or the models do not go together.
     """
-    tower = _load_pipeline(CLIP, clip_source, "clip", clip, dataset, dtype)
-    kernel = tower.model.text_projection.kernel[...]
-    available = {"projection": lambda: nnx.Param(kernel), "text_model": lambda: tower.model.text_model}
-    available["bos"] = lambda: nnx.Param(_bos_embedding(tower))
-    if FROM_DIFFUSION & set(names):
-        pipe = _load_pipeline(StableDiffusion, model_source, "diffusion", diffusion, dataset, dtype)
-        if (width := pipe.unet.config.cross_attention_dim) != len(kernel):
-            raise ValueError(
-                f"the U-Net of {diffusion or dataset['diffusion']} attends to width {width}, but the data's CLIP, "
-                f"{clip or dataset['clip']}, has width {len(kernel)}; prepare the data with models that go together"
-            )
-        available |= {"unet": lambda: pipe.unet, "schedule": lambda: pipe.schedule}
-        available["unconditional"] = lambda: nnx.Param(pipe.encode_text([""]))
-    return FrozenModels(**{name: available[name]() for name in {"projection", *names}})
+    pipe = (
+        _load_pipeline(StableDiffusion, model_source, "diffusion", model, metadata, dtype) if with_diffusion else None
+    )
+    tower = _load_pipeline(CLIP, clip_source, "clip", clip, metadata, dtype)
+    width = tower.model.text_model.config.hidden_size
+    if pipe and (attended := pipe.unet.config.cross_attention_dim) != width:
+        raise ValueError(
+            f"the U-Net of {model or metadata['diffusion']} attends to width {attended}, but the data's CLIP, "
+            f"{clip or metadata['clip']}, has width {width}; prepare the data with models that go together"
+        )
+    return DataModels(tower, pipe)
 
 
-def _load_pipeline(pipeline, source, key: str, replacement: str | None, dataset: Mapping[str, Any], dtype: jnp.dtype):
-    """The pipeline that `dataset` names under `key`, or the replacement of it."""
+def _load_pipeline(pipeline, source, key: str, replacement: str | None, metadata: Mapping[str, Any], dtype: jnp.dtype):
+    """The pipeline that `metadata` names under `key`, or the replacement of it."""
     if replacement is not None:
         return pipeline.from_pretrained(source(replacement), dtype=dtype)
-    name = dataset.get(key)
+    name = metadata.get(key)
     if not name:
         raise ValueError(f"the data set's dataset.json does not say which model its features are of, under {key!r}")
-    return pipeline.from_pretrained(source(name), revision=dataset.get(f"{key}_revision"), dtype=dtype)
+    try:
+        return pipeline.from_pretrained(source(name), revision=metadata.get(f"{key}_revision"), dtype=dtype)
+    except FileNotFoundError as error:
+        flag = {"clip": "--clip", "diffusion": "--model"}[key]
+        raise FileNotFoundError(
+            f"{error}; dataset.json of the training data names it, and {flag} gives another place"
+        ) from None
 
 
 def _bos_embedding(clip: CLIP) -> jnp.ndarray:

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,14 +10,15 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.experimental import multihost_utils
-from jaxtyping import Array, Int32, PyTree
+from jaxtyping import PyTree
 
 from encoders.flops import count_flops
 from jaxsd.sharding import replicate, replicated_sharding
 from jaxsd.training.checkpoints import Checkpoints
-from jaxsd.training.run_logger import RunLogger, summarize_figures
+from jaxsd.training.run_logger import RunLogger, summarize_figures, validated
 from jaxsd.training.throughput import peak_flops
 
 Metrics = dict[str, jax.Array]
@@ -26,9 +28,12 @@ GradientFn = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[tuple[jax.Array
 @jax.tree_util.register_dataclass
 @dataclass
 class TrainState:
-    """What a checkpoint holds: the steps done, parameters, their moving average, the optimizer's state."""
+    """What a checkpoint holds: the steps done (int32), parameters, their moving average, the optimizer's state.
 
-    step: Int32[Array, ""]
+    JAX also makes trees of this type of what is no array, such as shapes.
+    """
+
+    step: Any
     params: PyTree
     average: PyTree
     opt_state: PyTree
@@ -57,7 +62,7 @@ def init_state(params: PyTree, optimizer: optax.GradientTransformation) -> Train
 
 
 def make_step(
-    gradient: GradientFn, optimizer: optax.GradientTransformation, seed: int, *, average_decay: float = 0.999
+    gradient: GradientFn, optimizer: optax.GradientTransformation, seed: int, average_decay: float = 0.999
 ) -> StepFn:
     """Make the step of a training.
 
@@ -104,6 +109,9 @@ def fit(
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
     eval_every: int = 0,
     summarize: Callable[[dict[str, float]], str] = summarize_figures,
+    sample: Callable[[TrainState], np.ndarray] | None = None,
+    export: Callable[[TrainState], None] | None = None,
+    note: str = "",
     wandb: bool = False,
 ) -> TrainState:
     """Train until `steps`.
@@ -125,8 +133,11 @@ def fit(
         keep: how many of the newest checkpoints are kept.
         log_every: metrics of every so many steps are written.
         evaluate: `evaluate(state)` gives figures by name.
-        eval_every: `evaluate` is called every so many steps and at the end; 0: never.
+        eval_every: `evaluate` and `sample` are called every so many steps and at the end; 0: never.
         summarize: makes the line that is shown of the figures of `evaluate`.
+        sample: `sample(state)` gives images in [0, 1], which go to `samples` and TensorBoard.
+        export: `export(state)` writes what others shall read of a state, with each checkpoint.
+        note: a line to show before training.
         wandb: whether to log to Weights & Biases too.
 
     Returns:
@@ -141,39 +152,57 @@ def fit(
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     state, frozen = replicate((state, frozen))
-    with Checkpoints(folder / "checkpoints", keep) as checkpoints, _StopSignal() as stop:
+    with Checkpoints(folder / "checkpoints", keep) as checkpoints, _StopSignal(folder) as stop:
         state = checkpoints.restore(state)
         first = int(state.step)
-        if first >= steps:
+
+        def due(done: int) -> bool:
+            return bool(eval_every) and (done % eval_every == 0 or done == steps)
+
+        # A run that was stopped while it was validated is validated first.
+        missed = evaluate is not None and first > 0 and due(first) and not validated(folder, first - 1)
+        if first >= steps and not missed:
             return state
         options = {"log_every": log_every, "summarize": summarize, "wandb": wandb}
         with RunLogger(folder, name, first, steps, **options) as logger:
+
+            def validate(index: int, evaluate: Callable[[TrainState], dict[str, float]]) -> None:
+                with logger.pause("validating"), stop.at_once(index + 1):
+                    logger.evaluation(index, evaluate(state))
+                    if sample:
+                        logger.images(index, sample(state))
+
+            if note:
+                logger.progress.note(note)
+            if missed and evaluate:
+                validate(first - 1, evaluate)
             iterator = batches(first)
             for index in range(first, steps):
                 with logger.meter.waiting():
                     batch = next(iterator)
                 if index == first:
-                    with logger.compiling():
+                    with logger.compiling(), stop.at_once(first):
                         logger.meter.examples, logger.meter.flops = _cost(step, state, frozen, batch)
                         state, metrics = step(state, frozen, batch)
                 else:
                     state, metrics = step(state, frozen, batch)
                 logger.step(index, metrics)
                 done = index + 1
-                stopping = stop.requested(done)
-                if evaluate and eval_every and (done % eval_every == 0 or done == steps):
-                    with logger.pause("validating"):
-                        logger.evaluation(index, evaluate(state))
-                if done == steps:
-                    with logger.pause("drawing curves"):
-                        logger.draw_curves()
-                if stopping or done % save_every == 0 or done == steps:
+                stopping, evaluating = stop.requested(done), evaluate is not None and due(done)
+                # Before an evaluation too, which may be stopped at once.
+                if stopping or evaluating or done % save_every == 0 or done == steps:
                     with logger.pause("saving"):
                         checkpoints.save(done, state)
+                        if export and jax.process_index() == 0:
+                            export(state)
                 elif index % log_every == 0:
                     checkpoints.check()
                 if stopping:
                     raise Interrupted(folder, done, stop.number)
+                if evaluate and evaluating:
+                    validate(index, evaluate)
+            with logger.pause("drawing curves"):
+                logger.draw_curves()
     return state
 
 
@@ -192,6 +221,10 @@ class _StopSignal:
 
     number: int | None = None
 
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._saved: int | None = None  # within `at_once`, the steps of the state, which is saved
+
     def __enter__(self):
         self._alone = jax.process_count() == 1
         stopping = (signal.SIGTERM, signal.SIGINT) if self._alone else ()
@@ -200,9 +233,28 @@ class _StopSignal:
         self._wakeup = signal.set_wakeup_fd(-1) if stopping else -1
         return self
 
+    @contextmanager
+    def at_once(self, done: int) -> Iterator[None]:
+        """For what leaves nothing to save, the state after `done` steps being saved: SIGINT then raises Interrupted.
+
+        Python hears of a signal between its own instructions only, not while XLA compiles; there, what ends other
+        programs ends this one.
+        """
+        self._saved = done
+        if self._wakeup != -1:
+            signal.set_wakeup_fd(self._wakeup)
+        try:
+            yield
+        finally:
+            if self._wakeup != -1:
+                signal.set_wakeup_fd(-1)
+            self._saved = None
+
     def _request(self, number, _):
         self.number = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._saved is not None and number == signal.SIGINT:
+            raise Interrupted(self.folder, self._saved, number)
 
     def requested(self, done: int) -> bool:
         """Whether to stop after `done` steps."""

@@ -1,10 +1,13 @@
 """Where the figures of a run are written: metrics.jsonl, TensorBoard, Weights & Biases."""
 
+import importlib
 import json
 import math
 import time
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
+
+from PIL import Image
 
 from jaxsd.files import read_json, replacing
 
@@ -68,18 +71,32 @@ class TensorBoard:
         self.writer.add_event(self.Event(wall_time=time.time(), step=step, summary=self.Summary(value=values)))
         self.writer.flush()
 
+    def write_image(self, step: int, name: str, path: Path):
+        """Write the PNG file at `path`."""
+        with Image.open(path) as image:
+            size = {"width": image.width, "height": image.height, "colorspace": 3}
+        encoded = self.Summary.Image(encoded_image_string=path.read_bytes(), **size)
+        summary = self.Summary(value=[self.Summary.Value(tag=name, image=encoded)])
+        self.writer.add_event(self.Event(wall_time=time.time(), step=step, summary=summary))
+        self.writer.flush()
+
     def close(self):
         self.writer.close()
+
+
+def import_wandb() -> Any:
+    """The package of Weights & Biases. Raises ValueError where it is not installed."""
+    try:
+        return importlib.import_module("wandb")
+    except ImportError:
+        raise ValueError("Weights & Biases is not installed; pip install wandb, or leave out --wandb") from None
 
 
 class WeightsAndBiases:
     """A run of the project "jaxsd", named like the folder; a resumed run goes on under the same id."""
 
     def __init__(self, folder: Path):
-        try:
-            import wandb
-        except ImportError:
-            raise ValueError("Weights & Biases is not installed; pip install wandb, or leave out --wandb") from None
+        wandb = import_wandb()
         config = folder / "config.json"
         identity = folder / "wandb-id"
         if not identity.exists():

@@ -1,5 +1,6 @@
-"""The config.json of a run's folder: a run goes on with the config that it began with."""
+"""What a run began with: config.json and data.json in its folder. It goes on with the same config on the same data."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,30 +9,70 @@ import jax
 from jaxsd.config import TrainConfig
 from jaxsd.files import read_json, write_json
 
-CONFIG_JSON = "config.json"
+CONFIG_JSON, DATA_JSON = "config.json", "data.json"
+# Values that do not change what is trained. Where data are is no property of them: data.json says what they are.
+CHANGEABLE = ("data.", "save_every", "eval_every", "sample_images")
 
 
-def check_run_config(folder: Path, config: TrainConfig):
-    """Raise ValueError, naming what differs, where `folder` holds a run of another config."""
+def check_run_config(folder: Path, config: TrainConfig) -> str:
+    """Check that the run in `folder`, where there is one, can go on with `config`.
+
+    More steps or epochs are allowed. Returns what these mean, in a sentence, or "". Raises ValueError, naming what
+    differs, for another config.
+    """
     path = folder / CONFIG_JSON
     if not path.is_file():
-        return
+        return ""
     try:
-        old, new = _flat(TrainConfig.from_dict(read_json(path)).to_dict()), _flat(config.to_dict())
+        began = TrainConfig.from_dict(read_json(path))
     except ValueError as error:
         raise ValueError(f"{path} is not the config of a run that can go on: {error}; choose another --out") from None
-    different = [key for key in old | new if old.get(key) != new.get(key)]
-    if different:
-        changes = "; ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in different)
+    old, new = _flat(began.to_dict()), _flat(config.to_dict())
+    different = [key for key in old | new if old.get(key) != new.get(key) and not key.startswith(CHANGEABLE)]
+    more = [key for key in different if key in ("steps", "epochs") and 0 < old[key] < new[key]]
+    if refused := [key for key in different if key not in more]:
+        changes = "; ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in refused)
         raise ValueError(f"{folder} holds a run of another config ({changes}); choose another --out")
+    if not more:
+        return ""
+    longer = f"{folder} goes on to {new[more[0]]} {more[0]} in place of {old[more[0]]}"
+    if config.schedule == "constant":
+        return longer
+    return (
+        f"{longer}; the {config.schedule} schedule is that of the longer training from here on, so the learning rate "
+        "may rise, and the result is not that of a training which was this long from the start"
+    )
 
 
-def write_run_config(folder: Path, config: TrainConfig):
-    """Write config.json, where there is none."""
-    path = folder / CONFIG_JSON
-    if not path.is_file() and jax.process_index() == 0:
+def check_run_data(folder: Path, config: TrainConfig, data: dict[str, Any]) -> None:
+    """Check that the run in `folder`, where there is one, began with `data`, of `identify_data`.
+
+    A run without data.json began with the data in the folder that its config names. Raises ValueError otherwise.
+    """
+    if (folder / DATA_JSON).is_file():
+        same = read_json(folder / DATA_JSON) == data
+    elif (folder / CONFIG_JSON).is_file():
+        same = read_json(folder / CONFIG_JSON).get("data", {}).get("folder") == config.data.folder
+    else:
+        return
+    if not same:
+        raise ValueError(f"{folder} holds a run on other data than those in {config.data.folder}; choose another --out")
+
+
+def identify_data(metadata: Mapping[str, Mapping[str, Any]], columns: list[str]) -> dict[str, Any]:
+    """What the splits are, by their dataset.json, wherever they are: the digests of the columns that training reads."""
+    return {
+        split: {name: content["sha256"][name] for name in columns} if "sha256" in content else dict(content)
+        for split, content in metadata.items()
+    }
+
+
+def write_run_config(folder: Path, config: TrainConfig, data: dict[str, Any]) -> None:
+    """Write config.json and data.json."""
+    if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, config.to_dict())
+        write_json(folder / DATA_JSON, data)
+        write_json(folder / CONFIG_JSON, config.to_dict())
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,16 +7,32 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import jax
+import numpy as np
+from jaxtyping import Float
 
+from jaxsd.diffusion.pipeline import to_pil
+from jaxsd.files import replacing
 from jaxsd.progress import Progress
 from jaxsd.training.curves import draw_curves
-from jaxsd.training.metric_writers import METRICS, MetricsFile, MetricWriter, TensorBoard, WeightsAndBiases
+from jaxsd.training.metric_writers import (
+    METRICS,
+    MetricsFile,
+    MetricWriter,
+    TensorBoard,
+    WeightsAndBiases,
+    read_metrics,
+)
 from jaxsd.training.throughput import ThroughputMeter
 
 
 def summarize_figures(figures: Mapping[str, float]) -> str:
     """The first three figures of an evaluation."""
     return "  ".join(f"{name} {value:.4g}" for name, value in list(figures.items())[:3])
+
+
+def validated(folder: Path, index: int) -> bool:
+    """Whether metrics.jsonl has figures of an evaluation after step `index`."""
+    return any(line["step"] == index and "loss" not in line for line in read_metrics(folder / METRICS))
 
 
 class RunLogger:
@@ -124,6 +140,18 @@ class RunLogger:
     def write(self, index: int, values: dict[str, float]) -> None:
         for writer in self.writers:
             writer.write(index, values)
+
+    def images(self, index: int, images: Float[np.ndarray, "count height width 3"]) -> None:
+        """Write images of an evaluation after step `index`, side by side, to `samples` and TensorBoard."""
+        if not self.main:
+            return
+        path = self.folder / "samples" / f"{index + 1:06}.png"
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as part:
+            to_pil(np.concatenate(images, axis=1)[None])[0].save(part)
+        for writer in self.writers:
+            if isinstance(writer, TensorBoard):
+                writer.write_image(index, "samples", path)
 
     def draw_curves(self) -> None:
         if self.main:

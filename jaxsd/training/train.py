@@ -1,7 +1,9 @@
 """Train an audio encoder as a config says: towards CLIP's embeddings and hidden states, through the U-Net, or both."""
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,19 +15,22 @@ from jaxsd.bundled import load_maker
 from jaxsd.clip.pooling import POOLINGS, TEXT_POOLINGS
 from jaxsd.config import TrainConfig, one_of
 from jaxsd.data.columns import METADATA, open_columns
-from jaxsd.data.loader import Loader
-from jaxsd.files import read_json
+from jaxsd.data.loader import Loader, shuffled
+from jaxsd.files import lock_folder, read_json
 from jaxsd.pretrained.precision import choose_dtype
 from jaxsd.sharding import replicate
-from jaxsd.training.frozen_models import load_frozen_models
+from jaxsd.training.frozen_models import FROM_DIFFUSION, load_models
 from jaxsd.training.initialization import encoded_shape, make_encoder
-from jaxsd.training.loop import fit, init_state, make_step
+from jaxsd.training.loop import TrainState, fit, init_state, make_step
 from jaxsd.training.losses import loss_columns, make_gradient, make_losses
+from jaxsd.training.metric_writers import import_wandb
 from jaxsd.training.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer
-from jaxsd.training.run_config import check_run_config, write_run_config
+from jaxsd.training.run_config import check_run_config, check_run_data, identify_data, write_run_config
+from jaxsd.training.samples import make_sampling
 from jaxsd.training.validation import VALIDATION_COLUMNS, make_validation, summarize_validation, validation_models
 
 TRAINING_DTYPES = ("auto", "float32", "bfloat16")
+TRAINING_SPLITS = ("train", "validation")
 
 
 def train(
@@ -55,26 +60,35 @@ def train(
         Other errors are those of `jaxsd.training.loop.fit`.
     """
     folder = Path(folder)
+    # All that can be refused is refused before data are made, models are fetched or a file is written.
     validate_config(config)
-    check_run_config(folder, config)
-    make_data(config)
-
-    losses, columns = make_losses(config), loss_columns(config)
-    data, held_out = (open_training_split(config, split, columns) for split in ("train", "validation"))
-    loader = Loader(data, columns, config.batch_size, config.seed, parts=config.accumulate)
-    steps = config.steps or config.epochs * loader.steps_per_epoch
-    _check_warmup(config, steps)
+    longer = check_run_config(folder, config)
+    if wandb:
+        import_wandb()
+    if config.data.maker:
+        count_steps(config, config.data.train_size)
     dtype = choose_dtype(None if config.dtype == "auto" else config.dtype)
     encoder = make_encoder(config, dtype)
     encoders.describe_encoder(encoder, audio_pooling=config.audio_pooling)  # refuses what could not be saved
-    dataset = read_json(Path(config.data.folder) / "train" / METADATA)
+    metadata = _model_names(config)
+    losses, columns = make_losses(config), loss_columns(config)
+    if not config.data.maker:
+        _open_splits(config, columns)
     names = {name for loss in losses.values() for name in loss.models} | set(validation_models(config))
-    models = load_frozen_models(dataset, names, dtype=dtype, clip=clip, diffusion=model)
+    sampling = config.sample_images > 0 and bool(model or metadata.get("diffusion"))
+    with_diffusion = sampling or bool(FROM_DIFFUSION & names)
+    loaded = load_models(metadata, with_diffusion=with_diffusion, dtype=dtype, clip=clip, model=model)
+    models = loaded.frozen(names)
     _check_encoded_shape(config, encoder, len(models.projection[...]))
+    make_data(config)
+    data, held_out = _open_splits(config, columns)
+    identity = _identify(config, columns)
+    check_run_data(folder, config, identity)
+    loader = Loader(data, columns, config.batch_size, config.seed, parts=config.accumulate)
+    steps = count_steps(config, len(data["audio"]))
     if config.remat:
         rematerialize(encoder)
         rematerialize(models)
-    write_run_config(folder, config)
 
     graph, params = nnx.split(encoder)
     params = {"encoder": nnx.as_pure(params)}
@@ -83,25 +97,33 @@ def train(
     models_graph, frozen = nnx.split(models)
     frozen = replicate(nnx.as_pure(frozen))
     optimizer = make_optimizer(config, steps)
-    gradient = make_gradient(config, graph, models_graph)
-    state = fit(
-        folder,
-        f"train {folder.name}",
-        init_state(params, optimizer),
-        make_step(gradient, optimizer, config.seed, average_decay=config.average_decay),
-        loader.batches,
-        steps,
-        frozen=frozen,
-        save_every=config.save_every,
-        evaluate=make_validation(config, graph, models_graph, frozen, held_out),
-        summarize=partial(summarize_validation, count=len(held_out["audio"])),
-        eval_every=config.eval_every or loader.steps_per_epoch,
-        wandb=wandb,
-    )
-    trained = nnx.merge(graph, state.average["encoder"])
-    if jax.process_index() == 0:
-        encoders.save(trained, folder, audio_pooling=config.audio_pooling)
-    return trained
+    sample = None
+    if sampling and loaded.diffusion:
+        sample = make_sampling(graph, loaded.diffusion, np.asarray(held_out["audio"][: config.sample_images]))
+
+    def trained(state: TrainState) -> nnx.Module:
+        return nnx.merge(graph, state.average["encoder"])
+
+    with lock_folder(folder) if jax.process_index() == 0 else nullcontext():
+        write_run_config(folder, config, identity)
+        state = fit(
+            folder,
+            f"train {folder.name}",
+            init_state(params, optimizer),
+            make_step(make_gradient(config, graph, models_graph), optimizer, config.seed, config.average_decay),
+            loader.batches,
+            steps,
+            frozen=frozen,
+            save_every=config.save_every,
+            export=lambda state: encoders.save(trained(state), folder, audio_pooling=config.audio_pooling),
+            evaluate=make_validation(config, graph, models_graph, frozen, held_out),
+            summarize=partial(summarize_validation, count=len(held_out["audio"])),
+            sample=sample,
+            eval_every=config.eval_every or loader.steps_per_epoch,
+            note=longer,
+            wandb=wandb,
+        )
+    return trained(state)
 
 
 def validate_config(config: TrainConfig):
@@ -118,7 +140,16 @@ def validate_config(config: TrainConfig):
     for key in ("batch_size", "accumulate", "save_every"):
         if getattr(config, key) < 1:
             raise ValueError(f"{key} is {getattr(config, key)}; it must be at least 1")
-    for key in ("epochs", "steps", "warmup", "eval_every", "weight_decay", "clip_norm", "learning_rate"):
+    for key in (
+        "epochs",
+        "steps",
+        "warmup",
+        "eval_every",
+        "sample_images",
+        "weight_decay",
+        "clip_norm",
+        "learning_rate",
+    ):
         if getattr(config, key) < 0:
             raise ValueError(f"{key} is {getattr(config, key)}; it must not be negative")
     if config.weight_decay and config.optimizer != "adamw":
@@ -128,8 +159,17 @@ def validate_config(config: TrainConfig):
     if not 0 <= config.denoise_batch <= config.batch_size:
         raise ValueError(f"denoise_batch is {config.denoise_batch}; allowed: 0 to batch_size, {config.batch_size}")
     make_losses(config)
-    if config.steps:
-        _check_warmup(config, config.steps)
+    if config.steps and config.warmup >= config.steps:
+        raise ValueError(f"warmup is {config.warmup}; it must be less than the steps of training, {config.steps}")
+
+
+def count_steps(config: TrainConfig, examples: int) -> int:
+    """The steps of a training on so many examples. Raises ValueError where these fill no batch, or warm-up is all."""
+    shuffled(examples, config.batch_size, config.seed)
+    steps = config.steps or config.epochs * (examples // config.batch_size)
+    if config.warmup >= steps:
+        raise ValueError(f"warmup is {config.warmup}; it must be less than the steps of training, {steps}")
+    return steps
 
 
 def make_data(config: TrainConfig):
@@ -140,24 +180,62 @@ def make_data(config: TrainConfig):
             maker.make_split(Path(config.data.folder) / split, split, size)
 
 
-def open_training_split(config: TrainConfig, split: str, columns: list[str]) -> dict[str, np.ndarray]:
-    """The columns of a split. Raises FileNotFoundError or ValueError that say how to make what is missing."""
+def next_commands(config: TrainConfig, folder: str | Path, program: str = "python {}.py") -> list[str]:
+    """The commands that draw and evaluate what the encoder of a run makes of sounds.
+
+    `program` makes a command's program from its name: "python {}.py", or "jaxsd {}".
+    """
+    model = _model_names(config).get("diffusion") or "MODEL"
+    trust = " --trust-code" * config.own_encoder
+    options = f"--encoder {folder}" + f" --model {model}" * (model != "toy") + trust
+    data = f" --data {config.data.folder}" * (config.data.folder != "data/toy")
+    return [
+        f"{program.format('generate')} --audio dog.wav {options}",
+        f"{program.format('eval')} {folder}{data}{trust}",
+    ]
+
+
+def _model_names(config: TrainConfig) -> dict[str, Any]:
+    """The dataset.json that names the models of the data: that of the data, or what the maker will write there."""
+    path = Path(config.data.folder) / "train" / METADATA
+    if config.data.maker and not path.is_file():
+        return load_maker(config.data.maker).MODELS
+    _check_there(config, "train")
+    return read_json(path)
+
+
+def _check_there(config: TrainConfig, split: str):
     folder = Path(config.data.folder) / split
-    make = f"python -m jaxsd.data prepare MANIFEST --out {config.data.folder}"
     if not (folder / METADATA).is_file():
-        raise FileNotFoundError(f"{folder} holds no data; {make} makes it")
-    found = open_columns(folder)
-    if missing := [name for name in (*columns, *VALIDATION_COLUMNS) if name not in found]:
-        latents = " --latents" * ("latents" in missing)
-        raise ValueError(f"{folder} has no column {missing[0]}; {make}{latents} makes it")
-    if not len(found["audio"]):
-        raise ValueError(f"{folder} holds no examples; prepare the data with more of them for {split}")
-    return found
+        raise FileNotFoundError(f"{folder} holds no data; {_prepare_command(config)} makes it")
 
 
-def _check_warmup(config: TrainConfig, steps: int):
-    if config.warmup >= steps:
-        raise ValueError(f"warmup is {config.warmup}; it must be less than the steps of training, {steps}")
+def _prepare_command(config: TrainConfig) -> str:
+    return f"python -m jaxsd.data prepare MANIFEST --out {config.data.folder}"
+
+
+def _open_splits(config: TrainConfig, columns: list[str]) -> list[dict[str, np.ndarray]]:
+    """The columns of the splits to train and to validate on.
+
+    Raises FileNotFoundError or ValueError that say how to make what is missing.
+    """
+    opened = []
+    for split in TRAINING_SPLITS:
+        folder = Path(config.data.folder) / split
+        _check_there(config, split)
+        found = open_columns(folder)
+        if missing := [name for name in (*columns, *VALIDATION_COLUMNS) if name not in found]:
+            latents = " --latents" * ("latents" in missing)
+            raise ValueError(f"{folder} has no column {missing[0]}; {_prepare_command(config)}{latents} makes it")
+        if not len(found["audio"]):
+            raise ValueError(f"{folder} holds no examples; prepare the data with more of them for {split}")
+        opened.append(found)
+    return opened
+
+
+def _identify(config: TrainConfig, columns: list[str]) -> dict[str, Any]:
+    metadata = {split: read_json(Path(config.data.folder) / split / METADATA) for split in TRAINING_SPLITS}
+    return identify_data(metadata, sorted({*columns, *VALIDATION_COLUMNS}))
 
 
 def _check_encoded_shape(config: TrainConfig, encoder: nnx.Module, width: int):

@@ -70,7 +70,9 @@ def events(folder) -> list:
 
 
 def test_it_learns_and_leaves_its_figures_and_curves(tmp_path):
-    state = train(tmp_path, 200, evaluate=lambda state: {"validation_loss": state.params["w"][1]}, eval_every=100)
+    state = train(
+        tmp_path, 200, evaluate=lambda state: {"validation_loss": float(state.params["w"][1])}, eval_every=100
+    )
     np.testing.assert_allclose(state.params["w"], 1, atol=0.05)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     losses = [line["loss"] for line in lines if "loss" in line]

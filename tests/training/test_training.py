@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from flax import nnx
 
 import encoders
 from jaxsd.clip.pooling import pool_embeddings
-from jaxsd.config import load_config
+from jaxsd.config import DataConfig, load_config
 from jaxsd.data.columns import open_columns, write_columns
 from jaxsd.data.loader import Loader
 from jaxsd.evaluation import metrics
@@ -25,10 +26,11 @@ from jaxsd.files import read_json
 from jaxsd.sharding import replicate
 from jaxsd.training import optimizers
 from jaxsd.training import train as training
-from jaxsd.training.frozen_models import load_frozen_models
+from jaxsd.training.frozen_models import load_models
 from jaxsd.training.initialization import initial_encoder, make_encoder, scale_initial
 from jaxsd.training.loop import init_state, make_step
-from jaxsd.training.losses import loss_columns, make_gradient
+from jaxsd.training.losses import LOSSES, Loss, loss_columns, make_gradient
+from jaxsd.training.metric_writers import read_metrics
 from jaxsd.training.run_config import check_run_config, write_run_config
 from jaxsd.training.validation import make_validation
 from tests.helpers import models
@@ -66,11 +68,29 @@ def config_of(spec, data, *overrides):
     return load_config(spec, [f"--config.data.folder={data}", *TINY, *more])
 
 
+OWN_ENCODER = """
+import jax.numpy as jnp
+from flax import nnx
+
+
+class Own(nnx.Module):
+    def __init__(self, *, width=8, rngs):
+        self.width = width
+        self.out = nnx.Linear(1, width, rngs=rngs)
+
+    @property
+    def config(self):
+        return {"width": self.width}
+
+    def __call__(self, pcm):
+        return self.out(jnp.reshape(pcm[:, :77] / 32768, (len(pcm), 77, 1)).astype(jnp.float32))
+"""
 EVERYTHING = ("batch_size=10", "denoise_batch=4", "weights.denoise=1", "weights.sequence=1", "learned_temperature=true")
 
 
 def frozen_models(data, *names):
-    return load_frozen_models(read_json(data / "train" / "dataset.json"), names, dtype=jnp.float32)
+    metadata = read_json(data / "train" / "dataset.json")
+    return load_models(metadata, with_diffusion="unet" in names, dtype=jnp.float32).frozen(names)
 
 
 def one_step(data, *overrides):
@@ -139,7 +159,7 @@ def test_the_papers_recipe_trains_on_prepared_data_and_starts_from_another_run(d
     assert "validation_denoise" not in figures  # the U-Net is neither trained through nor loaded
 
     (tmp_path / "next").mkdir()
-    write_run_config(tmp_path / "next", config_of("gemini.py:denoise", data, f"init={tmp_path / 'run'}"))
+    write_run_config(tmp_path / "next", config_of("gemini.py:denoise", data, f"init={tmp_path / 'run'}"), {})
     again = initial_encoder(tmp_path / "next")
     jax.tree.map(np.testing.assert_array_equal, nnx.state(again), nnx.state(trained))
 
@@ -259,9 +279,114 @@ def test_latents_that_are_missing_are_asked_for(data, tmp_path):
 
 
 def test_another_config_is_refused_with_the_difference(data, tmp_path):
-    write_run_config(tmp_path, config_of("gemini.py", data))
+    write_run_config(tmp_path, config_of("gemini.py", data), {})
     check_run_config(tmp_path, config_of("gemini.py", data))
     with pytest.raises(
         ValueError, match=r"\(learning_rate was 0.001, is 0.1; seed was 0, is 1\); choose another --out"
     ):
         check_run_config(tmp_path, config_of("gemini.py", data, "learning_rate=0.1", "seed=1"))
+
+
+def test_what_does_not_change_the_result_may_change(data, tmp_path):
+    config = config_of("gemini.py", data)
+    write_run_config(tmp_path, config, {})
+    assert check_run_config(tmp_path, replace(config, save_every=7, data=DataConfig(folder="elsewhere"))) == ""
+    assert "goes on to 40 epochs in place of 32" in check_run_config(tmp_path, replace(config, epochs=40))
+    with pytest.raises(ValueError, match="epochs was 32, is 31"):
+        check_run_config(tmp_path, replace(config, epochs=31))
+
+
+def test_more_steps_of_a_schedule_say_what_that_means(data, tmp_path):
+    config = replace(config_of("gemini.py:aligned", data), epochs=0, steps=3000)
+    write_run_config(tmp_path, config, {})
+    assert "the learning rate may rise" in check_run_config(tmp_path, replace(config, steps=4000))
+
+
+def test_a_run_goes_on_where_its_data_moved_and_not_on_other_data(data, tmp_path):
+    options = ("epochs=0", "batch_size=16", "eval_every=2", "save_every=1")
+    training.train(config_of("gemini.py", data, *options, "steps=1"), tmp_path / "run")
+    before = (tmp_path / "run" / "encoder.json").read_text()
+
+    moved = tmp_path / "moved"
+    shutil.copytree(data, moved)
+    longer = config_of("gemini.py", moved, *options, "steps=2")
+    training.train(longer, tmp_path / "run", clip=str(moved / "clip"))
+    assert [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in line] == [0, 1]
+    assert (tmp_path / "run" / "encoder.json").read_text() == before
+
+    columns = {name: np.asarray(x) for name, x in open_columns(moved / "train").items()}
+    columns["audio"] = columns["audio"] + np.int16(1)
+    metadata = {"clip": str(data / "clip"), "diffusion": str(data / "diffusion")}
+    write_columns(moved / "train", columns, metadata)
+    with pytest.raises(ValueError, match="holds a run on other data than those in"):
+        training.train(longer, tmp_path / "run")
+
+
+def test_an_own_encoder_trains_and_its_folder_says_how_it_pools(data, tmp_path):
+    (tmp_path / "own.py").write_text(OWN_ENCODER)
+    own = f"encoder={tmp_path / 'own.py'}:Own"
+    options = ("epochs=0", "steps=1", "batch_size=16", "audio_pooling=last", "warmup=0", "data.maker=")
+    overrides = [f"--config.{one}" for one in (own, *options, f"data.folder={data}", "encoder_config.width=24")]
+    training.train(load_config("toy.py:aligned", overrides), tmp_path / "run")
+    assert encoders.read_config(tmp_path / "run") | {"audio_pooling": "last", "width": 24} == encoders.read_config(
+        tmp_path / "run"
+    )
+    trained = encoders.load(tmp_path / "run", trust_code=True)
+    assert trained(np.zeros((1, 16_000), np.int16)).shape == (1, 77, 24)
+
+    with pytest.raises(ValueError, match=r"makes \(77, 8\) of a clip, .* are \(77, 24\); set .*width=24"):
+        training.train(load_config("toy.py:aligned", [*overrides, "--config.encoder_config.width=8"]), tmp_path / "b")
+    with pytest.raises(ValueError, match="has no size 'widht'; allowed: width"):
+        training.train(load_config("toy.py:aligned", [*overrides, "--config.encoder_config.widht=8"]), tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("warmup=4000", "warmup is 4000; it must be less than the steps of training, 3600"),
+        ("batch_size=30000", "batch_size is 30000; allowed with 20000 examples"),
+        ("encoder_config.width=32", r"makes \(77, 32\) of a clip"),
+        ("init=nowhere", "nowhere"),
+    ],
+)
+def test_data_are_not_made_for_what_cannot_be_trained(tmp_path, override, message):
+    overrides = [f"--config.data.folder={tmp_path / 'data'}", f"--config.{override}"]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        training.train(load_config("toy.py", overrides), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_wandb_that_is_missing_is_refused_before_anything(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    config = load_config("toy.py", [f"--config.data.folder={tmp_path / 'data'}"])
+    with pytest.raises(ValueError, match="Weights & Biases is not installed"):
+        training.train(config, tmp_path / "run", wandb=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_new_loss_is_a_class_and_a_weight(data, monkeypatch):
+    class Smallness(Loss):
+        """The mean square of the embeddings."""
+
+        columns, models = ("class",), ()
+
+        def encode(self, models, hidden_states, examples):
+            return jnp.mean(hidden_states**2, axis=(1, 2))
+
+        def combine(self, models, params, outputs, batch):
+            return jnp.mean(outputs, where=batch["valid"])
+
+    monkeypatch.setitem(LOSSES, "smallness", Smallness)
+    config = config_of("gemini.py", data, "dropout=false")
+    config = replace(config, weights=config.weights | {"contrastive": 0.0, "smallness": 2.0})
+    assert loss_columns(config) == ["audio", "class"]
+    encoder = encoders.create("gemini", rngs=nnx.Rngs(0), **SIZES)
+    graph, params = nnx.split(encoder)
+    models_graph, frozen = nnx.split(frozen_models(data))
+    batch = {"audio": np.ones((4, 16_000), np.int16), "valid": np.arange(4) < 3}
+    gradient = make_gradient(config, graph, models_graph)
+    (loss, parts), _ = gradient({"encoder": nnx.as_pure(params)}, nnx.as_pure(frozen), batch, jax.random.key(0))
+    assert loss == pytest.approx(2 * parts["smallness"]) and loss > 0
+    with pytest.raises(ValueError, match="weights.smalness is of no loss; the losses are contrastive, sequence"):
+        loss_columns(replace(config, weights={"smalness": 1.0}))

@@ -39,7 +39,7 @@ def configure(recipe: str, changes: Mapping, key: Key, overrides: Sequence[str])
     config = load_config(
         f"toy.py:{recipe}", [*(f"--config.{name}={value}" for name, value in changes.items()), *overrides]
     )
-    return replace(config, warmup=min(config.warmup, config.steps // 10), eval_every=config.steps)
+    return replace(config, warmup=min(config.warmup, config.steps // 10), eval_every=config.steps, sample_images=0)
 
 
 def run_all(
