@@ -85,7 +85,7 @@ def layer_table(name: str, encoder: nnx.Module) -> Table:
     """Layers and parameters of an encoder beside the paper's five."""
     table = Table(box=box.SIMPLE, title="Layers as the paper counts them (arXiv 2509.09717, Table 2)")
     table.add_column("", no_wrap=True)
-    table.add_column(escape(name), justify="right", style="bold", overflow="fold")
+    table.add_column(escape(name), justify="right", style="bold", overflow="fold", max_width=7)
     for published in contract.PAPER_PARAMETERS:
         table.add_column(f"paper:\n{published}", justify="right")
     counts = contract.count_layers(encoder)
