@@ -24,7 +24,7 @@ ImageJudge = Callable[[Float[np.ndarray, "n height width 3"]], Mapping[str, Bool
 
 def draw_images(
     pipe: StableDiffusion,
-    embeddings: Float[np.ndarray, "n 77 width"] | Float[Array, "n 77 width"],
+    embeddings: Float[Array | np.ndarray, "n 77 features"],
     *,
     guidance: float | None = None,
     steps: int | None = None,
@@ -56,7 +56,7 @@ def draw_images(
 
 def embed_first(
     conditioning: EvaluatedConditioning, text: TextTower, count: int
-) -> Float[np.ndarray, "{count} 77 width"]:
+) -> Float[np.ndarray, "{count} 77 features"]:
     """The embeddings of the first `count` clips of a split."""
     parts = [
         np.asarray(conditioning.embed(indices, text.hidden_states_at(indices)))[:number]
