@@ -70,7 +70,10 @@ def test_what_follows_the_colon_goes_to_get_config(config_file):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("gemni", "no config file 'gemni'; there are chatgpt.py, deepseek.py, gemini.py, grok.py, human.py, toy.py"),
+        (
+            "gemni",
+            "no config file 'gemni'; there are chatgpt.py, deepseek.py, gemini.py, grok.py, human.py, own.py, toy.py",
+        ),
         ("common.py", "holds no get_config()"),
         ("gemini:papre", "unknown recipe 'papre'; choose from paper, aligned, denoise, aligned+denoise"),
         ("toy:papre", "unknown recipe 'papre'; choose from toy, paper"),
@@ -259,6 +262,8 @@ def fail(error: BaseException):
 def test_a_mistake_is_one_line_and_a_status(main, status, message, monkeypatch, capsys):
     monkeypatch.setattr(cli, "keep_compiled", lambda: None)
     monkeypatch.setattr(cli, "program", lambda: "train.py")
+    monkeypatch.setattr(cli, "_watch_interrupts", lambda: None)
+    monkeypatch.setattr(os, "_exit", sys.exit)
     with pytest.raises(SystemExit) as stop:
         cli.run(main)
     assert stop.value.code == status
@@ -267,6 +272,7 @@ def test_a_mistake_is_one_line_and_a_status(main, status, message, monkeypatch, 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(cli, "keep_compiled", lambda: None)
+    monkeypatch.setattr(cli, "_watch_interrupts", lambda: None)
     with pytest.raises(ZeroDivisionError):
         cli.run(lambda: 1 // 0)
 
