@@ -1,1 +1,1 @@
-"""CLIP: the towers and what turns text and pictures into their inputs."""
+"""CLIP: the towers and what turns text and images into their inputs."""

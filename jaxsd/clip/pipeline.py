@@ -1,4 +1,4 @@
-"""CLIP from a Hugging Face folder: texts and pictures to embeddings in one space."""
+"""CLIP from a Hugging Face folder: texts and images to embeddings in one space."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +33,7 @@ CLIP_CONFIG_FILES = ("config.json", "preprocessor_config.json", "processor_confi
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What `preprocessor_config.json` says of a picture's way into the vision tower."""
+    """What `preprocessor_config.json` says of how an image enters the vision tower."""
 
     image_mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
     image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
@@ -75,7 +75,7 @@ class CLIP:
     def __init__(self, model: CLIPModel, tokenizer, preprocessing: Preprocessing):
         self.model, self.tokenizer, self.preprocessing = model, tokenizer, preprocessing
         self._embed_text = nnx.jit(lambda model, tokens: model.embed_text(tokens))
-        self._embed_image = nnx.jit(lambda model, pictures: model.embed_image(self._normalised(pictures)))
+        self._embed_image = nnx.jit(lambda model, images: model.embed_image(self._normalize(images)))
 
     @classmethod
     def from_pretrained(
@@ -147,17 +147,17 @@ class CLIP:
         return self._embed_text(self.model, tokens)
 
     def embed_images(self, images: list[Image.Image]) -> jax.Array:
-        """Unit-norm embeddings of pictures of any size, float32 (len(images), projection_dim)."""
+        """Unit-norm embeddings of images of any size, float32 (len(images), projection_dim)."""
         size = self.model.vision_model.config.image_size
         return self.embed_arrays(np.stack([np.asarray(resize_and_crop(image, size)) for image in images]))
 
-    def embed_arrays(self, pictures: np.ndarray | jax.Array) -> jax.Array:
+    def embed_arrays(self, images: np.ndarray | jax.Array) -> jax.Array:
         """Unit-norm embeddings, float32 (n, projection_dim), of uint8 (n, image_size, image_size, 3)."""
-        return self._embed_image(self.model, pictures)
+        return self._embed_image(self.model, images)
 
-    def _normalised(self, pictures):
+    def _normalize(self, images):
         mean, std = (jnp.asarray(x) for x in (self.preprocessing.image_mean, self.preprocessing.image_std))
-        return (pictures.astype(jnp.float32) / 255 - mean[None, None, None]) / std[None, None, None]
+        return (images.astype(jnp.float32) / 255 - mean[None, None, None]) / std[None, None, None]
 
 
 def text_json(config: TextConfig, tokenizer) -> dict:

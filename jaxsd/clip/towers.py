@@ -1,6 +1,6 @@
 """CLIP's text and vision towers (Radford et al., arXiv 2103.00020), as transformers' CLIPModel configures them.
 
-Attribute names follow transformers' parameter names, so that `jaxsd.convert` is a short table.
+Attribute names follow transformers' parameter names, so that the mapping between them is short.
 """
 
 from dataclasses import dataclass
@@ -107,11 +107,11 @@ class TowerLayer(nnx.Module):
 
 class TextOutput(NamedTuple):
     hidden_states: jax.Array  # (batch, tokens, hidden_size), after the final norm: what Stable Diffusion attends to
-    pooled: jax.Array  # (batch, hidden_size), the row of the end-of-text token
+    pooled: jax.Array  # (batch, hidden_size), the hidden state of the end-of-text token
 
 
 class TextModel(nnx.Module):
-    """Token ids -> hidden states; causal, so a row depends only on the tokens up to it."""
+    """Token ids -> hidden states. Attention is causal: a hidden state depends only on the tokens up to its own."""
 
     def __init__(self, config: TextConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
         self.config = config
@@ -145,7 +145,7 @@ class TextModel(nnx.Module):
 
 
 class VisionModel(nnx.Module):
-    """Normalised pictures -> pooled embedding (the class token after the last norm)."""
+    """Normalized images -> pooled embedding: the class token after the last norm."""
 
     def __init__(self, config: VisionConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
         self.config = config
@@ -192,14 +192,14 @@ class CLIPModel(nnx.Module):
 
     def embed_text(self, tokens: Int[Array, "batch tokens"]) -> Float[Array, "batch projection"]:
         """Unit-norm text embeddings, float32."""
-        return normalise(self.text_projection(self.text_model(tokens).pooled))
+        return normalize(self.text_projection(self.text_model(tokens).pooled))
 
     def embed_image(self, pixels: Float[Array, "batch height width 3"]) -> Float[Array, "batch projection"]:
-        """Unit-norm image embeddings, float32, of pictures normalised by the image processor's mean and std."""
-        return normalise(self.visual_projection(self.vision_model(pixels)))
+        """Unit-norm image embeddings, float32, of images normalized by the image processor's mean and std."""
+        return normalize(self.visual_projection(self.vision_model(pixels)))
 
 
-def normalise(x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+def normalize(x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
     """Unit L2 norm along the last axis, float32."""
     x = x.astype(jnp.float32)
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)

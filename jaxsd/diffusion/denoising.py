@@ -8,7 +8,7 @@ from jaxsd.diffusion.samplers import NoiseSchedule
 
 
 def add_noise(latents, noise, timesteps, schedule: NoiseSchedule):
-    """Noisy latents at integer `timesteps` (batch,), and alpha^2 there, (batch, 1, 1, 1)."""
+    """Noisy latents at integer `timesteps` (batch,), and alpha^2 at those timesteps, (batch, 1, 1, 1)."""
     squared = jnp.asarray(schedule.alphas_cumprod, jnp.float32)[timesteps][:, None, None, None]
     return jnp.sqrt(squared) * latents + jnp.sqrt(1 - squared) * noise, squared
 
@@ -19,8 +19,8 @@ def draw_noise(
     """Random timesteps, stratified over the batch so that its mean varies less, and standard normal noise."""
     time_key, noise_key = jax.random.split(key)
     batch, total = len(latents), schedule.num_train_timesteps
-    places = (jnp.arange(batch) + jax.random.uniform(time_key, (batch,))) / batch
-    timesteps = jnp.minimum((places * total).astype(jnp.int32), total - 1)
+    points = (jnp.arange(batch) + jax.random.uniform(time_key, (batch,))) / batch
+    timesteps = jnp.minimum((points * total).astype(jnp.int32), total - 1)
     return timesteps, jax.random.normal(noise_key, latents.shape)
 
 
@@ -31,7 +31,7 @@ def denoising_errors(
     context: Float[Array, "batch tokens features"],
     key: jax.Array,
 ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
-    """Mean squared error of the predicted noise per sample at a random timestep, and its signal-to-noise ratio there.
+    """Mean squared error of the predicted noise per sample at a random timestep, and the signal-to-noise ratio at it.
 
     Ho et al., arXiv 2006.11239, eq. 14.
     """
@@ -39,7 +39,7 @@ def denoising_errors(
 
 
 def denoising_errors_at(unet, schedule, latents, context, timesteps, noise):
-    """What `denoising_errors` gives, at these timesteps (batch,) and with this noise, of the latents' shape."""
+    """`denoising_errors` at these timesteps (batch,) and with this noise, which has the latents' shape."""
     noisy, squared = add_noise(latents, noise, timesteps, schedule)
     predicted = unet(noisy, timesteps, context)
     target = noise

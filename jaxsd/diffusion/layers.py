@@ -117,6 +117,6 @@ def resize_nearest(x, height, width):
     """Nearest-neighbour resize as torch does it: source index = floor(i * in / out)."""
     if (height, width) == (2 * x.shape[1], 2 * x.shape[2]):
         return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-    rows = jnp.arange(height) * x.shape[1] // height
-    columns = jnp.arange(width) * x.shape[2] // width
-    return x[:, rows][:, :, columns]
+    vertical = jnp.arange(height) * x.shape[1] // height
+    horizontal = jnp.arange(width) * x.shape[2] // width
+    return x[:, vertical][:, :, horizontal]

@@ -1,4 +1,4 @@
-"""Decoding more latents than fit into memory at once: picture by picture, and a large one in overlapping tiles."""
+"""Decoding more latents than fit into memory at once: image by image, and a large image in overlapping tiles."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jaxsd.diffusion.vae import VAE
 
 TILE = 128  # latents along a side of a tile: 1024 pixels of Stable Diffusion's VAE
 OVERLAP = 32  # latents, over which two tiles are blended
-AT_ONCE = TILE * TILE  # latents, of one picture or of several
+AT_ONCE = TILE * TILE  # latents, of one image or of several
 
 
 def decode_latents(
@@ -17,8 +17,8 @@ def decode_latents(
 ) -> Float[Array, "batch height width 3"]:
     """`vae.decode`, in parts where there are many latents.
 
-    The same but for rounding up to AT_ONCE latents a picture. Beyond, each tile is normalised and attended to on its
-    own, so that the picture is a near one.
+    The result is the same but for rounding where an image has at most AT_ONCE latents. A larger image is decoded in
+    tiles. Each tile is normalized and attended to by itself, so the image only comes near that of `vae.decode`.
     """
     batch, height, width, _ = latents.shape
     if batch * height * width <= AT_ONCE:
@@ -30,28 +30,28 @@ def decode_latents(
 def decode_tiles(
     vae: VAE, latents: Float[Array, "latent_height latent_width channels"]
 ) -> Float[Array, "height width 3"]:
-    """The picture from tiles of TILE latents a side, faded into each other where they overlap."""
+    """Decode one image in tiles of TILE latents a side, which fade into each other where they overlap."""
     factor, (height, width, channels) = vae.config.factor, latents.shape
     (tops, row_shares), (lefts, column_shares) = shares(height, factor), shares(width, factor)
     size = (row_shares.shape[1] // factor, column_shares.shape[1] // factor)
 
-    def paste(picture, index):
+    def paste(image, index):
         i, j = index // len(lefts), index % len(lefts)
         top, left = tops[i], lefts[j]
         tile = vae.decode(jax.lax.dynamic_slice(latents, (top, left, 0), (*size, channels))[None])[0]
         tile = tile * row_shares[i][:, None, None] * column_shares[j][None, :, None]
         corner = (top * factor, left * factor, 0)
-        there = jax.lax.dynamic_slice(picture, corner, tile.shape)
-        return jax.lax.dynamic_update_slice(picture, there + tile, corner), None
+        below = jax.lax.dynamic_slice(image, corner, tile.shape)
+        return jax.lax.dynamic_update_slice(image, below + tile, corner), None
 
     empty = jnp.zeros((height * factor, width * factor, vae.config.out_channels))
     return jax.lax.scan(paste, empty, jnp.arange(len(tops) * len(lefts)))[0]
 
 
 def shares(side: int, factor: int) -> tuple[jax.Array, jax.Array]:
-    """Along one side: where the tiles start (n,), in latents, and what each adds to its pixels (n, tile * factor).
+    """Along one side: where the tiles start (n,), in latents, and their weights at their pixels (n, tile * factor).
 
-    A tile fades in and out linearly over OVERLAP latents; the shares of a pixel sum to one.
+    A tile fades in and out linearly over OVERLAP latents. The weights of a pixel sum to one.
     """
     tile = min(side, TILE)
     count = 1 + -(-(side - tile) // (TILE - OVERLAP))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxsd.diffusion.layers import Attention, Downsample, ResnetBlock, Upsample, conv, group_norm
 
-EPS = 1e-6  # of every normalisation in AutoencoderKL
+EPS = 1e-6  # of every normalization in AutoencoderKL
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Decoder(nnx.Module):
 
 
 class VAE(nnx.Module):
-    """Maps pictures in [-1, 1] to a Gaussian over latents and latents back to pictures.
+    """Maps images in [-1, 1] to a Gaussian over latents, and latents back to images.
 
     Neither direction applies `config.scaling_factor`: the pipeline does.
     """
@@ -170,8 +170,8 @@ class VAE(nnx.Module):
         self.post_quant_conv = conv(channels, channels, 1, **options)
         self.decoder = Decoder(config, resnet, **options)
 
-    def encode(self, pictures: Float[Array, "batch height width 3"]) -> Gaussian:
-        moments = self.quant_conv(self.encoder(pictures.astype(self.dtype))).astype(jnp.float32)
+    def encode(self, images: Float[Array, "batch height width 3"]) -> Gaussian:
+        moments = self.quant_conv(self.encoder(images.astype(self.dtype))).astype(jnp.float32)
         mean, log_variance = jnp.split(moments, 2, axis=-1)
         return Gaussian(mean, jnp.clip(log_variance, -30, 20))
 

@@ -8,7 +8,7 @@ from flax import nnx
 
 from jaxsd.bundled import clip_source, model_source
 from jaxsd.clip.pipeline import CLIP
-from jaxsd.clip.towers import TextModel, normalise
+from jaxsd.clip.towers import TextModel, normalize
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet
@@ -106,4 +106,4 @@ def _load_pipeline(pipeline, source, key: str, replacement: str | None, metadata
 def _bos_embedding(clip: CLIP) -> jnp.ndarray:
     first = jnp.full((1, 1), clip.tokenizer.bos_token_id)
     hidden = clip.model.text_model(first).hidden_states[0, 0]
-    return normalise(hidden @ clip.model.text_projection.kernel[...])
+    return normalize(hidden @ clip.model.text_projection.kernel[...])

@@ -75,9 +75,9 @@ BROKEN_SOUNDS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 BROKEN_PICTURES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (Path.unlink, "No such file"),
-    "empty": (lambda path: path.write_bytes(b""), "cannot be read as a picture"),
-    "truncated": (lambda path: cut(path, path.stat().st_size // 2), "cannot be read as a picture"),
-    "text": (lambda path: path.write_text("no picture at all\n" * 20), "cannot be read as a picture"),
+    "empty": (lambda path: path.write_bytes(b""), "cannot be read as an image"),
+    "truncated": (lambda path: cut(path, path.stat().st_size // 2), "cannot be read as an image"),
+    "text": (lambda path: path.write_text("no picture at all\n" * 20), "cannot be read as an image"),
     "absurd header": (lambda path: path.write_bytes(png(2**31 - 1, 2**31 - 1, b"")), "too many pixels"),
     "bomb": (lambda path: path.write_bytes(png(20_000, 20_000, bytes(2_501 * 20_000))), "too many pixels"),
     "narrow": (lambda path: path.write_bytes(png(1, 80_000_000 // 64, bytes(2 * 80_000_000 // 64))), "too narrow"),
