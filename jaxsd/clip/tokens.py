@@ -49,7 +49,10 @@ def load_tokenizer(source: str | Path, config: TextConfig, revision: str | None 
             f"{folder}: the tokenizer has token ids up to {largest}, but the text encoder has embeddings for ids up to "
             f"{config.vocab_size - 1} only: they are not of one model"
         )
-    tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
+    length = tokenizer.model_max_length
+    if not isinstance(length, int | float) or not length >= 2:
+        raise ValueError(f"{folder}: model_max_length is {str(length)[:80]!r}; it must be a number of tokens from 2")
+    tokenizer.model_max_length = int(min(length, config.max_position_embeddings))
     return tokenizer
 
 

@@ -193,7 +193,7 @@ def _tokenizers(folder: Path) -> list[Path]:
 
 def _read_tokenizer(folder: Path):
     tokens = tokenize(load_tokenizer(folder, TOY_TEXT), ["a dog barking", "☃ snow"])
-    assert tokens.shape == (2, 77) and tokens.dtype == np.int32
+    assert len(tokens) == 2 and 2 <= tokens.shape[1] <= 77 and tokens.dtype == np.int32
 
 
 def _encoders(folder: Path) -> list[Path]:
