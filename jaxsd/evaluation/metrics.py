@@ -261,9 +261,9 @@ def bootstrap(
 def wilson(share: float, count: int) -> tuple[float, float]:
     """The 95 % interval of a share of `count` trials (Wilson's score interval)."""
     z = 1.96
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    center = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def nearest_distances(rows: Float[np.ndarray, "n ..."], others: Float[np.ndarray, "m ..."]) -> Float[np.ndarray, " n"]:
