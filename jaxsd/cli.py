@@ -34,8 +34,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except FloatingPointError as error:
         _fail(1, _message(error))
     except KeyboardInterrupt as stop:
-        if hasattr(stop, "status"):  # stopped in good order
-            _fail(stop.status, str(stop))
+        if (status := getattr(stop, "status", None)) is not None:  # stopped in good order
+            _fail(status, str(stop))
         _end_at_once(str(stop) or "interrupted")
 
 

@@ -70,6 +70,7 @@ def run_generate():
     add("--revision", help="branch, tag or commit of the model on the hub")
     add("--variant", help="part of the file names of the model's weights, such as fp16")
     add("--tokenizer", help="a folder or repository in place of the model's own tokenizer")
+    add("--vae", help="a folder or .safetensors file with a VAE in place of the model's own")
     add("--image", metavar="FILE", help="image to start from")
     add("--strength", type=float, default=0.7, help="how little is left of that image, above 0 to 1 (0.7)")
     add("--negative", default="", metavar="TEXT", help="what the images should not show")
@@ -93,10 +94,14 @@ def run_generate():
     _add_trust_argument(parser)
     arguments = parser.parse_args()
 
+    from jaxsd.bundled import model_source
+    from jaxsd.diffusion.loading import require_tokenizer
     from jaxsd.generation import read_inputs, write_images
     from jaxsd.sound_to_image import SoundToImage
 
     inputs = read_inputs(arguments.audio, arguments.text, arguments.image)
+    if (arguments.text or arguments.negative) and not arguments.tokenizer:
+        require_tokenizer(model_source(arguments.model))
     model = SoundToImage.from_pretrained(
         arguments.encoder if arguments.audio else [],
         arguments.model,
@@ -104,6 +109,7 @@ def run_generate():
         revision=arguments.revision,
         variant=arguments.variant,
         tokenizer=arguments.tokenizer,
+        vae=arguments.vae,
         trust_code=arguments.trust_code,
         dtype=arguments.dtype,
     )
@@ -138,8 +144,7 @@ def run_train():
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/<config>); goes on if it has begun")
     parser.add_argument("--init", metavar="FOLDER", help="start from another run's encoder; same as --config.init")
     parser.add_argument("--wandb", action="store_true", help="also log to Weights & Biases")
-    parser.add_argument("--clip", help="another place of the CLIP that the data name: a folder or a repository")
-    parser.add_argument("--model", help="another place of the Stable Diffusion that the data name")
+    _add_place_arguments(parser)
     cli.add_distributed_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     if arguments.init:
@@ -190,6 +195,7 @@ def run_eval():
         action=argparse.BooleanOptionalAction,
         help="write the images into OUT/images, and some into the report (on in the toy world)",
     )
+    _add_place_arguments(parser)
     _add_trust_argument(parser)
     arguments = parser.parse_args()
 
@@ -210,7 +216,7 @@ def run_eval():
         maker = _find_maker(folder, made="toy" if arguments.data == TOY_DATA else None)
         if maker:
             maker.make_split(folder, arguments.split)
-        split = open_evaluation_split(folder)
+        split = open_evaluation_split(folder, clip=arguments.clip, model=arguments.model)
         merge_results([*results, empty_results(split, arguments.text_pooling)])  # refuses before the work, not after
         repeats = arguments.repeats
         if repeats is None:
@@ -236,6 +242,11 @@ def _find_maker(folder: Path, made: str | None):
     about = folder / METADATA
     name = read_json(about).get("maker") if about.is_file() else made
     return load_maker(name) if name else None
+
+
+def _add_place_arguments(parser: argparse.ArgumentParser):
+    parser.add_argument("--clip", help="another place of the CLIP that the data name: a folder or a repository")
+    parser.add_argument("--model", help="another place of the Stable Diffusion that the data name")
 
 
 def _add_trust_argument(parser: argparse.ArgumentParser):

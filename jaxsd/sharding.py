@@ -26,7 +26,7 @@ def local_mesh(examples: int) -> Mesh:
 
     Under `jax.default_device` it is that device alone, or the devices of the platform that it names.
     """
-    default = jax.config.jax_default_device
+    default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     devices = jax.local_devices(backend=default) if default is None or isinstance(default, str) else [default]
     return Mesh(np.array(devices[:examples]), (AXIS,))
 

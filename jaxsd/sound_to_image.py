@@ -79,6 +79,7 @@ class SoundToImage:
         revision: str | None = None,
         variant: str | None = None,
         tokenizer: str | Path | None = None,
+        vae: str | Path | None = None,
         trust_code: bool = False,
         dtype: DTypeLike | None = None,
     ) -> "SoundToImage":
@@ -91,6 +92,7 @@ class SoundToImage:
             revision: the branch, tag or commit of the model on the hub.
             variant: part of the file names of the model's weights, as "fp16".
             tokenizer: a folder or Hugging Face id in place of the model's own tokenizer.
+            vae: a folder or .safetensors file with a VAE in place of the model's own.
             trust_code: whether encoders that are not of this project may run the Python file that their folder names.
             dtype: float32, bfloat16 or float16; by default bfloat16 on accelerators and float32 on the CPU.
 
@@ -103,7 +105,7 @@ class SoundToImage:
         for name in encoders:
             _check_encoder_config(name, str(model), width)
         pipe = StableDiffusion.from_pretrained(
-            model_source(model), revision=revision, variant=variant, tokenizer=tokenizer, dtype=dtype
+            model_source(model), revision=revision, variant=variant, tokenizer=tokenizer, vae=vae, dtype=dtype
         )
         return cls(_load_encoders(encoders, dtype, trust_code), pipe, weights)
 

@@ -71,8 +71,11 @@ class EvaluationSplit:
         return total.hexdigest()
 
 
-def open_evaluation_split(folder) -> EvaluationSplit:
-    """A split with its models. Raises FileNotFoundError or ValueError naming what is missing or does not fit."""
+def open_evaluation_split(folder, *, clip: str | None = None, model: str | None = None) -> EvaluationSplit:
+    """A split with its models, which lie where the split says, or at `clip` and `model` instead.
+
+    Raises FileNotFoundError or ValueError naming what is missing or does not fit.
+    """
     folder = Path(folder)
     if not (folder / METADATA).is_file():
         splits = ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{METADATA}"))) or "none"
@@ -84,12 +87,13 @@ def open_evaluation_split(folder) -> EvaluationSplit:
     if missing := [name for name in EVALUATED_COLUMNS if name not in columns]:
         needed = ", ".join(EVALUATED_COLUMNS)
         raise ValueError(f"{folder} has no column {', '.join(missing)}; an evaluation needs {needed}")
-    clip = CLIP.from_pretrained(clip_source(metadata["clip"]), revision=metadata.get("clip_revision"), dtype=np.float32)
+    revision = None if clip else metadata.get("clip_revision")
+    towers = CLIP.from_pretrained(clip_source(clip or metadata["clip"]), revision=revision, dtype=np.float32)
     pipe = None
     if "latents" in columns:
-        revision = metadata.get("diffusion_revision")
-        pipe = StableDiffusion.from_pretrained(model_source(metadata["diffusion"]), revision=revision)
-    return EvaluationSplit(folder, metadata, columns, clip, pipe)
+        revision = None if model else metadata.get("diffusion_revision")
+        pipe = StableDiffusion.from_pretrained(model_source(model or metadata["diffusion"]), revision=revision)
+    return EvaluationSplit(folder, metadata, columns, towers, pipe)
 
 
 @dataclass(frozen=True)
