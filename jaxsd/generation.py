@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 
 from jaxsd.audio import load_clip
-from jaxsd.batching import padded_batches
 from jaxsd.bundled import sound_source
+from jaxsd.clip.images import load_image
 from jaxsd.diffusion.pipeline import StableDiffusion, to_pil
-from jaxsd.images import load_image
 from jaxsd.progress import Progress
+from jaxsd.sharding import padded_batches
 from jaxsd.sound_to_image import Conditioning
 
 MOST_IMAGES, MOST_LATENTS = 16, 4 * 64 * 64  # at a time on one device

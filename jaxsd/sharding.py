@@ -1,10 +1,11 @@
-"""Meshes of devices, and how arrays lie on them.
+"""Meshes of devices, how arrays lie on them, and batches of one size.
 
 `data_mesh` holds all devices of a job, of one process or many: training and validation run on it. `local_mesh` holds
 devices of this process alone: what a process computes without the others, such as images, runs on it.
 """
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -80,3 +81,31 @@ def _empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def padded_batches(count: int, size: int) -> Iterator[tuple[Int[np.ndarray, " size"], int]]:
+    """Split `count` examples into batches of `size`.
+
+    Yields the indices (size,) of the examples of a batch, and how many of these count: where the last batch is not
+    full, the last example fills it up.
+    """
+    for first in range(0, count, size):
+        yield np.minimum(np.arange(first, first + size), count - 1), min(size, count - first)
+
+
+def map_batches(function: Callable, examples: np.ndarray | Sequence, size: int) -> PyTree:
+    """Compute `function` of all examples, `size` at a time.
+
+    Args:
+        function: takes `size` examples, and returns a tree of arrays (size, ...).
+        examples: an array (examples, ...), of which `function` gets arrays, or a sequence, of which it gets lists.
+        size: how many examples `function` takes at a time.
+
+    Returns:
+        The tree of NumPy arrays (examples, ...).
+    """
+    outputs = []
+    for indices, count in padded_batches(len(examples), size):
+        batch = examples[indices] if isinstance(examples, np.ndarray) else [examples[index] for index in indices]
+        outputs.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:count], function(batch)))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)

@@ -15,11 +15,11 @@ from jaxtyping import Array, Float, Int16
 
 import encoders
 from jaxsd.audio import RATE, clip_from_samples, load_clip
-from jaxsd.batching import map_batches
 from jaxsd.bundled import model_source, sound_source
 from jaxsd.diffusion.loading import read_unet_config
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.pretrained.precision import choose_dtype
+from jaxsd.sharding import map_batches
 
 Audio = str | PathLike[str] | np.ndarray  # a file, the name of a sample, or samples
 

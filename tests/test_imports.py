@@ -18,8 +18,6 @@ ROOMS = (
     "jaxsd.progress",
     "jaxsd.bundled",
     "jaxsd.audio",
-    "jaxsd.images",
-    "jaxsd.batching",
     "jaxsd.sharding",
     "jaxsd.cli",
     "jaxsd.config",

@@ -1,4 +1,4 @@
-"""Arrays on meshes of the devices that are there."""
+"""Arrays on meshes of the devices that are there, and many examples in batches of one size."""
 
 import os
 import subprocess
@@ -6,8 +6,9 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 
-from jaxsd.sharding import batch_sharding, gather_examples, local_mesh
+from jaxsd.sharding import batch_sharding, gather_examples, local_mesh, map_batches, padded_batches
 
 
 def test_examples_are_gathered_in_the_order_asked_for():
@@ -33,3 +34,24 @@ assert len(batch["x"].sharding.device_set) == 4
 """
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_the_last_example_fills_up_the_last_batch():
+    batches = [(indices.tolist(), count) for indices, count in padded_batches(5, 3)]
+    assert batches == [([0, 1, 2], 3), ([3, 4, 4], 2)]
+    assert not list(padded_batches(0, 3))
+
+
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_a_function_sees_batches_of_one_size_and_gives_every_example_once(count):
+    examples, sizes = np.arange(2 * count).reshape(count, 2), set()
+
+    def function(batch):
+        sizes.add(len(batch))
+        return {"sum": np.sum(batch, axis=1), "twice": 2 * np.asarray(batch)}
+
+    for given in (examples, list(examples)):
+        outputs = map_batches(function, given, 3)
+        np.testing.assert_array_equal(outputs["sum"], examples.sum(axis=1))
+        np.testing.assert_array_equal(outputs["twice"], 2 * examples)
+    assert sizes == {3}

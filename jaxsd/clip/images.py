@@ -1,8 +1,92 @@
-"""Images of any size as the vision tower takes them."""
+"""Image files of any kind as RGB, and of any size as the vision tower takes them.
 
-from PIL import Image
+Worker processes read images, so nothing here imports JAX.
+"""
 
-from jaxsd.images import rgb_image
+import warnings
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+
+from jaxsd.files import check_not_pointer
+
+# Pillow refuses files with more text or a larger color profile than 1 MiB, which are images all the same.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 64 * 2**20
+
+OPAQUE_WHITE = (255, 255, 255, 255)
+# Modes that Pillow itself turns into RGB as they should be.
+PLAIN_MODES = ("RGB", "L", "P", "CMYK", "YCbCr", "1")
+# The largest values that numbers of more than 8 bits may stand for white with; the least that fits counts.
+WHITES = {"F": (1.0, 255.0), "I": (255.0, 65535.0)}
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Read an image file. Raises FileNotFoundError, or ValueError naming the file where it is no image or too large."""
+    if Path(path).is_file():
+        check_not_pointer(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(path)
+            image.load()
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ValueError(f"{path} has too many pixels; allowed: up to {Image.MAX_IMAGE_PIXELS}") from None
+    except (FileNotFoundError, PermissionError):
+        raise
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} cannot be read as an image: its format is not one that Pillow knows") from None
+    except Exception as error:  # there is no telling what damaged bytes lead a decoder to
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as an image: {reason}") from None
+    return image
+
+
+def rgb_image(image: Image.Image) -> Image.Image:
+    """`rgb_array` as an 8-bit RGB image."""
+    if image.mode in PLAIN_MODES and not image.has_transparency_data:
+        _check_size(image)
+        return ImageOps.exif_transpose(image).convert("RGB")
+    return Image.fromarray(np.round(rgb_array(image) * 255).astype(np.uint8))
+
+
+def rgb_array(image: Image.Image) -> Float[np.ndarray, "height width 3"]:
+    """An image of any mode as float32 in [0, 1], turned as its EXIF says, and over white where it is transparent.
+
+    Images of 16 bits have white at 65535. Images of 32-bit integers do not say where white is: it is at 255 or, where
+    they have larger values, at 65535. Images of floats likewise have it at 1 or at 255. Raises ValueError where a value
+    fits none of these or is not finite, and where there are more pixels than Pillow allows.
+    """
+    _check_size(image)
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        # Pillow's conversion to RGB would cut these off at 255.
+        gray = np.asarray(image, np.float32)
+        gray = gray / (65535 if image.mode.startswith("I;16") else _white(gray, image.mode[0]))
+        return np.repeat(gray[..., None], 3, axis=-1)
+    if image.mode == "La":  # premultiplied, which Pillow converts to LA alone
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, OPAQUE_WHITE), image)
+    return np.asarray(image.convert("RGB"), np.float32) / 255
+
+
+def _white(gray: np.ndarray, mode: str) -> float:
+    """The value that stands for white."""
+    low, high = float(gray.min()), float(gray.max())
+    white = next((white for white in WHITES[mode] if 0 <= low and high <= white), None)  # none for NaN
+    if white is None:
+        allowed = " or ".join(f"0 to {white:g}" for white in WHITES[mode])
+        raise ValueError(f"image has values from {low:g} to {high:g}; allowed: {allowed}")
+    return white
+
+
+def _check_size(image: Image.Image) -> None:
+    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        pixels = image.width * image.height
+        raise ValueError(f"image has {pixels} pixels; allowed: up to {Image.MAX_IMAGE_PIXELS}")
 
 
 def resize_and_crop(

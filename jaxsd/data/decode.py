@@ -8,10 +8,9 @@ import numpy as np
 from PIL import Image
 
 from jaxsd.audio import RATE, load_clip
-from jaxsd.clip.images import resize_and_crop
+from jaxsd.clip.images import load_image, resize_and_crop, rgb_image
 from jaxsd.data.manifest import ManifestRow
 from jaxsd.data.workers import Examples
-from jaxsd.images import load_image, rgb_image
 
 
 def decode_rows(

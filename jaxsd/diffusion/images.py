@@ -5,7 +5,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 from PIL import Image
 
-from jaxsd.images import rgb_array
+from jaxsd.clip.images import rgb_array
 
 
 def prepare_image(

@@ -13,7 +13,6 @@ from flax import nnx
 from jaxtyping import Float
 
 from encoders import contract
-from jaxsd.batching import padded_batches
 from jaxsd.clip.pooling import TEXT_POOLINGS
 from jaxsd.evaluation.conditionings import (
     NO_CAPTION,
@@ -32,6 +31,7 @@ from jaxsd.evaluation.kept_images import keep_images, keep_sounds
 from jaxsd.evaluation.results import Entry, Results, empty_results
 from jaxsd.evaluation.timing import time_encoding
 from jaxsd.progress import Progress
+from jaxsd.sharding import padded_batches
 
 EVALUATED_TOGETHER = 50  # clips
 REAL_IMAGES = "real images"

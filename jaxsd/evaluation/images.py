@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxsd.batching import padded_batches
 from jaxsd.diffusion.pipeline import StableDiffusion, to_pil
 from jaxsd.evaluation import metrics
 from jaxsd.evaluation.conditionings import EvaluatedConditioning, TextTower
@@ -15,6 +14,7 @@ from jaxsd.evaluation.embeddings import Targets
 from jaxsd.evaluation.figures import verdict_figure
 from jaxsd.evaluation.inputs import EvaluationSplit
 from jaxsd.evaluation.results import Entry
+from jaxsd.sharding import padded_batches
 
 DRAWN_TOGETHER = 50  # images
 

@@ -18,7 +18,6 @@ from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
 import encoders
-from jaxsd.batching import map_batches
 from jaxsd.clip.pipeline import CLIP, Preprocessing
 from jaxsd.clip.tokens import tokenize
 from jaxsd.clip.towers import CLIPModel, TextConfig, TextModel, VisionConfig
@@ -33,6 +32,7 @@ from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
 from jaxsd.files import replacing
 from jaxsd.pretrained.weights import read_parameters, write_parameters
+from jaxsd.sharding import map_batches
 from jaxsd.toy import world
 from jaxsd.toy.judge import Judge, true_answers
 from jaxsd.toy.maker import make_split

@@ -9,12 +9,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import PyTree
 
-from jaxsd.batching import padded_batches
 from jaxsd.clip.pooling import pool_embeddings
 from jaxsd.config import TrainConfig
 from jaxsd.diffusion.denoising import denoising_errors
 from jaxsd.evaluation import metrics
-from jaxsd.sharding import batch_sharding, gather_examples, replicated_sharding
+from jaxsd.sharding import batch_sharding, gather_examples, padded_batches, replicated_sharding
 from jaxsd.training.curves import VALIDATION
 from jaxsd.training.loop import TrainState
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxsd.clip.images import rgb_array, rgb_image
 from jaxsd.data.decode import decode_rows
 from jaxsd.data.manifest import ManifestRow
-from jaxsd.images import rgb_array, rgb_image
 from tests.helpers.data_files import picture, sound, write_sound
 
 PICTURE = Image.fromarray(picture(0))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxsd.bundled import clip_source
+from jaxsd.clip.images import load_image
 from jaxsd.data import decode
 from jaxsd.data import prepare as prepare_module
 from jaxsd.data.build import SplitBuild
@@ -18,7 +19,6 @@ from jaxsd.data.columns import open_columns, write_examples
 from jaxsd.data.info import info
 from jaxsd.data.prepare import summarize
 from jaxsd.files import lock_folder, read_json
-from jaxsd.images import load_image
 from jaxsd.pretrained.weights import write_safetensors
 from tests.helpers.data_acceptance import SPLIT, kill_after, records, start, verify
 from tests.helpers.data_files import BROKEN, write_files, write_manifest

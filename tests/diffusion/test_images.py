@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from jaxsd.clip.images import resize_and_crop
+from jaxsd.clip.images import load_image, resize_and_crop, rgb_image
 from jaxsd.diffusion.images import prepare_image
-from jaxsd.images import load_image, rgb_image
 
 ORANGE = (255, 128, 0)
 

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 import encoders
-from jaxsd.batching import map_batches
 from jaxsd.config import TrainConfig
 from jaxsd.data.columns import open_columns
 from jaxsd.evaluation import metrics
@@ -22,6 +21,7 @@ from jaxsd.evaluation.inputs import EvaluatedEncoder, EvaluationSplit
 from jaxsd.evaluation.report.plots import PALETTE, STYLE
 from jaxsd.evaluation.report.tables import Table
 from jaxsd.files import replacing
+from jaxsd.sharding import map_batches
 from jaxsd.toy import world
 from jaxsd.toy.experiments.runs import Runs, configure, mean, run_all
 from jaxsd.toy.judge import load_judge, verdicts
