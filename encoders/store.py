@@ -216,7 +216,8 @@ def _find_file(source: str | Path, name: str) -> Path:
         folder = bundled
     if folder.is_dir():
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} has no {name}")
+            hint = "; the command that began this run writes it" if (folder / "config.json").is_file() else ""
+            raise FileNotFoundError(f"{folder} has no {name}{hint}")
         return folder / name
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
         raise FileNotFoundError(
