@@ -93,7 +93,7 @@ def test_links_lead_somewhere():
                 assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
-@pytest.mark.slow
+@pytest.mark.examples
 def test_the_readmes_python_runs(tmp_path):
     (tmp_path / "jaxsd").symlink_to(ROOT / "jaxsd")  # its paths are those of a checkout
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -102,7 +102,7 @@ def test_the_readmes_python_runs(tmp_path):
     assert (tmp_path / "dog.png").is_file() and (tmp_path / "red-dog.png").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.examples
 def test_the_readmes_images_are_drawn(tmp_path):
     """Every `python generate.py` of the README, in its order and as printed, but for fewer steps."""
     lines = [line for line in commands(ROOT / "README.md") if line.startswith("python generate.py")]

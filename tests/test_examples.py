@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
-@pytest.mark.slow
+@pytest.mark.examples
 def test_the_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(ROOT / "examples" / "sound_to_image.ipynb", as_version=4)
@@ -22,7 +22,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.examples
 def test_stable_diffusion_draws_a_prompt(tmp_path):
     script = ROOT / "examples" / "stable_diffusion.py"
     subprocess.run([sys.executable, script, "a bell ringing"], cwd=tmp_path, env=ENVIRONMENT, check=True)

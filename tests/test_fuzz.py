@@ -7,6 +7,8 @@ from tests.fuzz.cases import Cases
 from tests.fuzz.mutations import mutate_bytes
 from tests.fuzz.targets import TARGETS
 
+pytestmark = pytest.mark.slow
+
 NUMBER = {"sounds": 40, "images": 80, "manifests": 80, "configs": 150, "tokenizers": 15, "encoders": 15}
 
 

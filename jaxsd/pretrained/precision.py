@@ -6,6 +6,7 @@ Whatever that dtype is, softmax, the statistics of norms, sampling and losses ar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
@@ -30,7 +31,7 @@ def choose_dtype(dtype: DTypeLike | None) -> jnp.dtype:
     return chosen
 
 
-def require_finite(values: PyTree[Array], network: str, dtype: DTypeLike | None = None) -> None:
+def require_finite(values: PyTree[Array | np.ndarray], network: str, dtype: DTypeLike | None = None) -> None:
     """Raise ValueError where `values`, which the named network made in `dtype`, are not all finite.
 
     Called wherever values are about to become a file, where NaN would turn into something that looks like data.

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from jaxsd.bundled import clip_source, model_source
 from jaxsd.clip.pipeline import CLIP
@@ -58,7 +59,7 @@ def load_models(
     metadata: Mapping[str, Any],
     *,
     with_diffusion: bool,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
     clip: str | None = None,
     model: str | None = None,
 ) -> DataModels:
@@ -87,7 +88,7 @@ def load_models(
     return DataModels(tower, pipe)
 
 
-def _load_pipeline(pipeline, source, key: str, replacement: str | None, metadata: Mapping[str, Any], dtype: jnp.dtype):
+def _load_pipeline(pipeline, source, key: str, replacement: str | None, metadata: Mapping[str, Any], dtype: DTypeLike):
     """The pipeline that `metadata` names under `key`, or the replacement of it."""
     if replacement is not None:
         return pipeline.from_pretrained(source(replacement), dtype=dtype)

@@ -23,6 +23,8 @@ from jaxsd.pretrained.weights import write_safetensors
 from tests.helpers.data_acceptance import SPLIT, kill_after, records, start, verify
 from tests.helpers.data_files import BROKEN, write_files, write_manifest
 
+pytestmark = pytest.mark.slow
+
 ROWS = 400
 prepare = prepare_module.prepare_dataset
 OPTIONS = {"clip": "toy", "validation": SPLIT[1], "test": SPLIT[3]}

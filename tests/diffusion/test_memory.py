@@ -12,6 +12,8 @@ from jaxsd.diffusion import tiles
 from jaxsd.diffusion.vae import VAE
 from tests.helpers import models
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("side", [1, 128, 129, 200, 224, 225, 1000])
 def test_tiles_cover_every_pixel_once(side):

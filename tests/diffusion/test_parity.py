@@ -16,6 +16,8 @@ from jaxsd.diffusion.vae import Gaussian
 from jaxsd.toy import world
 from tests.helpers import models
 
+pytestmark = pytest.mark.slow
+
 # euler_a draws its own noise: see test_samplers.
 DETERMINISTIC = [name for name in SAMPLERS if name != "euler_a"]
 

@@ -34,6 +34,8 @@ from jaxsd.files import read_json, write_json
 from jaxsd.pretrained.mapping import parameters
 from tests.helpers import models
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pipe():

@@ -8,6 +8,8 @@ from jaxsd.clip.towers import CLIPModel, TextConfig, TextModel, VisionConfig
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
 
+pytestmark = pytest.mark.slow
+
 TEXT = TextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
 VISION = VisionConfig(
     hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, patch_size=14

@@ -7,6 +7,8 @@ import encoders
 from encoders import contract
 from encoders.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 GOOD = """
 import jax.numpy as jnp
 from flax import nnx

@@ -13,6 +13,8 @@ from encoders import layers
 from encoders.human import Block, Head, adaptive_pool, average, largest, smallest
 from encoders.spectrogram import mel_filterbank, waveform
 
+pytestmark = pytest.mark.slow
+
 PARAMETERS = {
     "human": 2_043_692,
     "chatgpt": 22_275_584,

@@ -30,6 +30,8 @@ from tests.references.encoders import (
     torch_transformer,
 )
 
+pytestmark = pytest.mark.slow
+
 SMALL = Sizes(96, 2, 4, 160)
 
 CASES = [

@@ -32,6 +32,8 @@ from jaxsd.evaluation.report.tables import tables
 from jaxsd.evaluation.results import Entry, merge_results, read_results
 from tests.helpers import models
 
+pytestmark = pytest.mark.slow
+
 SIZE = 53  # more than one batch, and not a multiple of it
 WORDS = ("dog", "bell", "waves")
 

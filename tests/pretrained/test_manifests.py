@@ -20,6 +20,8 @@ from jaxsd.pretrained.mapping import TRANSFORMS, abstract_model, match, paramete
 from jaxsd.pretrained.recognize import OTHER_MODELS, recognize_keys
 from tests.references import manifests
 
+pytestmark = pytest.mark.slow
+
 VISION = VisionConfig(
     hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, patch_size=14
 )

@@ -15,6 +15,8 @@ from jaxsd.files import read_json, write_json
 from jaxsd.toy import world
 from jaxsd.toy.maker import make_dataset, make_split
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"train": 40, "validation": 11, "test": 11}
 
 

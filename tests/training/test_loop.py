@@ -27,6 +27,8 @@ from jaxsd.training.metric_writers import MetricsFile, read_metrics
 from tests.helpers import curve
 from tests.helpers.kill_and_resume import kill_and_resume
 
+pytestmark = pytest.mark.slow
+
 OPTIMIZER = optax.adam(0.1)
 DATA = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
 ROWS = shuffled(len(DATA), 8, seed=0)

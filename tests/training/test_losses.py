@@ -11,6 +11,8 @@ from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.training.grad_cache import value_and_gradient
 from jaxsd.training.losses import cross_entropies
 
+pytestmark = pytest.mark.slow
+
 
 def unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)

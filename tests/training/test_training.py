@@ -36,6 +36,8 @@ from jaxsd.training.validation import make_validation
 from tests.helpers import models
 from tests.helpers.training_curve import losses
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SIZES = {"width": 24, "depth": 1, "heads": 2, "mlp": 32}
 TINY = [f"--config.encoder_config.{key}={value}" for key, value in SIZES.items()]

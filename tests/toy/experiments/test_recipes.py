@@ -8,6 +8,8 @@ from jaxsd.toy.experiments import recipes
 from jaxsd.toy.experiments.recipes import COMPARED_RECIPES, FIGURE_NAMES, compare
 from jaxsd.toy.experiments.runs import Run
 
+pytestmark = pytest.mark.slow
+
 
 def test_shares_are_pooled_over_seeds():
     runs = {

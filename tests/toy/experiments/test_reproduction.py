@@ -11,6 +11,8 @@ from jaxsd.toy.experiments import reproduction, runs
 from jaxsd.toy.experiments.reproduction import RUN_COLUMNS, VARIANTS, reproduce
 from jaxsd.toy.experiments.runs import Run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("recipe", VARIANTS)
 def test_every_recipe_is_a_config(recipe):
