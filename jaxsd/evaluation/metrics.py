@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from scipy import stats
 
 TIE = 1e-6  # cosines closer than this are equal: float32 vectors do not tell them apart
@@ -85,8 +85,8 @@ class Alignment:
 
 
 def align(
-    vectors: Float[np.ndarray, "..."],
-    targets: Float[np.ndarray, "..."],
+    vectors: Float[Array | np.ndarray, "..."],
+    targets: Float[Array | np.ndarray, "..."],
     *,
     scale: float = 1.0,
     permutations: int = 0,

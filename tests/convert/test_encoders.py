@@ -382,7 +382,7 @@ def save_module(path: Path):
         (lambda path: damage(path, lambda content: content[:-1000]), "Gemini.pth is truncated or damaged"),
         (
             lambda path: path.write_text("version https://git-lfs.github.com/spec/v1"),
-            "Gemini.pth is not a PyTorch file",
+            "Gemini.pth is a pointer of Git LFS",
         ),
         (lambda path: path.write_bytes(b""), "Gemini.pth is not a PyTorch file"),
         (lambda path: path.write_bytes(b"\x80\x02nonsense"), "Gemini.pth (is truncated|holds more than tensors)"),
