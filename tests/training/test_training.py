@@ -386,7 +386,7 @@ def test_a_new_loss_is_a_class_and_a_weight(data, monkeypatch):
     encoder = encoders.create("gemini", rngs=nnx.Rngs(0), **SIZES)
     graph, params = nnx.split(encoder)
     models_graph, frozen = nnx.split(frozen_models(data))
-    batch = {"audio": np.ones((4, 16_000), np.int16), "valid": np.arange(4) < 3}
+    batch = {"audio": jnp.ones((4, 16_000), jnp.int16), "valid": jnp.arange(4) < 3}
     gradient = make_gradient(config, graph, models_graph)
     (loss, parts), _ = gradient({"encoder": nnx.as_pure(params)}, nnx.as_pure(frozen), batch, jax.random.key(0))
     assert loss == pytest.approx(2 * parts["smallness"]) and loss > 0
