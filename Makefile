@@ -9,7 +9,7 @@ PIP := $(PYTHON) -m pip install --quiet
 JAX = $(shell driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | grep -oE -m1 '^[0-9]+'); \
 	if [ "$${driver:-0}" -ge 580 ]; then echo '[cuda13]'; elif [ "$${driver:-0}" -ge 525 ]; then echo '[cuda12]'; fi)
 
-.PHONY: install demo test test-fast test-examples test-full fuzz lint clean
+.PHONY: install demo test test-fast test-long test-examples test-full fuzz lint clean
 
 install: .venv/run.stamp
 
@@ -22,7 +22,11 @@ test: .venv/test.stamp
 
 # What a change is tried with while it is made: no trained models, no other processes, nothing that compiles for long.
 test-fast: .venv/test.stamp
-	$(PYTHON) -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m 'not full_size and not examples and not slow'
+	$(PYTHON) -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m 'not full_size and not examples and not long and not slow'
+
+# Trainings from end to end, kills and resumes, several processes, all bundled encoders.
+test-long: .venv/test.stamp
+	$(PYTHON) -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m long
 
 # The notebook, the scripts of examples/, and the README's Python and images.
 test-examples: .venv/test.stamp

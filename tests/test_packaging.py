@@ -70,6 +70,7 @@ def test_a_sample_sound_becomes_an_image(site, tmp_path):
     assert (tmp_path / "out" / "dog.png").is_file()
 
 
+@pytest.mark.long
 def test_training_on_the_toy_world_begins(site, tmp_path):
     sizes = {"data.train_size": 16, "data.held_out": 10, "batch_size": 4, "warmup": 0, "steps": 1}
     options = [f"--config.{key}={value}" for key, value in sizes.items()]

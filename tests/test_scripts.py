@@ -47,6 +47,7 @@ def test_mistakes_get_one_line_and_write_nothing(tmp_path, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_train_resumes_refuses_another_config_and_evaluates(tmp_path):
     sizes = {"data.train_size": 60, "data.held_out": 50, "batch_size": 8, "warmup": 1, "save_every": 2}
     options = [f"--config.{key}={value}" for key, value in sizes.items()]

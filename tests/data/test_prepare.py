@@ -65,6 +65,7 @@ def test_every_good_row_is_there_once_and_every_bad_one_is_listed(source):
     info(out)
 
 
+@pytest.mark.long
 def test_killed_and_resumed_by_two_processes_it_is_the_same_to_the_bit(source, tmp_path):
     manifest, _, whole = source
     out = tmp_path / "out"

@@ -8,7 +8,7 @@ from jaxsd.clip.towers import CLIPModel, TextConfig, TextModel, VisionConfig
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 TEXT = TextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
 VISION = VisionConfig(

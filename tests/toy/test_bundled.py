@@ -13,7 +13,7 @@ from jaxsd.evaluation.inputs import load_evaluated_encoders
 from jaxsd.toy import world
 from jaxsd.toy.judge import load_judge, verdicts
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 # The share of images of the right class that a bundled encoder must reach; docs/toy-world.md has how good they are.
 RIGHT = {"gemini": 0.95, "grok": 0.95, "chatgpt": 0.8, "deepseek": 0.8, "human": 0.6}

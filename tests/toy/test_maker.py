@@ -15,7 +15,7 @@ from jaxsd.files import read_json, write_json
 from jaxsd.toy import world
 from jaxsd.toy.maker import make_dataset, make_split
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SIZES = {"train": 40, "validation": 11, "test": 11}
 

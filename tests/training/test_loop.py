@@ -236,6 +236,7 @@ def test_weights_and_biases_goes_on_under_one_id(tmp_path, monkeypatch):
     assert values == [0, 1, 2, 3] and [run["id"] for run in runs] == ["id0", "id0"]
 
 
+@pytest.mark.long
 def test_one_device_eight_and_two_processes_give_the_same_curve(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -268,5 +269,6 @@ def test_one_device_eight_and_two_processes_give_the_same_curve(tmp_path):
         np.testing.assert_allclose(other, one, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_killed_at_random_moments_it_ends_bit_equal(tmp_path):
     assert kill_and_resume(tmp_path, kills=5, seed=0)["kills"] == 5

@@ -136,6 +136,7 @@ def test_accumulated_and_rematerialized_a_step_is_the_same(data, whole):
     jax.tree.map(same, state.params, whole[0].params)
 
 
+@pytest.mark.long
 def test_on_any_number_of_devices_and_in_parts_the_losses_are_the_same():
     """20 steps of the paper's batch, 1,151, which is a prime."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
@@ -148,6 +149,7 @@ def test_on_any_number_of_devices_and_in_parts_the_losses_are_the_same():
     np.testing.assert_allclose(losses(accumulate=4), one, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_the_papers_recipe_trains_on_prepared_data_and_starts_from_another_run(data, tmp_path):
     options = ("text_pooling=bos", "epochs=0", "steps=2", "batch_size=16", "eval_every=2")
     trained = training.train(config_of("gemini.py", data, *options), tmp_path / "run")
@@ -166,6 +168,7 @@ def test_the_papers_recipe_trains_on_prepared_data_and_starts_from_another_run(d
     jax.tree.map(np.testing.assert_array_equal, nnx.state(again), nnx.state(trained))
 
 
+@pytest.mark.long
 def test_an_own_encoder_trains_and_another_run_starts_from_it_only_with_the_same_code(data, tmp_path):
     code = tmp_path / "own.py"
     code.write_text((ROOT / "examples" / "own_encoder.py").read_text())
@@ -304,6 +307,7 @@ def test_more_steps_of_a_schedule_say_what_that_means(data, tmp_path):
     assert "the learning rate may rise" in check_run_config(tmp_path, replace(config, steps=4000))
 
 
+@pytest.mark.long
 def test_a_run_goes_on_where_its_data_moved_and_not_on_other_data(data, tmp_path):
     options = ("epochs=0", "batch_size=16", "eval_every=2", "save_every=1")
     training.train(config_of("gemini.py", data, *options, "steps=1"), tmp_path / "run")
