@@ -25,12 +25,6 @@ def clip_source(name):
     return TOY_MODEL / "clip" if str(name) == "toy" else name
 
 
-def encoder_source(name):
-    """The folder of the bundled encoder of that name, else `name`: a folder or a Hugging Face repo id."""
-    folder = TOY_ENCODERS / str(name)
-    return folder if folder.is_dir() and not Path(name).is_dir() else name
-
-
 def sound_source(name) -> Path:
     """The file `name`, or else the sample of that name. Raises FileNotFoundError that lists the samples."""
     path = Path(name)

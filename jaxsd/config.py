@@ -200,7 +200,7 @@ def one_of(what: str, name: str, choices: Iterable[str]) -> str:
 
 def _execute(path: Path) -> ModuleType:
     """The module in a file, which may import jaxsd.configs."""
-    if importlib.util.find_spec("jaxsd.configs") is None:  # a checkout
+    if "jaxsd.configs" not in sys.modules:  # else an editable install of another checkout may stand for it
         package = importlib.machinery.ModuleSpec("jaxsd.configs", None, is_package=True)
         package.submodule_search_locations = [str(CONFIGS)]
         sys.modules["jaxsd.configs"] = importlib.util.module_from_spec(package)

@@ -32,7 +32,7 @@ def pipe():
 def test_weights_are_small():
     size = sum(path.stat().st_size for path in bundled.TOY_MODEL.rglob("*") if path.is_file())
     assert size <= 12e6
-    models = [bundled.encoder_source(name) / "model.safetensors" for name in encoders.ENCODERS]
+    models = [bundled.TOY_ENCODERS / name / "model.safetensors" for name in encoders.ENCODERS]
     assert all(path.stat().st_size <= 1.5e6 for path in (*models, bundled.TOY_JUDGE))
 
 

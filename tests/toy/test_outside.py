@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 import encoders
-from jaxsd.bundled import TOY_MODEL, encoder_source
+from jaxsd.bundled import TOY_MODEL
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.toy import world
 from jaxsd.toy.judge import load_judge, verdicts
@@ -18,7 +18,7 @@ CLIPS = 100
 @pytest.mark.full_size
 def test_outside_sounds_are_drawn_at_least_half_as_often_as_held_out_ones():
     clips = world.sounds("test", CLIPS, workers=1)
-    encoder, pipe = encoders.load(encoder_source("gemini")), StableDiffusion.from_pretrained(TOY_MODEL)
+    encoder, pipe = encoders.load("gemini"), StableDiffusion.from_pretrained(TOY_MODEL)
     encode = nnx.jit(lambda encoder, pcm: encoder(pcm))
     scenes, judge = world.scenes("test", CLIPS), load_judge()
 
