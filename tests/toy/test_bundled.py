@@ -61,7 +61,7 @@ def test_the_encoders_are_found_by_name():
 @pytest.mark.parametrize("name", RIGHT)
 def test_sounds_become_images_of_their_class(pipe, judge, name):
     audio = world.sounds("test", 50, workers=1)
-    encoder = encoders.load(bundled.encoder_source(name))
+    encoder = encoders.load(name)
     rows = nnx.jit(lambda model, pcm: model(pcm))(encoder, audio)
     assert accuracy_of(pipe, judge, np.asarray(rows)) >= RIGHT[name]
 
