@@ -286,11 +286,13 @@ def _shapes(encoder: nnx.Module) -> dict[str, tuple[int, ...]]:
 
 def _cast(key: str, value: np.ndarray, dtype: DTypeLike) -> np.ndarray:
     if not np.isfinite(value).all():
-        raise ValueError(f"{key} has values that are not finite")
+        raise ValueError(f"the encoder's parameter {key} has values that are not finite (NaN or infinity)")
     with np.errstate(over="ignore"):
         cast = np.ascontiguousarray(value, dtype)
     if not np.isfinite(cast).all():
-        raise ValueError(f"{key} has values beyond the range of {jnp.dtype(dtype)}")
+        raise ValueError(
+            f"the encoder's parameter {key} has values beyond the range of {jnp.dtype(dtype)}: save it as float32"
+        )
     return cast
 
 

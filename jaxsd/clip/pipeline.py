@@ -19,7 +19,7 @@ from jaxsd.files import read_json, write_json
 from jaxsd.pretrained.hub import fetch
 from jaxsd.pretrained.mapping import export_parameters
 from jaxsd.pretrained.model_config import from_dict, to_json
-from jaxsd.pretrained.precision import choose_dtype
+from jaxsd.pretrained.precision import choose_dtype, require_finite
 from jaxsd.pretrained.weights import (
     TRANSFORMERS_WEIGHTS,
     download_weights,
@@ -28,6 +28,7 @@ from jaxsd.pretrained.weights import (
     write_safetensors,
 )
 
+TEXT_TOWER, VISION_TOWER = "CLIP's text tower", "CLIP's vision tower"  # what errors call them
 CLIP_CONFIG_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
 
 
@@ -79,13 +80,27 @@ class CLIP:
 
     @classmethod
     def from_pretrained(
-        cls, source, *, revision: str | None = None, variant: str | None = None, dtype: DTypeLike | None = None
+        cls,
+        source,
+        *,
+        revision: str | None = None,
+        variant: str | None = None,
+        tokenizer: str | Path | None = None,
+        dtype: DTypeLike | None = None,
     ) -> "CLIP":
-        """Load from a folder in transformers' layout, or from the Hugging Face repository of that id.
+        """Load a model.
 
-        `variant` ("fp16") is part of the weights' file names and `revision` a branch, tag or commit. Parameters are
-        kept and compute in `dtype`, whatever the file has: by default bfloat16 on accelerators and float32 on the CPU.
-        Raises FileNotFoundError or ValueError naming the file.
+        Args:
+            source: A folder in transformers' layout, or the id of a Hugging Face repository.
+            revision: A branch, tag or commit of the repository.
+            variant: What the weights' file names contain, such as "fp16". By default nothing, or the one variant that
+                is there.
+            tokenizer: A folder or repository in place of the model's own tokenizer.
+            dtype: Parameters are kept and compute in it, whatever the file has. By default bfloat16 on accelerators
+                and float32 on the CPU.
+
+        Raises:
+            FileNotFoundError, ValueError: Name the file and what is wrong.
         """
         dtype = choose_dtype(dtype)
         folder = fetch(source, (*CLIP_CONFIG_FILES, *TOKENIZER_FILES), revision)
@@ -102,18 +117,19 @@ class CLIP:
 
         make = partial(CLIPModel, text, vision, projection, dtype=dtype)
         model = load_weights(weights, CLIP_MAPPING, make, dtype, CLIP_IGNORED, wanted="CLIP")
-        tokenizer = load_tokenizer(folder, text)
-        if text.eos_token_id not in (LEGACY_EOS, tokenizer.eos_token_id):
+        own_tokenizer = load_tokenizer(tokenizer or folder, text)
+        if text.eos_token_id not in (LEGACY_EOS, own_tokenizer.eos_token_id):
             raise ValueError(
                 f"{path}: eos_token_id is {text.eos_token_id}, but the tokenizer ends a text with "
-                f"{tokenizer.eos_token_id}: they are not of one model"
+                f"{own_tokenizer.eos_token_id}: they are not of one model"
             )
-        return cls(model, tokenizer, preprocessing)
+        return cls(model, own_tokenizer, preprocessing)
 
     def save_pretrained(self, folder, *, dtype: DTypeLike = np.float32):
         """Write the folder that `from_pretrained` and transformers' CLIPModel read, weights as `dtype`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        write_safetensors(export_parameters(self.model, CLIP_MAPPING, dtype), folder / TRANSFORMERS_WEIGHTS.file)
         text, vision = self.model.text_model.config, self.model.vision_model.config
         config = {
             "architectures": ["CLIPModel"],
@@ -134,25 +150,31 @@ class CLIP:
             },
         )
         self.tokenizer.save_pretrained(folder)
-        write_safetensors(export_parameters(self.model, CLIP_MAPPING, dtype), folder / TRANSFORMERS_WEIGHTS.file)
 
     def embed_text(self, texts: list[str]) -> jax.Array:
-        """Unit-norm embeddings, float32 (len(texts), projection_dim)."""
-        return self.embed_tokens(tokenize(self.tokenizer, texts))
+        """Unit-norm embeddings, float32 (len(texts), projection_dim). Raises ValueError where one is not finite."""
+        embeddings = self.embed_tokens(tokenize(self.tokenizer, texts))
+        require_finite(embeddings, TEXT_TOWER, self.model.text_projection.dtype)
+        return embeddings
 
     def embed_tokens(self, tokens: np.ndarray | jax.Array) -> jax.Array:
-        """Unit-norm embeddings, float32 (n, projection_dim), of token ids (n, 77)."""
+        """Unit-norm embeddings, float32 (n, projection_dim), of token ids (n, 77). They may be not finite."""
         if isinstance(tokens, np.ndarray):  # ids that are on a device already come from a tokenizer that fits
             check_tokens(tokens, self.model.text_model.config)
         return self._embed_text(self.model, tokens)
 
     def embed_images(self, images: list[Image.Image]) -> jax.Array:
-        """Unit-norm embeddings of images of any size, float32 (len(images), projection_dim)."""
+        """Unit-norm embeddings of images of any size, float32 (len(images), projection_dim).
+
+        Raises ValueError where one is not finite.
+        """
         size = self.model.vision_model.config.image_size
-        return self.embed_arrays(np.stack([np.asarray(resize_and_crop(image, size)) for image in images]))
+        embeddings = self.embed_arrays(np.stack([np.asarray(resize_and_crop(image, size)) for image in images]))
+        require_finite(embeddings, VISION_TOWER, self.model.visual_projection.dtype)
+        return embeddings
 
     def embed_arrays(self, images: np.ndarray | jax.Array) -> jax.Array:
-        """Unit-norm embeddings, float32 (n, projection_dim), of uint8 (n, image_size, image_size, 3)."""
+        """Likewise of uint8 images (n, image_size, image_size, 3)."""
         return self._embed_image(self.model, images)
 
     def _normalize(self, images):

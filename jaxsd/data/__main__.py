@@ -52,10 +52,13 @@ def _add_prepare(command: argparse.ArgumentParser):
         "--clip", default=DEFAULT_CLIP, metavar="MODEL", help=f"folder, id or `toy` (default: {DEFAULT_CLIP})"
     )
     command.add_argument("--revision", help="branch, tag or commit of the CLIP on the hub")
+    command.add_argument("--variant", help="part of the file names of the CLIP's and the VAE's weights, such as fp16")
+    command.add_argument("--tokenizer", help="a folder or repository in place of the CLIP's own tokenizer")
     command.add_argument("--latents", action="store_true", help="also store the VAE's latents of the images")
     command.add_argument(
         "--model", default=DEFAULT_DIFFUSION, help=f"whose VAE: folder, id or `toy` (default: {DEFAULT_DIFFUSION})"
     )
+    command.add_argument("--vae", help="a folder or .safetensors file with a VAE in place of that model's own")
     command.add_argument("--size", type=int, help="side in pixels of the images that become latents")
     command.add_argument(
         "--validation", metavar="N|SHARE", help="rows to validate on (default: an eighth, at most 500)"
@@ -78,7 +81,10 @@ def _prepare(arguments: argparse.Namespace):
         arguments.out,
         clip=arguments.clip,
         revision=arguments.revision,
+        variant=arguments.variant,
+        tokenizer=arguments.tokenizer,
         diffusion=arguments.model if arguments.latents else None,
+        vae=arguments.vae,
         size=arguments.size,
         validation=arguments.validation,
         test=arguments.test,

@@ -40,7 +40,7 @@ WARNINGS = 20  # warnings that are printed
 RECORDS = "records"
 PLAN = f"{RECORDS}/plan.json"
 # A path is where something was found. What it is, its digest says: a path may differ where the digests agree.
-DIGESTS = {"source": "source_sha256", "clip": "clip_sha256", "diffusion": "diffusion_sha256"}
+DIGESTS = {name: f"{name}_sha256" for name in ("source", "clip", "tokenizer", "diffusion", "vae")}
 
 
 @runtime_checkable
@@ -59,6 +59,10 @@ class Towers(Protocol):
 
     def __call__(self, examples: Examples) -> Mapping[str, Any]:
         """Arrays, on a device or not; a device may not be done with them."""
+        ...
+
+    def check(self, columns: Mapping[str, np.ndarray]):
+        """Raise ValueError where what was made must not go to the disk."""
         ...
 
 
@@ -281,7 +285,7 @@ def _fill(splits: Sequence[SplitBuild], workers: Workers, towers: Towers, share:
                 progress.note(warning)
             warned += len(examples.warnings)
             # The towers are asked here and waited for by the writer.
-            writing.append(writer.submit(_write_chunk, split, chunk, examples, towers(examples)))
+            writing.append(writer.submit(_write_chunk, split, chunk, examples, towers(examples), towers.check))
             if len(writing) > UNWRITTEN:
                 done += writing.popleft().result()
                 progress.advance(done)
@@ -339,10 +343,14 @@ def _worker_indices(split: SplitBuild, chunk: int) -> list[range]:
     return [indices[first : first + WORKER_ITEMS] for first in range(0, len(indices), WORKER_ITEMS)]
 
 
-def _write_chunk(split: SplitBuild, chunk: int, examples: Examples, features: Mapping[str, Any]) -> int:
-    """Write a chunk, then its record; return how many examples it has."""
+def _write_chunk(
+    split: SplitBuild, chunk: int, examples: Examples, features: Mapping[str, Any], check: Callable
+) -> int:
+    """Check and write a chunk, then its record; return how many examples it has."""
     indices = _indices(split, chunk)
-    columns = {**examples.columns, **{name: np.asarray(column) for name, column in features.items()}}
+    made = {name: np.asarray(column) for name, column in features.items()}
+    check(made)
+    columns = {**examples.columns, **made}
     write_examples(split.folder, indices[0], columns)
     digests = {name: digest_column(column) for name, column in columns.items()}
     write_json(split.record(chunk), {"bad": examples.bad, "sha256": digests})

@@ -1,6 +1,6 @@
 """Captions and images -> the columns that CLIP and the VAE make of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -9,16 +9,18 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float32, UInt8
 
-from jaxsd.clip.pipeline import CLIP
+from jaxsd.clip.pipeline import CLIP, TEXT_TOWER, VISION_TOWER
 from jaxsd.clip.tokens import tokenize
 from jaxsd.data.columns import ColumnType
 from jaxsd.data.workers import Examples
 from jaxsd.diffusion.vae import VAE
+from jaxsd.pretrained.precision import require_finite
 from jaxsd.sharding import local_mesh, replicated_sharding, shard_batch
 
 # How many examples a device takes at once: as many of the large batches as there are, and small ones for the rest, so
 # that few examples cost little, and only two programs are compiled.
 FULL_BATCH, REST_BATCH = 64, 8
+NETWORKS = {"text": TEXT_TOWER, "image": VISION_TOWER, "latents": "the VAE's encoder"}  # that make the columns
 VAE_PIXELS = 2**21  # that a device encodes at once: 8 images of 512 x 512
 
 
@@ -74,6 +76,12 @@ class FeatureTowers:
                 lambda images: self._encode(self.vae, images), examples.vae_images, most
             )
         return columns
+
+    def check(self, columns: Mapping[str, np.ndarray]):
+        """Raise ValueError, naming the network, where columns that the towers made are not finite."""
+        for name, network in NETWORKS.items():
+            if name in columns:
+                require_finite(columns[name], network)
 
     def _in_batches(self, function: Callable, examples: np.ndarray | None, most: int = FULL_BATCH) -> jax.Array:
         """`function` of all examples, in float16; a device takes no more than `most` at once."""

@@ -19,7 +19,11 @@ from jaxsd.progress import Progress
 EXAMINED = 1024  # examples of a column that are examined together
 UNIT_NORM = 2e-3  # how far from 1 the norm of an embedding may be in float16
 NEEDED_COLUMNS = ("audio", "text", "image", "tokens")
-MODEL_KEYS = ("clip", "clip_revision", "diffusion", "diffusion_revision", "pooling", "eos_token_id")
+MODEL_KEYS = (
+    *("clip", "clip_revision", "variant", "tokenizer"),
+    *("diffusion", "diffusion_revision", "vae", "vae_revision"),
+    *("pooling", "eos_token_id"),
+)
 # dtype and number of axes; of other columns nothing is known
 LAYOUTS = {
     "audio": ("int16", 2),

@@ -1,6 +1,7 @@
 """A manifest of sounds, images and captions -> data sets with CLIP's features, ready to train on."""
 
 import hashlib
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,21 @@ import numpy as np
 from jaxsd.audio import RATE
 from jaxsd.bundled import clip_source, model_source
 from jaxsd.clip.pipeline import CLIP
+from jaxsd.clip.tokens import TOKENIZER_FILES
 from jaxsd.data.build import SplitBuild, build, is_built
 from jaxsd.data.columns import METADATA, SPLITS, ColumnType, open_columns, read_metadata
 from jaxsd.data.decode import decode_rows
 from jaxsd.data.features import FeatureTowers
 from jaxsd.data.manifest import Manifest, ManifestRow, draw_splits, read_manifest
-from jaxsd.diffusion.loading import load_vae
-from jaxsd.diffusion.unet import UNetConfig
-from jaxsd.diffusion.vae import VAEConfig
+from jaxsd.diffusion.loading import load_vae, read_unet_config, read_vae_config
 from jaxsd.pretrained.hub import fetch
-from jaxsd.pretrained.model_config import read_model_config
+from jaxsd.pretrained.weights import WEIGHTS_SUFFIXES
 
 SKIPPED = "skipped.csv"
 DECODED_COLUMNS = {"audio": ColumnType(np.int16, (RATE,)), "row": ColumnType(np.int64, ())}
 CLASS_COLUMN = {"class": ColumnType(np.int32, ())}
-LATENT_KEYS = ("diffusion", "diffusion_revision", "diffusion_sha256", "picture_size")
+VAE_KEYS = ("vae", "vae_revision", "vae_sha256")
+LATENT_KEYS = ("diffusion", "diffusion_revision", "diffusion_sha256", *VAE_KEYS, "picture_size")
 FEW = 8  # examples of a split
 
 
@@ -34,7 +35,10 @@ def prepare_dataset(
     *,
     clip: str,
     revision: str | None = None,
+    variant: str | None = None,
+    tokenizer: str | None = None,
     diffusion: str | None = None,
+    vae: str | None = None,
     size: int | None = None,
     validation: str | None = None,
     test: str | None = None,
@@ -51,7 +55,10 @@ def prepare_dataset(
         out: folder of the data set.
         clip: the CLIP whose features are stored: "toy", a folder or a Hugging Face id.
         revision: branch, tag or commit of that CLIP on the hub.
+        variant: part of the file names of the weights of that CLIP and of the VAE, such as "fp16".
+        tokenizer: a folder or repository in place of that CLIP's own tokenizer.
         diffusion: the Stable Diffusion whose VAE's latents of the images are stored too; None for no latents.
+        vae: a folder, repository or file with a VAE in place of that model's own.
         size: the side in pixels of the images that become latents (that which the model was trained on).
         validation, test: rows of these splits, as in `draw_splits`.
         seed: of the splits.
@@ -68,7 +75,10 @@ def prepare_dataset(
     if not 0 <= max_bad <= 1:
         raise ValueError(f"--max-bad is {max_bad}; allowed: a share from 0 to 1")
     source, out = read_manifest(manifest), Path(out)
-    metadata = _describe(source, clip, revision, diffusion, size, seed)
+    if vae and not diffusion:
+        raise ValueError("--vae says whose latents are stored, which needs --latents")
+    metadata = _describe_text(source, seed, clip, revision, variant, tokenizer)
+    metadata |= _describe_latents(diffusion, vae, size) if diffusion else dict.fromkeys(LATENT_KEYS)
     rows = draw_splits(source, validation, test, seed)
     for name in SPLITS:
         if name not in rows and (out / name).exists():
@@ -111,11 +121,11 @@ def summarize(out) -> str:
     return f"{sum(sizes.values()):,} examples: {parts}{bad}{''.join(few)}"
 
 
-def _describe(
-    source: Manifest, clip: str, revision: str | None, diffusion: str | None, size: int | None, seed: int
+def _describe_text(
+    source: Manifest, seed: int, clip: str, revision: str | None, variant: str | None, tokenizer: str | None
 ) -> dict[str, Any]:
-    """What `dataset.json` says of how the data set is made."""
-    metadata = {
+    """What `dataset.json` says of how the data set is made, latents apart."""
+    return {
         "source": source.path.name,
         "source_sha256": source.digest,
         "seed": seed,
@@ -123,17 +133,29 @@ def _describe(
         "clip": _portable_name(clip),
         "clip_revision": _find_commit(clip_source(clip), revision, "config.json"),
         "clip_sha256": _digest_weights(clip_source(clip)),
+        "variant": variant,
+        "tokenizer": _portable_name(tokenizer) if tokenizer else None,
+        "tokenizer_sha256": _digest_tokenizer(tokenizer) if tokenizer else None,
     }
-    if diffusion is None:
-        return metadata | dict.fromkeys(LATENT_KEYS)
+
+
+def _describe_latents(diffusion: str, vae: str | None, size: int | None) -> dict[str, Any]:
+    """What `dataset.json` says of how the latents are made. `size` is by default what the model was trained at."""
     model = model_source(diffusion)
-    latents = (
-        _portable_name(diffusion),
-        _find_commit(model, None, "unet/config.json"),
-        _digest_weights(model, "vae"),
-        _image_size(model, size),
-    )
-    return metadata | dict(zip(LATENT_KEYS, latents, strict=True))
+    revision = _find_commit(model, None, "unet/config.json")
+    vae_config = read_vae_config(vae or model, None if vae else revision)
+    size = read_unet_config(model, revision).sample_size * vae_config.factor if size is None else size
+    if size < vae_config.factor or size % vae_config.factor:
+        raise ValueError(f"--size is {size}; allowed: multiples of {vae_config.factor}")
+    return {
+        "diffusion": _portable_name(diffusion),
+        "diffusion_revision": revision,
+        "diffusion_sha256": None if vae else _digest_weights(model, "vae"),
+        "vae": _portable_name(vae) if vae else None,
+        "vae_revision": _find_commit(vae, None, "*config.json") if vae else None,
+        "vae_sha256": _digest_weights(vae, "vae") if vae else None,
+        "picture_size": size,
+    }
 
 
 def _digest_weights(model, part: str = "") -> str | None:
@@ -141,11 +163,21 @@ def _digest_weights(model, part: str = "") -> str | None:
     folder = Path(model)
     if not folder.exists():
         return None
-    files = [folder]
-    if folder.is_dir():
-        files = sorted(path for path in (folder / part).iterdir() if path.suffix in (".safetensors", ".bin"))
+    if folder.is_file():
+        return _digest_files([folder])
+    inside = folder / part if (folder / part).is_dir() else folder
+    return _digest_files(path for path in inside.iterdir() if path.suffix in WEIGHTS_SUFFIXES)
+
+
+def _digest_tokenizer(tokenizer: str) -> str:
+    """The SHA-256 of a tokenizer's files."""
+    folder = fetch(tokenizer, TOKENIZER_FILES)
+    return _digest_files(path for path in folder.iterdir() if path.name in TOKENIZER_FILES)
+
+
+def _digest_files(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for path in files:
+    for path in sorted(paths):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
@@ -159,20 +191,6 @@ def _portable_name(model: str) -> str:
 def _find_commit(model, revision: str | None, file: str) -> str | None:
     """The commit of a repository on the hub; None of a folder or a file here."""
     return None if Path(model).exists() else fetch(model, (file,), revision).name
-
-
-def _image_size(model, size: int | None) -> int:
-    """`size`, or else the side in pixels of the images that the model was trained on."""
-    if Path(model).is_file():
-        unet, vae = UNetConfig(), VAEConfig()
-    else:
-        folder = fetch(model, ("unet/config.json", "vae/config.json"))
-        unet = read_model_config(UNetConfig, folder / "unet" / "config.json")
-        vae = read_model_config(VAEConfig, folder / "vae" / "config.json")
-    size = unet.sample_size * vae.factor if size is None else size
-    if size < vae.factor or size % vae.factor:
-        raise ValueError(f"--size is {size}; allowed: multiples of {vae.factor}")
-    return size
 
 
 def _plan_split(source: Manifest, folder: Path, metadata: dict[str, Any], numbers: np.ndarray) -> SplitBuild:
@@ -195,8 +213,18 @@ def _plan_split(source: Manifest, folder: Path, metadata: dict[str, Any], number
 def _load_towers(metadata: dict[str, Any], *, with_clip: bool) -> FeatureTowers:
     clip = None
     if with_clip:
-        clip = CLIP.from_pretrained(clip_source(metadata["clip"]), revision=metadata["clip_revision"], dtype=np.float32)
+        clip = CLIP.from_pretrained(
+            clip_source(metadata["clip"]),
+            revision=metadata["clip_revision"],
+            variant=metadata["variant"],
+            tokenizer=metadata["tokenizer"],
+            dtype=np.float32,
+        )
     if metadata["diffusion"] is None:
         return FeatureTowers(clip)
-    vae = load_vae(model_source(metadata["diffusion"]), np.float32, metadata["diffusion_revision"])
+    if metadata["vae"]:
+        vae = load_vae(metadata["vae"], np.float32, metadata["vae_revision"])
+    else:
+        model = model_source(metadata["diffusion"])
+        vae = load_vae(model, np.float32, metadata["diffusion_revision"], metadata["variant"])
     return FeatureTowers(clip, vae, metadata["picture_size"])

@@ -192,8 +192,20 @@ def load_single_file(
     return components
 
 
-def load_vae(source: str | Path, dtype: DTypeLike, revision: str | None = None) -> VAE:
-    """Load a VAE alone. `revision` is a branch, tag or commit of a repository.
+def read_vae_config(source: str | Path, revision: str | None = None) -> VAEConfig:
+    """The config of the VAE that `load_vae` loads, without its weights. Raises what that raises."""
+    return SD15_VAE if is_single_file(source) else _read_vae_folder(source, revision)[2]
+
+
+def _read_vae_folder(source: str | Path, revision: str | None) -> tuple[Path, str, VAEConfig]:
+    """The folder, the part of it that the VAE is ("" where it is a VAE alone), and the VAE's config."""
+    folder = fetch(source, ("config.json", "vae/config.json"), revision)
+    part = "vae" if (folder / "vae" / "config.json").is_file() else ""
+    return folder, part, read_model_config(VAEConfig, folder / part / "config.json")
+
+
+def load_vae(source: str | Path, dtype: DTypeLike, revision: str | None = None, variant: str | None = None) -> VAE:
+    """Load a VAE alone. `revision` is a branch, tag or commit of a repository, `variant` part of the file names.
 
     `source` is a folder or Hugging Face repository in diffusers' layout, of the VAE or of a whole model, or one file
     with diffusers' names or those of the first Stable Diffusion code, which is read as the VAE of Stable Diffusion 1.5.
@@ -208,11 +220,9 @@ def load_vae(source: str | Path, dtype: DTypeLike, revision: str | None = None) 
         others = [re.escape(other) + ".+" for name, other in PREFIXES.items() if name != "vae"]
         make = partial(VAE, SD15_VAE, dtype=dtype)
         return load_weights([path], mapping, make, dtype, [*SINGLE_FILE_IGNORED, *others], wanted="a VAE")
-    folder = fetch(source, ("config.json", "vae/config.json"), revision)
-    part = "vae" if (folder / "vae" / "config.json").is_file() else ""
-    config = read_model_config(VAEConfig, folder / part / "config.json")
-    download_weights(source, folder, {part: DIFFUSERS_WEIGHTS})
-    files = find_weights(folder / part, DIFFUSERS_WEIGHTS)
+    folder, part, config = _read_vae_folder(source, revision)
+    download_weights(source, folder, {part: DIFFUSERS_WEIGHTS}, variant)
+    files = find_weights(folder / part, DIFFUSERS_WEIGHTS, variant)
     return load_weights(files, VAE_MAPPING, partial(VAE, config, dtype=dtype), dtype, wanted="a VAE")
 
 

@@ -47,10 +47,15 @@ def save_folder(
     """Write the folder that `load_folder` and diffusers' StableDiffusionPipeline read, with weights as `dtype`.
 
     `tokenizer` is a tokenizer of transformers. `sampling` is written to `sampling_config.json`, which diffusers
-    ignores.
+    ignores. Raises ValueError where a parameter is not finite as `dtype`.
     """
     for name in (*COMPONENTS, "tokenizer", "scheduler"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    # Weights first, for these may be refused: a folder without configs is none.
+    mappings = {"unet": (unet, UNET_MAPPING), "vae": (vae, VAE_MAPPING), "text_encoder": (text_encoder, TEXT_MAPPING)}
+    for component, (model, mapping) in mappings.items():
+        path = folder / component / COMPONENTS[component].file
+        write_safetensors(export_parameters(model, mapping, dtype), path)
     text = {"architectures": ["CLIPTextModel"], **text_json(text_encoder.config, tokenizer)}
     write_json(folder / "text_encoder" / "config.json", text)
     write_json(folder / "unet" / "config.json", {"_class_name": "UNet2DConditionModel", **to_json(unet.config)})
@@ -60,10 +65,6 @@ def save_folder(
     write_json(folder / "model_index.json", {**MODEL_INDEX, "scheduler": ["diffusers", scheduler["_class_name"]]})
     write_json(folder / SAMPLING_CONFIG, asdict(sampling))
     tokenizer.save_pretrained(folder / "tokenizer")
-    mappings = {"unet": (unet, UNET_MAPPING), "vae": (vae, VAE_MAPPING), "text_encoder": (text_encoder, TEXT_MAPPING)}
-    for component, (model, mapping) in mappings.items():
-        path = folder / component / COMPONENTS[component].file
-        write_safetensors(export_parameters(model, mapping, dtype), path)
 
 
 def vae_json(config: VAEConfig) -> dict:

@@ -87,12 +87,15 @@ def open_evaluation_split(folder, *, clip: str | None = None, model: str | None 
     if missing := [name for name in EVALUATED_COLUMNS if name not in columns]:
         needed = ", ".join(EVALUATED_COLUMNS)
         raise ValueError(f"{folder} has no column {', '.join(missing)}; an evaluation needs {needed}")
-    revision = None if clip else metadata.get("clip_revision")
-    towers = CLIP.from_pretrained(clip_source(clip or metadata["clip"]), revision=revision, dtype=np.float32)
+    variant = metadata.get("variant")
+    named = {} if clip else {"revision": metadata.get("clip_revision"), "variant": variant}
+    source = clip_source(clip or metadata["clip"])
+    towers = CLIP.from_pretrained(source, tokenizer=metadata.get("tokenizer"), dtype=np.float32, **named)
     pipe = None
     if "latents" in columns:
-        revision = None if model else metadata.get("diffusion_revision")
-        pipe = StableDiffusion.from_pretrained(model_source(model or metadata["diffusion"]), revision=revision)
+        named = {} if model else {"revision": metadata.get("diffusion_revision"), "variant": variant}
+        source = model_source(model or metadata["diffusion"])
+        pipe = StableDiffusion.from_pretrained(source, vae=metadata.get("vae"), **named)
     return EvaluationSplit(folder, metadata, columns, towers, pipe)
 
 

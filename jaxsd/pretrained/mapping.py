@@ -216,7 +216,9 @@ def export_parameters(
         if translated is None:
             raise ValueError(f"the mapping has no rule for the parameter {name}")
         other, rule = translated
-        exported[other] = np.asarray(TRANSFORMS[rule.transform][1](np.asarray(value, dtype)), order="C")
+        with np.errstate(over="ignore"):  # what overflows is refused where it is written
+            cast = np.asarray(value, dtype)
+        exported[other] = np.asarray(TRANSFORMS[rule.transform][1](cast), order="C")
     return exported
 
 

@@ -106,14 +106,23 @@ def read_tensors(source: Path) -> tuple[str, Mapping[str, Any]]:
 
 
 def write_safetensors(arrays: Mapping[str, np.ndarray], path) -> None:
-    """Write a safetensors file in one move: a reader sees the old file or the whole new one."""
+    """Write a safetensors file in one move: a reader sees the old file or the whole new one.
+
+    Raises ValueError where an array is not finite; then nothing is written.
+    """
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            advice = "; in 16 bits they may overflow: save as float32" if array.dtype.itemsize == 2 else ""
+            raise ValueError(f"{path} is not written: {name} has values that are not finite (NaN or infinity){advice}")
     with replacing(path) as part:
         save_file(dict(arrays), part, metadata={"format": "pt"})  # the tag that transformers asks for
 
 
 def write_parameters(model: nnx.Module, path, dtype: DTypeLike = np.float32) -> None:
     """Write the parameters of `model` under their own names."""
-    write_safetensors({name: np.asarray(value, dtype) for name, value in parameters(model).items()}, path)
+    with np.errstate(over="ignore"):  # what overflows is refused
+        arrays = {name: np.asarray(value, dtype) for name, value in parameters(model).items()}
+    write_safetensors(arrays, path)
 
 
 def read_parameters(model: Model, path) -> Model:

@@ -76,9 +76,11 @@ def load_models(
         ValueError: the data set names no such model, or the models do not go together.
     """
     pipe = (
-        _load_pipeline(StableDiffusion, model_source, "diffusion", model, metadata, dtype) if with_diffusion else None
+        _load_pipeline(StableDiffusion, model_source, "diffusion", model, metadata, dtype, vae=metadata.get("vae"))
+        if with_diffusion
+        else None
     )
-    tower = _load_pipeline(CLIP, clip_source, "clip", clip, metadata, dtype)
+    tower = _load_pipeline(CLIP, clip_source, "clip", clip, metadata, dtype, tokenizer=metadata.get("tokenizer"))
     width = tower.model.text_model.config.hidden_size
     if pipe and (attended := pipe.unet.config.cross_attention_dim) != width:
         raise ValueError(
@@ -88,15 +90,23 @@ def load_models(
     return DataModels(tower, pipe)
 
 
-def _load_pipeline(pipeline, source, key: str, replacement: str | None, metadata: Mapping[str, Any], dtype: DTypeLike):
-    """The pipeline that `metadata` names under `key`, or the replacement of it."""
+def _load_pipeline(
+    pipeline, source, key: str, replacement: str | None, metadata: Mapping[str, Any], dtype: DTypeLike, **parts
+):
+    """The pipeline that `metadata` names under `key`, or the replacement of it; `parts` take the place of its own."""
     if replacement is not None:
-        return pipeline.from_pretrained(source(replacement), dtype=dtype)
+        return pipeline.from_pretrained(source(replacement), dtype=dtype, **parts)
     name = metadata.get(key)
     if not name:
         raise ValueError(f"the data set's dataset.json does not say which model its features are of, under {key!r}")
     try:
-        return pipeline.from_pretrained(source(name), revision=metadata.get(f"{key}_revision"), dtype=dtype)
+        return pipeline.from_pretrained(
+            source(name),
+            revision=metadata.get(f"{key}_revision"),
+            variant=metadata.get("variant"),
+            dtype=dtype,
+            **parts,
+        )
     except FileNotFoundError as error:
         flag = {"clip": "--clip", "diffusion": "--model"}[key]
         raise FileNotFoundError(

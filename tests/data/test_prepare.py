@@ -36,7 +36,7 @@ def compile_once():
     towers, load = {}, prepare_module._load_towers
 
     def cached(metadata, *, with_clip):
-        key = metadata["diffusion"], with_clip
+        key = metadata["diffusion"], metadata["vae"], with_clip
         return towers.get(key) or towers.setdefault(key, load(metadata, with_clip=with_clip))
 
     with pytest.MonkeyPatch.context() as patch:

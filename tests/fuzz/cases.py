@@ -1,5 +1,6 @@
 """One case: an undamaged sample, damaged, and read."""
 
+import os
 import shutil
 import tempfile
 import traceback
@@ -62,6 +63,7 @@ class Cases:
 
 def work(target: str, seed: int, first: int, answers):
     """Run cases without end; before each its number is put into `answers`, and afterwards what came of it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders print there
     with tempfile.TemporaryDirectory() as folder:
         cases = Cases(target, seed, Path(folder))
         number = first

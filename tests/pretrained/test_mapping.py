@@ -132,3 +132,19 @@ def test_files_that_are_no_safetensors(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="broken.safetensors is "):
         open_tensors([path])
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (np.nan, np.float32, r"infinity\)$"),
+        (1e6, np.float16, r"infinity\); in 16 bits they may overflow: save as float32$"),
+    ],
+)
+def test_parameters_that_are_not_finite_are_not_written(net, tmp_path, value, dtype, message):
+    net.out.bias[...] = jax.numpy.full(5, value)
+    with pytest.raises(
+        ValueError, match=rf"net.safetensors is not written: out.bias has values that are not .*{message}"
+    ):
+        write_parameters(net, tmp_path / "net.safetensors", dtype)
+    assert not list(tmp_path.iterdir())
