@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from encoders.flops import count_flops
@@ -62,7 +63,11 @@ def init_state(params: PyTree, optimizer: optax.GradientTransformation) -> Train
 
 
 def make_step(
-    gradient: GradientFn, optimizer: optax.GradientTransformation, seed: int, average_decay: float = 0.999
+    gradient: GradientFn,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    average_decay: float = 0.999,
+    mesh: Mesh | None = None,
 ) -> StepFn:
     """Make the step of a training.
 
@@ -74,11 +79,12 @@ def make_step(
         seed: of the keys. A key is a function of the seed and the step alone, so that a resumed run repeats an
             uninterrupted one.
         average_decay: of the moving average, which starts short: min(average_decay, (1 + t) / (10 + t)).
+        mesh: the devices that the state is replicated over (default: all devices of the job).
 
     Returns:
         A jitted `step(state, frozen, batch) -> state, metrics`, which donates the state.
     """
-    everywhere = replicated_sharding()
+    everywhere = replicated_sharding(mesh)
 
     @partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
     def step(state: TrainState, frozen: PyTree, batch: PyTree) -> tuple[TrainState, Metrics]:

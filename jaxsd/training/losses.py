@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.nn import logsumexp
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, PyTree
 
 from encoders.registry import takes_rngs
@@ -39,9 +40,12 @@ class Loss(ABC):
     columns: tuple[str, ...]  # of the data set, beside "audio"
     models: tuple[str, ...]  # the attributes of FrozenModels that the methods use
 
-    def __init__(self, config: TrainConfig):
-        """Take what the loss needs of the config. Raises ValueError where that cannot be trained."""
-        self.config = config
+    def __init__(self, config: TrainConfig, mesh: Mesh | None = None):
+        """Take what the loss needs of the config. Raises ValueError where that cannot be trained.
+
+        `mesh` holds the devices that the batch is spread over, by default all devices of the job.
+        """
+        self.config, self.mesh = config, mesh
 
     def init_params(self) -> dict[str, jax.Array]:
         """The parameters that train beside the encoder's, by name."""
@@ -67,8 +71,8 @@ class ContrastiveLoss(Loss):
 
     columns = ("text", "image")
 
-    def __init__(self, config: TrainConfig):
-        super().__init__(config)
+    def __init__(self, config: TrainConfig, mesh: Mesh | None = None):
+        super().__init__(config, mesh)
         self.models = ("projection", "bos") if config.text_pooling == "bos" else ("projection",)
 
     def init_params(self) -> dict[str, jax.Array]:
@@ -80,7 +84,7 @@ class ContrastiveLoss(Loss):
     def combine(self, models, params, outputs, batch):
         # Whole on every device, so that each device compares its own examples with all of these.
         text, image = (
-            jax.lax.with_sharding_constraint(batch[name].astype(jnp.float32), replicated_sharding())
+            jax.lax.with_sharding_constraint(batch[name].astype(jnp.float32), replicated_sharding(self.mesh))
             for name in self.columns
         )
         if self.config.text_pooling == "bos":
@@ -112,8 +116,8 @@ class DenoisingLoss(Loss):
     columns = ("latents",)
     models = ("unet", "schedule")
 
-    def __init__(self, config: TrainConfig):
-        super().__init__(config)
+    def __init__(self, config: TrainConfig, mesh: Mesh | None = None):
+        super().__init__(config, mesh)
         self.count = config.denoise_batch or config.batch_size
         if self.count % config.accumulate:
             raise ValueError(
@@ -127,7 +131,7 @@ class DenoisingLoss(Loss):
 
     def encode(self, models, hidden_states, examples):
         context = hidden_states[: len(examples["latents"])]
-        context = jax.lax.with_sharding_constraint(context, batch_sharding())
+        context = jax.lax.with_sharding_constraint(context, batch_sharding(self.mesh))
         drawn = examples["latents"], context, examples["timesteps"], examples["noise"]
         return denoising_errors_at(models.unet, models.schedule, *drawn)[0]
 
@@ -142,7 +146,7 @@ LOSSES: dict[str, type[Loss]] = {
 }
 
 
-def make_losses(config: TrainConfig) -> dict[str, Loss]:
+def make_losses(config: TrainConfig, mesh: Mesh | None = None) -> dict[str, Loss]:
     """The losses that a config gives a weight above 0, by name, in the order of LOSSES.
 
     Raises ValueError for an unknown loss, weights below 0 or all 0, and whatever a loss cannot be trained with.
@@ -152,7 +156,7 @@ def make_losses(config: TrainConfig) -> dict[str, Loss]:
         raise ValueError(f"weights.{unknown[0]} is of no loss; the losses are {', '.join(LOSSES)}")
     if min(weights.values()) < 0 or not any(weights.values()):
         raise ValueError(f"weights are {weights}; allowed: none below 0, one above")
-    return {name: loss(config) for name, loss in LOSSES.items() if weights.get(name)}
+    return {name: loss(config, mesh) for name, loss in LOSSES.items() if weights.get(name)}
 
 
 def loss_columns(config: TrainConfig) -> list[str]:
@@ -160,19 +164,22 @@ def loss_columns(config: TrainConfig) -> list[str]:
     return list(dict.fromkeys(["audio", *(name for loss in make_losses(config).values() for name in loss.columns)]))
 
 
-def make_gradient(config: TrainConfig, graph: nnx.GraphDef, models_graph: nnx.GraphDef) -> Callable:
+def make_gradient(
+    config: TrainConfig, graph: nnx.GraphDef, models_graph: nnx.GraphDef, mesh: Mesh | None = None
+) -> Callable:
     """The gradient of the weighted sum of a config's losses.
 
     Args:
         config: gives the losses and their weights, dropout and the parts in which a batch is encoded.
         graph: the encoder's.
         models_graph: the FrozenModels'.
+        mesh: the devices that the batch is spread over (default: all devices of the job).
 
     Returns:
         `gradient(params, frozen, batch, key) -> ((loss, loss by name), gradients)`. `params` has the encoder's as
         "encoder", beside those of the losses; `frozen` are the FrozenModels' arrays.
     """
-    losses = make_losses(config)
+    losses = make_losses(config, mesh)
 
     def encode(models, params, examples, key):
         encoder = nnx.merge(graph, params["encoder"])
