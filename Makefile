@@ -9,7 +9,7 @@ PIP := $(PYTHON) -m pip install --quiet
 JAX = $(shell driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | grep -oE -m1 '^[0-9]+'); \
 	if [ "$${driver:-0}" -ge 580 ]; then echo '[cuda13]'; elif [ "$${driver:-0}" -ge 525 ]; then echo '[cuda12]'; fi)
 
-.PHONY: install demo test test-fast test-long test-examples test-full fuzz lint clean
+.PHONY: install demo test test-fast test-long test-examples test-full fuzz gpu-check lint clean
 
 install: .venv/run.stamp
 
@@ -38,6 +38,10 @@ test-full: .venv/test.stamp
 fuzz: .venv/test.stamp
 	$(PYTHON) -m tests.fuzz --minutes 2
 
+# Compiles every program for a GPU that is not here; needs no GPU, but 6 GB for an environment of its own.
+gpu-check: .venv-gpu/stamp
+	JAX_PLATFORMS=cpu .venv-gpu/bin/python -m benchmarks.compiled
+
 lint: .venv/lint.stamp
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
@@ -46,7 +50,7 @@ lint: .venv/lint.stamp
 # Leaves .venv and what runs wrote.
 clean:
 	rm -rf build *.egg-info .pytest_cache .ruff_cache
-	find . -path ./.venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
+	find . -path './.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/run.stamp: pyproject.toml
 	test -x $(PYTHON) || $(PYTHON3) -m venv .venv
@@ -55,6 +59,11 @@ clean:
 
 .venv/lint.stamp: .venv/run.stamp
 	$(PIP) -e '.[lint]'
+	touch $@
+
+.venv-gpu/stamp: pyproject.toml
+	test -x .venv-gpu/bin/python || $(PYTHON3) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --quiet -e '.[cuda12]'
 	touch $@
 
 # torch comes first: here the build at hand is taken, where the range in `parity` would take the newest.

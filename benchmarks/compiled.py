@@ -19,8 +19,9 @@ import argparse
 import importlib.util
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +36,6 @@ from jaxtyping import PyTree
 
 import encoders
 from benchmarks import hlo
-from encoders.flops import count_flops
 from encoders.layers import abstract, rematerialize
 from jaxsd.cli import run
 from jaxsd.clip.towers import CLIPModel, TextModel, VisionConfig
@@ -116,9 +116,9 @@ def answer_for(target: Target) -> None:
 
 @dataclass(frozen=True)
 class Program:
-    """`lower(mesh, dtype, batch)` traces and lowers it for the devices of a mesh, and gives its FLOPs."""
+    """`lower(mesh, dtype, batch)` traces and lowers it for the devices of a mesh."""
 
-    lower: Callable[[Mesh, jnp.dtype, int], tuple[Lowered, int]]
+    lower: Callable[[Mesh, jnp.dtype, int], Lowered]
     batch: int
     devices: int = 1
 
@@ -131,11 +131,6 @@ def described(tree: PyTree, sharding, dtype=None) -> PyTree:
         return jax.ShapeDtypeStruct(x.shape, dtype if dtype and floating else x.dtype, sharding=sharding)
 
     return jax.tree.map(describe, tree)
-
-
-def lowered(function: Callable, *arguments, **options) -> tuple[Lowered, int]:
-    traced = function.trace(*arguments, **options)
-    return traced.lower(), count_flops(traced.jaxpr)
 
 
 def split(make: Callable[..., nnx.Module], sharding, dtype=None) -> tuple[nnx.GraphDef, PyTree]:
@@ -151,7 +146,7 @@ def stable_diffusion(mesh: Mesh, dtype) -> tuple[nnx.GraphDef, PyTree]:
     return split(make, replicated_sharding(mesh), dtype)
 
 
-def sampling_step(mesh: Mesh, dtype, batch: int, side: int = 64) -> tuple[Lowered, int]:
+def sampling_step(mesh: Mesh, dtype, batch: int, side: int = 64) -> Lowered:
     """A step with guidance of the sampler that SD 1.5 names, at `side` latents."""
     graph, params = stable_diffusion(mesh, dtype)
     table = make_sampler("pndm", NoiseSchedule(), 50)
@@ -162,40 +157,36 @@ def sampling_step(mesh: Mesh, dtype, batch: int, side: int = 64) -> tuple[Lowere
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
     parts = described((history, keys_values, keys), batch_sharding(mesh))
     shared = (table.rows()[0], np.float32(7.5))
-    return lowered(pipeline._denoise, graph, mesh, params, shared, parts)
+    return pipeline._denoise.lower(graph, mesh, params, shared, parts)
 
 
-def vae_decode(mesh: Mesh, dtype, batch: int) -> tuple[Lowered, int]:
+def vae_decode(mesh: Mesh, dtype, batch: int) -> Lowered:
     graph, params = stable_diffusion(mesh, dtype)
     latents = jax.ShapeDtypeStruct((batch, 64, 64, 4), jnp.float32, sharding=batch_sharding(mesh))
-    return lowered(pipeline._decode_images, graph, mesh, params, None, latents)
+    return pipeline._decode_images.lower(graph, mesh, params, None, latents)
 
 
-def vae_encode(mesh: Mesh, dtype, batch: int) -> tuple[Lowered, int]:
+def vae_encode(mesh: Mesh, dtype, batch: int) -> Lowered:
     graph, params = stable_diffusion(mesh, dtype)
     images = jax.ShapeDtypeStruct((batch, 512, 512, 3), jnp.float32)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
-    return lowered(
-        pipeline._encode_images, graph, mesh, params, None, described((images, keys), batch_sharding(mesh))
-    )
+    return pipeline._encode_images.lower(graph, mesh, params, None, described((images, keys), batch_sharding(mesh)))
 
 
-def clip_tower(method: str, shape: tuple[int, ...], kind, mesh: Mesh, dtype, batch: int) -> tuple[Lowered, int]:
+def clip_tower(method: str, shape: tuple[int, ...], kind, mesh: Mesh, dtype, batch: int) -> Lowered:
     vision = VisionConfig(1024, 4096, 24, 16, patch_size=14)
-    graph, params = split(
-        partial(CLIPModel, SD15_TEXT, vision, 768, dtype=dtype), replicated_sharding(mesh), dtype
-    )
+    graph, params = split(partial(CLIPModel, SD15_TEXT, vision, 768, dtype=dtype), replicated_sharding(mesh), dtype)
     x = jax.ShapeDtypeStruct((batch, *shape), kind, sharding=batch_sharding(mesh))
-    return lowered(jax.jit(lambda params, x: getattr(nnx.merge(graph, params), method)(x)), params, x)
+    return jax.jit(lambda params, x: getattr(nnx.merge(graph, params), method)(x)).lower(params, x)
 
 
-def encoder_forward(name: str, mesh: Mesh, dtype, batch: int) -> tuple[Lowered, int]:
+def encoder_forward(name: str, mesh: Mesh, dtype, batch: int) -> Lowered:
     graph, params = split(partial(encoders.create, name, dtype=dtype), replicated_sharding(mesh))
     clips = jax.ShapeDtypeStruct((batch, 16_000), jnp.int16, sharding=batch_sharding(mesh))
-    return lowered(jax.jit(lambda params, clips: nnx.merge(graph, params)(clips)), params, clips)
+    return jax.jit(lambda params, clips: nnx.merge(graph, params)(clips)).lower(params, clips)
 
 
-def training_step(source: str, overrides: tuple[str, ...], mesh: Mesh, dtype, batch: int) -> tuple[Lowered, int]:
+def training_step(source: str, overrides: tuple[str, ...], mesh: Mesh, dtype, batch: int) -> Lowered:
     """The step that `train.py --config SOURCE` runs, on features of CLIP ViT-L/14 and Stable Diffusion 1.5."""
     config = load_config(source, [f"--config.{override}" for override in (f"batch_size={batch}", *overrides)])
     everywhere, spread = replicated_sharding(mesh), batch_sharding(mesh)
@@ -226,7 +217,7 @@ def training_step(source: str, overrides: tuple[str, ...], mesh: Mesh, dtype, ba
     step = make_step(
         make_gradient(config, graph, models_graph, mesh), optimizer, config.seed, config.average_decay, mesh
     )
-    return lowered(step, state, described(nnx.as_pure(frozen), everywhere, dtype), described(examples, spread))
+    return step.trace(state, described(nnx.as_pure(frozen), everywhere, dtype), described(examples, spread)).lower()
 
 
 PROGRAMS: dict[str, Program] = {
@@ -266,7 +257,11 @@ class Figures:
 
 
 def read(compiled: Compiled, target: Target) -> tuple[Figures, list[tuple[float, hlo.Kernel]]]:
-    found = hlo.kernels(compiled.as_text())
+    """The figures of a program, and its kernels with their seconds, longest first."""
+    counts: Counter[hlo.Kernel] = Counter()
+    for kernel in hlo.kernels(compiled.as_text()):  # those that are alike together
+        counts[replace(kernel, count=1)] += kernel.count
+    found = [replace(kernel, count=count) for kernel, count in counts.items()]
     rate = FLOPS_SHARE * target.flops
 
     def seconds(kernel: hlo.Kernel) -> float:  # float32 products run as TF32 at half the rate
@@ -288,10 +283,9 @@ def read(compiled: Compiled, target: Target) -> tuple[Figures, list[tuple[float,
     return figures, sorted(((seconds(kernel), kernel) for kernel in found), key=lambda pair: -pair[0])
 
 
-def compile_program(program: Program, target: Target, dtype, batch: int) -> tuple[Compiled, int]:
+def compile_program(program: Program, target: Target, dtype, batch: int) -> Compiled:
     mesh = Mesh(np.array(target.devices(program.devices)), (AXIS,))
-    lowered, flops = program.lower(mesh, dtype, batch)
-    return lowered.compile(compiler_options=OPTIONS), flops
+    return program.lower(mesh, dtype, batch).compile(compiler_options=OPTIONS)
 
 
 def table(names: list[str], target: Target, dtype, largest: int, texts: Path | None) -> None:
@@ -300,10 +294,10 @@ def table(names: list[str], target: Target, dtype, largest: int, texts: Path | N
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for name in names:
         program, start = PROGRAMS[name], time.perf_counter()
-        compiled, flops = compile_program(program, target, dtype, program.batch)
+        compiled = compile_program(program, target, dtype, program.batch)
         taken = time.perf_counter() - start
         figures, heaviest = read(compiled, target)
-        mfu = flops / program.devices / target.flops / figures.floor
+        mfu = FLOPS_SHARE * figures.products / figures.floor
         cells = (
             *(name, program.batch, f"{figures.arguments / GIB:.2f}", f"{figures.temporary / GIB:.2f}"),
             *(figures.kernels, f"{figures.moved / 1e9:.1f}"),
@@ -315,8 +309,8 @@ def table(names: list[str], target: Target, dtype, largest: int, texts: Path | N
         if largest:
             print(f"  compiled in {taken:.0f} s")
         for seconds, kernel in heaviest[:largest]:
-            size = f"{kernel.bytes / 1e6:.0f} MB, {kernel.flops / 1e9:.0f} GFLOP, x{kernel.count}"
-            print(f"  {1e3 * seconds:7.3f} ms {kernel.kind}: {size} {kernel.shape[:70]} {kernel.source[-90:]}")
+            size = f"x {kernel.count}: {kernel.bytes / 1e6:.0f} MB, {kernel.flops / 1e9:.0f} GFLOP"
+            print(f"  {1e3 * seconds:7.2f} ms {kernel.kind} {size} {kernel.shape[:70]} {kernel.source[-90:]}")
         if texts:
             texts.mkdir(parents=True, exist_ok=True)
             (texts / (re.sub(r"[^\w:+-]+", "-", name) + ".txt")).write_text(compiled.as_text())

@@ -24,6 +24,7 @@ from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNe
 from flax import nnx
 
 from benchmarks.timing import in_turns
+from encoders import attention
 from encoders.flops import count_flops
 from jaxsd.clip.towers import TextModel
 from jaxsd.diffusion import kernels
@@ -56,8 +57,8 @@ def on_cpu(repeats: int):
     graph, params = nnx.split(random(lambda: UNet(UNetConfig(), rngs=nnx.Rngs(0))))
     keys_values = jax.jit(lambda params: nnx.merge(graph, params).keys_values(context))(params)
 
-    def ours(block=kernels.QUERY_BLOCK, small_map=kernels.SMALL_MAP):
-        kernels.QUERY_BLOCK, kernels.SMALL_MAP = block, small_map  # read when the step is traced
+    def ours(block=attention.QUERY_BLOCK, small_map=kernels.SMALL_MAP):
+        attention.QUERY_BLOCK, kernels.SMALL_MAP = block, small_map  # read when the step is traced
         step = jax.jit(lambda params, x, kv: nnx.merge(graph, params).denoise(x, t, kv))
         step = step.lower(params, x, keys_values).compile()
         return lambda: jax.block_until_ready(step(params, x, keys_values))
@@ -109,7 +110,7 @@ def layers_on_cpu(repeats: int):
         t = torch.tensor(np.asarray(q)).transpose(1, 2).contiguous()
         line(
             f"self-attention of {positions}, {heads} heads of {features}",
-            kernels.attention,
+            attention.attention,
             jax.nn.dot_product_attention,
             partial(torch.nn.functional.scaled_dot_product_attention, t, t, t),
             *(q, q, q),

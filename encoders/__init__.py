@@ -6,29 +6,27 @@
     encoder = encoders.load("out/")
 
 `ENCODERS` maps the names of the bundled encoders to their classes. Every module of this package that registers a class
-is found when the package is imported. `encoders.base.AudioEncoder` says what an encoder of your own must have.
+is found (`encoders.catalog`). `encoders.base.AudioEncoder` says what an encoder of your own must have.
 
 `python -m encoders` lists the bundled encoders; `python -m encoders NAME` checks one and counts its layers.
 """
 
 import importlib
-import pkgutil
+from typing import TYPE_CHECKING
 
-# isort: off
-from encoders.human import Human  # the order of the paper's Table 2, and so of ENCODERS
-from encoders.chatgpt import ChatGPT
-from encoders.deepseek import DeepSeek
-from encoders.gemini import Gemini
-from encoders.grok import Grok
+if TYPE_CHECKING:
+    from encoders.base import AudioEncoder
+    from encoders.catalog import ENCODERS, ChatGPT, DeepSeek, Gemini, Grok, Human
+    from encoders.registry import create, register
+    from encoders.store import describe_encoder, load, read_config, save
 
-# isort: on
-from encoders.base import AudioEncoder
-from encoders.registry import ENCODERS, create, register
-from encoders.store import describe_encoder, load, read_config, save
-
-for _module in pkgutil.iter_modules(__path__):
-    if not _module.name.startswith("_"):
-        importlib.import_module(f"encoders.{_module.name}")
+# Each is imported when it is first asked for: who needs a module of this package need not load all encoders.
+_HOMES = {
+    "encoders.base": ("AudioEncoder",),
+    "encoders.catalog": ("ENCODERS", "ChatGPT", "DeepSeek", "Gemini", "Grok", "Human"),
+    "encoders.registry": ("create", "register"),
+    "encoders.store": ("describe_encoder", "load", "read_config", "save"),
+}
 
 __all__ = [
     "ENCODERS",
@@ -45,3 +43,10 @@ __all__ = [
     "register",
     "save",
 ]
+
+
+def __getattr__(name: str):
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module 'encoders' has no attribute {name!r}")

@@ -1,5 +1,6 @@
 """Encoders by name: the bundled ones, and classes in users' Python files."""
 
+import importlib
 import inspect
 import re
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from flax import nnx
 
 from encoders.user_code import load_class
 
-ENCODERS: dict[str, type[nnx.Module]] = {}  # the bundled encoders, in the order in which they are registered
+ENCODERS: dict[str, type[nnx.Module]] = {}  # those registered so far; `encoders.catalog` registers the bundled ones
 
 # Arguments of an encoder's class that are no sizes: they change how it computes, or its first values.
 NOT_SIZES = ("dtype", "param_dtype", "rngs")
@@ -40,6 +41,7 @@ def find_class(name: str) -> type[nnx.Module]:
     Raises:
         ValueError: for an unknown name, and for a file that cannot be imported or has no such class.
     """
+    importlib.import_module("encoders.catalog")
     if name in ENCODERS:
         return ENCODERS[name]
     own = re.fullmatch(r"(.*\.py)(?::(\w+))?", name)

@@ -17,8 +17,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
+from encoders.catalog import ENCODERS
 from encoders.layers import abstract
-from encoders.registry import ENCODERS, bundled_name, create_from_class, size_names
+from encoders.registry import bundled_name, create_from_class, size_names
 from encoders.user_code import code_of, load_class
 
 ENCODER_JSON, ENCODER_WEIGHTS = "encoder.json", "model.safetensors"

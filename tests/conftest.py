@@ -28,3 +28,11 @@ def strict_jax():
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def cudnn(monkeypatch):
+    """As with jax[cuda] installed: JAX looks for a GPU when such a program runs, and for cuDNN when it is traced."""
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from encoders.attention import attention
+
 LEGACY_EOS = 2  # what configs older than transformers 4.31 say by mistake, where it is the highest id
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -74,10 +76,7 @@ class TowerAttention(nnx.Module):
 
     def __call__(self, x, causal):
         q, k, v = (f(x).reshape(*x.shape[:2], self.heads, -1) for f in (self.q_proj, self.k_proj, self.v_proj))
-        if x.dtype == jnp.float16:  # JAX's attention asks for a product of float16 that a CPU lacks
-            q, k, v = (part.astype(jnp.float32) for part in (q, k, v))
-        out = jax.nn.dot_product_attention(q, k, v, is_causal=causal).astype(x.dtype)
-        return self.out_proj(out.reshape(x.shape))
+        return self.out_proj(attention(q, k, v, causal=causal).reshape(x.shape))
 
 
 class TowerMLP(nnx.Module):

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxsd.diffusion.kernels import attention, convolve
+from encoders.attention import attention
+from jaxsd.diffusion.kernels import convolve
 
 
 def remat_where_asked(call: Callable) -> Callable:

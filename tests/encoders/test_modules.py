@@ -150,13 +150,28 @@ def test_rngs_give_a_new_key_for_each_call():
 def test_attention_with_dropout_is_attention_when_nothing_is_dropped(monkeypatch):
     encoder, params, forward = small("chatgpt")
     monkeypatch.setattr(layers, "dropout", lambda x, key: x)
+    jax.clear_caches()  # what was traced before has dropout, and what is traced here has none
     np.testing.assert_allclose(encoder(PCM, rngs=nnx.Rngs(0)), forward(params, PCM), atol=2e-5)
+    jax.clear_caches()
 
 
 def test_dropout_keeps_the_mean():
     dropped = layers.dropout(jnp.ones(100_000), jax.random.key(0))
     assert (dropped == 0).mean() == pytest.approx(0.1, abs=0.005)
     assert dropped.mean() == pytest.approx(1, abs=0.005)
+
+
+def test_dropout_draws_evenly_and_its_gradient_the_same():
+    key = jax.random.key(3)
+    kept = np.asarray(layers.dropout(jnp.ones((40, 50, 60)), key)) > 0
+    for axis in range(3):  # each line's share of what is kept is that of independent draws
+        line = kept.mean(axis=axis)
+        assert line.std() == pytest.approx((0.09 / kept.shape[axis]) ** 0.5, rel=0.05)
+    other = np.asarray(layers.dropout(jnp.ones((40, 50, 60)), jax.random.key(4))) > 0
+    assert abs(np.corrcoef(kept.ravel(), other.ravel())[0, 1]) < 0.01
+    assert abs(np.corrcoef(kept.ravel()[1:], kept.ravel()[:-1])[0, 1]) < 0.01
+    gradient = jax.jit(jax.grad(lambda x: layers.dropout(x, key).sum()))(jnp.zeros((40, 50, 60)))
+    np.testing.assert_allclose(gradient, kept / 0.9, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["human", "gemini"])
