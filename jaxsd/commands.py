@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxsd import cli
 from jaxsd.config import add_config_argument, load_config
+from jaxsd.files import lock_folder
 
 # What a command is, and the function that runs it. `jaxsd data` is `python -m jaxsd.data`, and so on.
 COMMANDS = {
@@ -198,7 +199,11 @@ def run_eval():
     _add_place_arguments(parser)
     _add_trust_argument(parser)
     arguments = parser.parse_args()
+    with lock_folder(arguments.out):
+        _evaluate(arguments)
 
+
+def _evaluate(arguments: argparse.Namespace):
     import jax
 
     from jaxsd.evaluation.evaluate import evaluate

@@ -1,14 +1,16 @@
 """Files that are whole or not there, JSON in them, and folders that one process fills at a time."""
 
+import errno
 import fcntl
 import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOCK = ".lock"
+NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # from file systems that have none
 POINTER_BEGINNING = b"version https://git-lfs.github.com/spec/"
 
 
@@ -29,13 +31,31 @@ def replacing(path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def place_new(part: Path, path: Path) -> bool:
+    """Move a file to `path` unless there is one, which another process may make meanwhile; whether it was moved."""
+    try:
+        os.link(part, path)  # unlike a move, never in place of a file
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        if path.exists():
+            return False
+        part.rename(path)
+    return True
+
+
 @contextmanager
 def lock_folder(folder) -> Iterator[None]:
     """Keep a folder to this process for the length of a `with` block; the folder is made where there is none.
 
+    A folder that was made for it and stays empty is removed.
+
     The lock goes with the process, however that ends. Raises ValueError that names the process which has the folder.
     """
     path = Path(folder) / LOCK
+    made = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         file = path.open("a+")
@@ -58,6 +78,9 @@ def lock_folder(folder) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         file.close()
+        if made:
+            with suppress(OSError):  # it is not empty
+                path.parent.rmdir()
 
 
 def _is_at(file, path: Path) -> bool:

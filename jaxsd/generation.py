@@ -1,8 +1,10 @@
 """Sounds and prompts to image files: what is read, how images are batched, what the files are called."""
 
+import itertools
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from jaxsd.audio import load_clip
 from jaxsd.bundled import sound_source
 from jaxsd.clip.images import load_image
 from jaxsd.diffusion.pipeline import StableDiffusion, to_pil
+from jaxsd.files import place_new, replacing
 from jaxsd.progress import Progress
 from jaxsd.sharding import padded_batches
 from jaxsd.sound_to_image import Conditioning
@@ -111,7 +114,11 @@ def write_images(
             )
             folder.mkdir(parents=True, exist_ok=True)
             for index, image in zip(indices[:wanted], to_pil(images)[:wanted], strict=True):
-                image.save(paths[index])
+                if overwrite:
+                    with replacing(paths[index]) as part:
+                        image.save(part)
+                else:
+                    paths[index] = _save_new(image, folder, stems[int(index) // count])
     return paths
 
 
@@ -136,11 +143,25 @@ def output_paths(stems: Sequence[str], folder: Path, count: int, overwrite: bool
         raise ValueError(f"{folder} is a file; --out is a folder")
     paths: list[Path] = []
     for stem in (stem for stem in stems for _ in range(count)):
-        path, number = folder / f"{stem}.png", 2
-        while path in paths or (path.exists() and not overwrite):
-            path, number = folder / f"{stem}-{number}.png", number + 1
-        paths.append(path)
+        candidates = _candidates(folder, stem)
+        paths.append(next(path for path in candidates if path not in paths and (overwrite or not path.exists())))
     return paths
+
+
+def _save_new(image: Image.Image, folder: Path, stem: str) -> Path:
+    """Write a PNG file of the first free name, whole or not at all. Other processes may write to the folder too."""
+    part = folder / f".{stem}.{os.getpid()}.part.png"
+    try:
+        image.save(part)
+        return next(path for path in _candidates(folder, stem) if place_new(part, path))
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _candidates(folder: Path, stem: str) -> Iterator[Path]:
+    """The paths that a file may get, the next where one is taken."""
+    yield folder / f"{stem}.png"
+    yield from (folder / f"{stem}-{number}.png" for number in itertools.count(2))
 
 
 def _strength(image: Image.Image | None = None, strength: float = 0.7, **_) -> float | None:

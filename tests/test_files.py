@@ -1,11 +1,13 @@
 """Files are replaced whole, or not at all; a folder is filled by one process at a time."""
 
+import errno
+import os
 import subprocess
 import sys
 
 import pytest
 
-from jaxsd.files import lock_folder, read_json, replacing
+from jaxsd.files import lock_folder, place_new, read_json, replacing
 
 
 def test_a_file_is_replaced(tmp_path):
@@ -43,6 +45,33 @@ with lock_folder({str(tmp_path / "run")!r}):
     with lock_folder(tmp_path / "run"):
         assert (tmp_path / "run" / ".lock").is_file()
     assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_folder_that_was_made_to_be_locked_goes_where_nothing_is_written(tmp_path):
+    with lock_folder(tmp_path / "run"), pytest.raises(ValueError, match="run is being filled by process"):
+        with lock_folder(tmp_path / "run"):
+            pass
+    assert not list(tmp_path.iterdir())
+    with lock_folder(tmp_path / "run"):
+        (tmp_path / "run" / "a").touch()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_new_file_takes_no_place_that_is_taken(tmp_path, monkeypatch, linked):
+    if not linked:
+        monkeypatch.setattr(os, "link", raises(OSError(errno.EPERM, "no links here")))
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    assert not place_new(tmp_path / "a", tmp_path / "b") and (tmp_path / "b").read_text() == "b"
+    assert place_new(tmp_path / "a", tmp_path / "c") and (tmp_path / "c").read_text() == "a"
+
+
+def raises(error):
+    def function(*_):
+        raise error
+
+    return function
 
 
 def test_a_pointer_of_git_lfs_in_place_of_a_file_is_named(tmp_path):

@@ -1,6 +1,8 @@
 """From sounds and prompts to image files: what is refused, what files are called, what an image depends on."""
 
+import errno
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -76,6 +78,26 @@ def test_a_file_that_is_there_is_kept(tmp_path):
     (tmp_path / "dog.png").write_text("mine")
     assert output_paths(["dog", "dog"], tmp_path, 1, False) == [tmp_path / "dog-2.png", tmp_path / "dog-3.png"]
     assert output_paths(["dog"], tmp_path, 2, True) == [tmp_path / "dog.png", tmp_path / "dog-2.png"]
+
+
+def test_two_at_once_lose_no_image_and_a_full_disk_leaves_none(model, drawn, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    conditioning = model.encode("dog")
+    monkeypatch.setattr(generation, "output_paths", lambda *_: [out / "dog.png"])  # both asked at the same time
+    paths = [write_images(model.pipe, conditioning, ["dog"], out, seed=seed)[0] for seed in (0, 1)]
+    assert [path.name for path in paths] == ["dog.png", "dog-2.png"]
+    assert {path.name for path in out.iterdir()} == {"dog.png", "dog-2.png"}
+
+    def full(self, path):
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    for overwrite in (True, False):
+        with pytest.raises(OSError, match="No space left"):
+            write_images(model.pipe, conditioning, ["dog"], out, overwrite=overwrite)
+    assert {path.name for path in out.iterdir()} == {"dog.png", "dog-2.png"}
+    Image.open(out / "dog.png").verify()
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ class NoiseSchedule:
         sampler: The sampler that the file's `_class_name` names, which the pipeline uses unless it is asked for
             another. The class name itself where no sampler here stands for it.
         options: Keys and values of the file that ask for another rule than one of the samplers is.
+        trained_betas: The beta of every training timestep, in place of those that the other values describe.
     """
 
     num_train_timesteps: int = 1000
@@ -53,19 +54,25 @@ class NoiseSchedule:
     use_karras_sigmas: bool = False
     sampler: str = "pndm"
     options: tuple[tuple[str, Any], ...] = ()
+    trained_betas: tuple[float, ...] | None = None
 
     CHOICES = {
         "beta_schedule": ("linear", "scaled_linear"),
         "prediction_type": ("epsilon", "v_prediction"),
         "timestep_spacing": (None, "leading", "linspace", "trailing"),
     }
-    FIXED = {"trained_betas": None}
 
     def __post_init__(self):
         if not 1 <= self.num_train_timesteps <= MOST_TIMESTEPS:
             raise ValueError(f"num_train_timesteps is {self.num_train_timesteps}; allowed: 1 to {MOST_TIMESTEPS}")
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ValueError(f"beta_start is {self.beta_start} and beta_end {self.beta_end}; allowed: rising in 0 to 1")
+        betas = self.trained_betas
+        if betas and (len(betas) != self.num_train_timesteps or not all(0 < beta < 1 for beta in betas)):
+            raise ValueError(
+                f"trained_betas are {len(betas)} from {min(betas)} to {max(betas)}; allowed: num_train_timesteps, "
+                f"{self.num_train_timesteps}, above 0 and below 1"
+            )
         for name, allowed in self.CHOICES.items():
             if getattr(self, name) not in allowed:
                 choices = ", ".join(choice for choice in allowed if choice)
@@ -127,7 +134,9 @@ class NoiseSchedule:
     @cached_property
     def alphas_cumprod(self) -> np.ndarray:
         """alpha^2 at each training timestep, float64 (num_train_timesteps,)."""
-        if self.beta_schedule == "linear":
+        if self.trained_betas:
+            betas = np.array(self.trained_betas)
+        elif self.beta_schedule == "linear":
             betas = np.linspace(self.beta_start, self.beta_end, self.num_train_timesteps)
         else:
             betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_train_timesteps) ** 2

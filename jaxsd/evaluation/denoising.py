@@ -1,14 +1,18 @@
 """The frozen U-Net's error on a split's latents under a conditioning."""
 
+import math
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxsd.diffusion.denoising import denoising_errors_at
 from jaxsd.diffusion.pipeline import StableDiffusion
+
+MOST_POSITIONS = 4 * 64 * 64  # positions of latents that go through the U-Net at a time
 
 
 @partial(nnx.jit, static_argnames="schedule")
@@ -36,4 +40,6 @@ class FrozenUNet:
         latents = self.latents[indices].astype(np.float32)
         noise = jax.random.normal(jax.random.key(int(indices[0])), latents.shape)
         batch = latents, embeddings, self.timesteps[indices], noise
-        return _denoising_errors(self.pipe.unet, self.pipe.schedule, *batch)
+        size = max(1, MOST_POSITIONS // math.prod(latents.shape[1:3]))
+        parts = [[array[first : first + size] for array in batch] for first in range(0, len(indices), size)]
+        return jnp.concatenate([_denoising_errors(self.pipe.unet, self.pipe.schedule, *part) for part in parts])

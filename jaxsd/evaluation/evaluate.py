@@ -100,7 +100,7 @@ def evaluate(
         if one.before
     }
     with Progress("evaluate", len(split), unit="clip") as progress:
-        for indices, count in padded_batches(len(split), EVALUATED_TOGETHER):
+        for indices, count in padded_batches(len(split), min(EVALUATED_TOGETHER, len(split))):
             states = text.hidden_states_at(indices)
             for statistics in (*passing.values(), *before.values()):
                 statistics.add(indices, count, states)

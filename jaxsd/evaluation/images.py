@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 from jaxsd.diffusion.pipeline import StableDiffusion, to_pil
 from jaxsd.evaluation import metrics
 from jaxsd.evaluation.conditionings import EvaluatedConditioning, TextTower
+from jaxsd.evaluation.denoising import MOST_POSITIONS
 from jaxsd.evaluation.embeddings import Targets
 from jaxsd.evaluation.figures import verdict_figure
 from jaxsd.evaluation.inputs import EvaluationSplit
@@ -43,7 +44,8 @@ def draw_images(
         float32 in [0, 1]. An image is a function of its embeddings and its index.
     """
     images = []
-    for indices, count in padded_batches(len(embeddings), DRAWN_TOGETHER):
+    size = min(DRAWN_TOGETHER, len(embeddings), max(1, MOST_POSITIONS // pipe.unet.config.sample_size**2))
+    for indices, count in padded_batches(len(embeddings), size):
         key = jax.random.fold_in(jax.random.key(1), int(indices[0]))
         images.append(
             np.asarray(pipe(jnp.asarray(embeddings[indices]), guidance=guidance, steps=steps, key=key))[:count]

@@ -115,14 +115,15 @@ class EvaluatedEncoder:
 
 
 def load_evaluated_encoders(
-    sources: Sequence[str], *, before: Callable[[Path], nnx.Module] | None = None, trust_code: bool = False
+    sources: Sequence[str], *, before: Callable[[Path, nnx.Module], nnx.Module] | None = None, trust_code: bool = False
 ) -> list[EvaluatedEncoder]:
     """Load encoders to evaluate, and name each by the last part of its source.
 
     Args:
         sources: names of bundled encoders, folders or Hugging Face repositories of trained ones, or own classes:
             "my_encoder.py" or "my_encoder.py:MyEncoder".
-        before: `before(folder)` gives the encoder that the training in a run's folder began from.
+        before: `before(folder, encoder)` gives the encoder that the training in a run's folder began from; `encoder` is
+            what came of it.
         trust_code: whether to run the Python file that a folder names, where its encoder is an own class.
 
     Raises:
@@ -146,7 +147,7 @@ def _short_name(source: str) -> str:
 
 
 def _load_evaluated(
-    name: str, source: str, before: Callable[[Path], nnx.Module] | None, trust_code: bool
+    name: str, source: str, before: Callable[[Path, nnx.Module], nnx.Module] | None, trust_code: bool
 ) -> EvaluatedEncoder:
     if is_own_encoder(source):
         return EvaluatedEncoder(name, source, encoders.create(source, rngs=nnx.Rngs(0)))
@@ -159,7 +160,7 @@ def _load_evaluated(
         )
     if before and not run_config.is_file():
         raise FileNotFoundError(f"{run_config}: missing, so how this encoder began is not known; leave --before out")
-    return EvaluatedEncoder(name, source, encoder, pooling, before(Path(source)) if before else None)
+    return EvaluatedEncoder(name, source, encoder, pooling, before(Path(source), encoder) if before else None)
 
 
 def check_fit(evaluated: EvaluatedEncoder, split: EvaluationSplit):

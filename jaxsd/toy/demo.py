@@ -16,6 +16,7 @@ from jaxsd.evaluation.conditionings import encode_audio
 from jaxsd.evaluation.evaluate import evaluate
 from jaxsd.evaluation.inputs import load_evaluated_encoders, open_evaluation_split
 from jaxsd.evaluation.report import contact_sheet, write_report
+from jaxsd.files import lock_folder
 from jaxsd.progress import Progress
 from jaxsd.toy import maker, world
 from jaxsd.training.train import train
@@ -26,7 +27,15 @@ DEMO_STEPS, DEMO_IMAGES = 800, 50
 
 
 def demo(folder: Path) -> Path:
-    """Run the demo into `folder`, and say in one sentence what came of it; the path of its contact sheet."""
+    """Run the demo into `folder`, and say in one sentence what came of it; the path of its contact sheet.
+
+    Raises ValueError where another process fills `folder`.
+    """
+    with lock_folder(folder):
+        return _demo(folder)
+
+
+def _demo(folder: Path) -> Path:
     print("about 4 minutes on two CPU cores\n1/3  making sounds, images and captions of the toy world", flush=True)
     data, run = folder / "data", folder / "encoder"
     maker.make_dataset(data, DEMO_SIZES)

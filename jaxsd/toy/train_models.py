@@ -30,7 +30,7 @@ from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
-from jaxsd.files import replacing
+from jaxsd.files import lock_folder, replacing
 from jaxsd.pretrained.weights import read_parameters, write_parameters
 from jaxsd.sharding import map_batches
 from jaxsd.toy import world
@@ -224,9 +224,14 @@ def encode_texts(text_model: TextModel, tokens: np.ndarray) -> np.ndarray:
 def train_models(folder: Path, seed: int = 0) -> Path:
     """Train the VAE, the judge, CLIP, the U-Net and the encoders in `folder`, or those that are not finished.
 
-    Returns `folder/bundle`, which is laid out as the package ships it.
+    Returns `folder/bundle`, which is laid out as the package ships it. Raises ValueError where another process fills
+    `folder`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with lock_folder(folder):
+        return _train_models(folder, seed)
+
+
+def _train_models(folder: Path, seed: int) -> Path:
     scenes = world.scenes("train", TRAIN_SCENES, seed)
     captions = world.captions("train", TRAIN_SCENES, seed)
     images = cached(folder / "images.npy", lambda: world.images(scenes))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import encoders
-from encoders.registry import create_from_class, find_class
+from encoders.registry import bundled_name, create_from_class, find_class
 from encoders.user_code import code_of
 from jaxsd.config import TrainConfig
 from jaxsd.files import read_json
@@ -16,8 +16,8 @@ from jaxsd.files import read_json
 CLIP_OF_AUDIO = jax.ShapeDtypeStruct((1, 16_000), jnp.int16)
 
 
-def make_encoder(config: TrainConfig, dtype: jnp.dtype) -> nnx.Module:
-    """A new encoder, or that of the folder `config.init`.
+def make_encoder(config: TrainConfig, dtype: jnp.dtype, known: type[nnx.Module] | None = None) -> nnx.Module:
+    """A new encoder, or that of the folder `config.init`. Its class is `known`, or else the one that the config names.
 
     Raises ValueError where the sizes do not fit the encoder, or the folder holds another encoder or other sizes.
     """
@@ -25,7 +25,7 @@ def make_encoder(config: TrainConfig, dtype: jnp.dtype) -> nnx.Module:
     def create() -> nnx.Module:
         return create_from_class(cls, rngs=nnx.Rngs(config.seed), dtype=dtype, **config.encoder_config)
 
-    cls = find_class(config.encoder)
+    cls = known or find_class(config.encoder)
     try:
         encoder = nnx.eval_shape(create) if config.init else create()
     except (TypeError, ValueError) as error:
@@ -45,10 +45,11 @@ def make_encoder(config: TrainConfig, dtype: jnp.dtype) -> nnx.Module:
     return found
 
 
-def initial_encoder(run_folder: str | Path) -> nnx.Module:
+def initial_encoder(run_folder: str | Path, trained: nnx.Module) -> nnx.Module:
     """The encoder that the training in a run's folder began from, computing in float32.
 
-    Raises FileNotFoundError or ValueError where the folder has no config.json, or that is not a run's.
+    Its class is that of the encoder that came of it, `trained`: code that config.json names is not run. Raises
+    FileNotFoundError or ValueError where the folder has no config.json, or that is not a run's.
     """
     path = Path(run_folder) / "config.json"
     if not path.is_file():
@@ -57,7 +58,12 @@ def initial_encoder(run_folder: str | Path) -> nnx.Module:
         config = TrainConfig.from_dict(read_json(path))
     except ValueError as error:
         raise ValueError(f"{path} is not the config of a training: {error}") from None
-    return make_encoder(config, jnp.dtype("float32"))
+    name = bundled_name(type(trained))
+    if name != (None if config.own_encoder else config.encoder):
+        raise ValueError(
+            f"{path}: encoder is {config.encoder!r}, but encoder.json beside it holds a {name or 'own one'}"
+        )
+    return make_encoder(config, jnp.dtype("float32"), type(trained))
 
 
 def encoded_shape(encoder: nnx.Module) -> tuple[int, ...]:

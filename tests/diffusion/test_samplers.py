@@ -246,6 +246,7 @@ FILES = {
     "offset 0": SD15 | COMMON | {"steps_offset": 0},
     "spaced": SD15 | COMMON | {"steps_offset": 1, "timestep_spacing": "leading", "set_alpha_to_one": False},
     "other betas": COMMON | {"beta_start": 0.001, "steps_offset": 1},
+    "every beta": COMMON | {"trained_betas": np.linspace(0.001, 0.015, 1000).tolist(), "steps_offset": 1},
 }
 
 
@@ -293,7 +294,10 @@ def test_other_samplers_than_the_file_of_stable_diffusion_15_names():
     [
         ({}, "_class_name is None; allowed: the name of a class of diffusers"),
         ({"_class_name": ["PNDMScheduler"]}, "_class_name is .*; allowed: the name of a class of diffusers"),
-        ({"_class_name": "PNDMScheduler", "trained_betas": [0.1]}, r"trained_betas is \[0.1\]; this model has None"),
+        (
+            {"_class_name": "PNDMScheduler", "trained_betas": [0.1]},
+            r"trained_betas are 1 from 0.1 to 0.1; allowed: num_train_timesteps, 1000, above 0 and below 1",
+        ),
         ({"_class_name": "PNDMScheduler", "beta_schedule": "sigmoid"}, "beta_schedule is 'sigmoid'; allowed: linear, "),
         ({"_class_name": "PNDMScheduler", "prediction_type": "sample"}, "prediction_type is 'sample'; allowed: epsilo"),
     ],

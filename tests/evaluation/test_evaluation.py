@@ -6,6 +6,7 @@ import dataclasses
 import html.parser
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -19,7 +20,9 @@ from sklearn.metrics import mean_squared_error, r2_score
 
 import encoders
 from jaxsd.clip.tokens import tokenize
+from jaxsd.config import TrainConfig
 from jaxsd.data.columns import write_columns
+from jaxsd.evaluation import denoising
 from jaxsd.evaluation.conditionings import REFERENCES, TextTower
 from jaxsd.evaluation.denoising import FrozenUNet
 from jaxsd.evaluation.embeddings import Targets, add_alignment
@@ -30,6 +33,8 @@ from jaxsd.evaluation.inputs import EvaluatedEncoder, EvaluationSplit, load_eval
 from jaxsd.evaluation.report import write_report
 from jaxsd.evaluation.report.tables import tables
 from jaxsd.evaluation.results import Entry, merge_results, read_results
+from jaxsd.training.initialization import initial_encoder
+from jaxsd.training.initialization import make_encoder as make_encoder_of
 from tests.helpers import models
 
 pytestmark = pytest.mark.slow
@@ -331,6 +336,43 @@ def test_encoders_that_do_not_fit_are_named(split, silent, tmp_path):
     encoders.save(make_encoder(0), tmp_path / "run")
     with pytest.raises(FileNotFoundError, match="config.json: missing, so how this encoder began is not known"):
         load_evaluated_encoders([str(tmp_path / "run")], before=make_encoder)
+
+
+def test_large_latents_go_through_the_unet_a_few_at_a_time(split, monkeypatch):
+    unet = FrozenUNet(split.pipe, split.columns["latents"])
+    indices, states = np.arange(5), jnp.ones((5, 77, 24))
+    at_once = unet.errors(indices, states)
+    sizes, errors = [], denoising._denoising_errors
+    monkeypatch.setattr(denoising, "MOST_POSITIONS", 2 * 8 * 8)
+    monkeypatch.setattr(denoising, "_denoising_errors", lambda *batch: sizes.append(len(batch[2])) or errors(*batch))
+    np.testing.assert_allclose(unet.errors(indices, states), at_once, rtol=1e-5)
+    assert sizes == [2, 2, 1]
+
+
+def test_what_an_encoder_began_from_runs_no_other_code(tmp_path):
+    code = tmp_path / "mine.py"
+    code.write_text(
+        "import jax.numpy as jnp\nfrom flax import nnx\n\n"
+        "class Mine(nnx.Module):\n"
+        "    def __init__(self, *, rngs):\n"
+        "        self.scale = nnx.Param(jnp.ones(3))\n\n"
+        "    def __call__(self, pcm):\n"
+        "        return self.scale[...] * pcm[:, :3, None]\n"
+    )
+    config = TrainConfig.from_dict({"encoder": f"{code}:Mine", "encoder_config": {}})
+    encoders.save(make_encoder_of(config, jnp.dtype("float32")), tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config.to_dict()))
+    load = partial(load_evaluated_encoders, [str(tmp_path / "run")], before=initial_encoder, trust_code=True)
+    (found,) = load()
+    assert type(found.before) is type(found.encoder)
+    trap = tmp_path / "trap.py"
+    trap.write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\n" + code.read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config.to_dict() | {"encoder": f"{trap}:Mine"}))
+    load()
+    code.write_text(trap.read_text())
+    with pytest.raises(ValueError, match="has changed: its SHA-256 begins with"):
+        load()
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_encoders_come_from_folders_and_files(tmp_path):

@@ -164,7 +164,7 @@ def test_the_papers_recipe_trains_on_prepared_data_and_starts_from_another_run(d
 
     (tmp_path / "next").mkdir()
     write_run_config(tmp_path / "next", config_of("gemini.py:denoise", data, f"init={tmp_path / 'run'}"), {})
-    again = initial_encoder(tmp_path / "next")
+    again = initial_encoder(tmp_path / "next", trained)
     jax.tree.map(np.testing.assert_array_equal, nnx.state(again), nnx.state(trained))
 
 

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from scipy import stats
 
 from jaxsd.config import TrainConfig, load_config
 from jaxsd.evaluation.inputs import EvaluationSplit, open_evaluation_split
-from jaxsd.files import replacing
+from jaxsd.files import lock_folder, replacing
 from jaxsd.toy.maker import make_split
 from jaxsd.training.train import train
 
@@ -70,8 +71,14 @@ def run_all(
         All lines of the file.
 
     Raises:
-        ValueError: a line was made with another config, or on a split of another size, or it is another file.
+        ValueError: a line was made with another config, or on a split of another size, it is another file, or another
+            process fills `folder`.
     """
+    with nullcontext() if dry_run else lock_folder(folder):
+        return _run_left(folder, table, configs, names, measure, asked=asked, dry_run=dry_run)
+
+
+def _run_left(folder: Path, table: Path, configs, names, measure, *, asked: str, dry_run: bool) -> Runs:
     runs = _read_runs(table, names)
     digests = {key: _run_digest(config, asked) for key, config in configs.items()}
     for key, digest in digests.items():
