@@ -72,6 +72,13 @@ def run_generate():
     add("--variant", help="part of the file names of the model's weights, such as fp16")
     add("--tokenizer", help="a folder or repository in place of the model's own tokenizer")
     add("--vae", help="a folder or .safetensors file with a VAE in place of the model's own")
+    add(
+        "--lora",
+        nargs="+",
+        default=[],
+        metavar="FILE[:WEIGHT]",
+        help="LoRAs: files, folders or repositories, each with its weight (1)",
+    )
     add("--image", metavar="FILE", help="image to start from")
     add("--strength", type=float, default=0.7, help="how little is left of that image, above 0 to 1 (0.7)")
     add("--negative", default="", metavar="TEXT", help="what the images should not show")
@@ -97,6 +104,7 @@ def run_generate():
 
     from jaxsd.bundled import model_source
     from jaxsd.diffusion.loading import require_tokenizer
+    from jaxsd.diffusion.lora import parse_lora
     from jaxsd.generation import read_inputs, write_images
     from jaxsd.sound_to_image import SoundToImage
 
@@ -114,6 +122,8 @@ def run_generate():
         trust_code=arguments.trust_code,
         dtype=arguments.dtype,
     )
+    for source, weight in map(parse_lora, arguments.lora):
+        model.pipe.load_lora(source, weight)
     sampling = {name: getattr(arguments, name) for name in ("guidance", "steps", "sampler", "height", "width")}
     conditioning = model.encode(
         inputs.clips,

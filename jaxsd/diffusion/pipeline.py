@@ -18,6 +18,7 @@ from jaxsd.clip.tokens import empty_text, load_tokenizer, tokenize
 from jaxsd.clip.towers import TextModel
 from jaxsd.diffusion.images import prepare_image
 from jaxsd.diffusion.loading import CLIP_REPOSITORY, is_single_file, load_folder, load_single_file
+from jaxsd.diffusion.lora import LoRA, apply_loras, read_lora
 from jaxsd.diffusion.samplers import NoiseSchedule, Sampler, init_history, make_sampler, normal, step
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.diffusion.saving import save_folder
@@ -50,7 +51,12 @@ class StableDiffusion:
     Attributes:
         schedule: The noise schedule, which also names the checkpoint's own sampler.
         sampling: The guidance, steps and sampler of a call that does not name them.
+        loras: LoRAs by name, which are applied together. `loras[name].weight` can be changed, and `del loras[name]`
+            removes one exactly, for the parameters of the networks stay as they are. No weight compiles anything anew.
     """
+
+    unet: UNet
+    text_encoder: TextModel
 
     def __init__(
         self,
@@ -64,6 +70,8 @@ class StableDiffusion:
         self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
         self.schedule, self.sampling = schedule, sampling or SamplingDefaults()
         self._tokenizer_source = tokenizer_source
+        self.loras: dict[str, LoRA] = {}
+        self._adapted: dict[str, tuple[list, list, nnx.Module | None]] = {}
         self._replicas: tuple[Mesh, list, nnx.State] | None = None
 
     @classmethod
@@ -108,6 +116,36 @@ class StableDiffusion:
         networks = self.unet, self.vae, self.text_encoder
         save_folder(Path(folder), *networks, self.tokenizer, self.schedule, self.sampling, dtype)
 
+    def load_lora(self, source: str | Path, weight: float = 1.0, name: str | None = None) -> None:
+        """Apply the LoRA in a file, a folder or a repository as well as those that are there (`lora.read_lora`).
+
+        It gets the name `name`, by default its source's. Raises ValueError where that name is taken, and what
+        `read_lora` raises.
+        """
+        name = str(source) if name is None else name
+        if name in self.loras:
+            raise ValueError(f"the LoRA {name} is loaded already; allowed: once, with another weight or another name")
+        self.loras[name] = read_lora(source, self.unet, self.text_encoder, weight)
+
+    def merge_loras(self) -> None:
+        """Add the LoRAs to the parameters of the networks for good, for `save_pretrained`; `loras` is empty then."""
+        self.unet, self.text_encoder = self._with_loras("unet"), self._with_loras("text_encoder")
+        self.loras.clear()
+        self._adapted.clear()
+
+    def _with_loras(self, component: str) -> Any:
+        """The U-Net or the text encoder as it runs. It is made again only where a parameter or a LoRA has changed."""
+        model = getattr(self, component)
+        if not self.loras:
+            self._adapted.clear()
+            return model
+        leaves, applied = jax.tree.leaves(nnx.state(model)), [(lora, lora.weight) for lora in self.loras.values()]
+        made_of, applied_then, adapted = self._adapted.get(component, ([], [], None))
+        if applied != applied_then or not _are_the_same(made_of, leaves):
+            adapted = apply_loras(model, component, self.loras.values())
+            self._adapted[component] = leaves, applied, adapted
+        return adapted
+
     @cached_property
     def tokenizer(self):
         """The tokenizer, loaded when it is first needed. Raises FileNotFoundError or ValueError where it cannot be."""
@@ -125,7 +163,7 @@ class StableDiffusion:
             tokens = np.repeat(empty_text(self.text_encoder.config), len(texts), axis=0)
         else:
             tokens = tokenize(self.tokenizer, texts)
-        return _encode_tokens(self.text_encoder, tokens)
+        return _encode_tokens(self._with_loras("text_encoder"), tokens)
 
     def __call__(
         self,
@@ -260,7 +298,7 @@ class StableDiffusion:
 
     def _on_devices(self, mesh: Mesh) -> tuple[nnx.GraphDef, Mesh, nnx.State]:
         """The U-Net and the VAE as `_on_each_device` takes them, with their parameters on every device of `mesh`."""
-        graph, params = nnx.split((self.unet, self.vae))
+        graph, params = nnx.split((self._with_loras("unet"), self.vae))
         leaves = jax.tree.leaves(params)
         if self._replicas is None or self._replicas[0] != mesh or not _are_the_same(self._replicas[1], leaves):
             self._replicas = mesh, leaves, jax.device_put(params, replicated_sharding(mesh))

@@ -19,6 +19,21 @@ OTHER_MODELS = (
     (SD3, r"(model\.diffusion_model\.)?joint_blocks\..+|transformer_blocks\.\d+\.attn\.add_q_proj\..+"),
 )
 
+# LoRAs of other models, and adapters that are not a product of two factors. The text encoders of SDXL are two.
+OTHER_LORAS = (
+    ("a LoHa", r".*\.hada_.+"),
+    ("a LoKr", r".*\.lokr_.+"),
+    ("a DoRA", r".*\.(dora_scale|lora_magnitude_vector(\..+)?)"),
+    (f"a LoRA of {SDXL}", r"lora_te2_.+|text_encoder_2\..+|.*attentions[._]\d[._]transformer_blocks[._][1-9].+"),
+    (
+        f"a LoRA of {SDXL}",
+        r"(lora_unet_|.*\.)?(input|middle|output)_(blocks?)([._]\d+)+[._]transformer_blocks[._][1-9].+",
+    ),
+    (f"a LoRA of {FLUX}", r"(.*[._])?(double_blocks|single_blocks|single_transformer_blocks)[._].+"),
+    (f"a LoRA of {SD3}", r"(.*[._])?joint_blocks[._].+"),
+    (f"a LoRA of {FLUX} or {SD3}", r"(lora_transformer_|transformer\.|base_model\.model\.)?transformer_blocks[._]\d.+"),
+)
+
 # Parts of a model in place of the whole model in one file.
 PARTS_OF_A_MODEL = (
     ("the U-Net alone of a diffusers folder", r"down_blocks\..+"),
