@@ -17,7 +17,7 @@ import soundfile
 import soxr
 from jaxtyping import Float, Float32, Int16
 
-from jaxsd.files import check_not_pointer
+from jaxsd.files import StoredFile, check_not_pointer
 
 RATE = 16_000  # Hz
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz; a rate beyond these is a broken header, not a recording
@@ -65,7 +65,7 @@ class Sound:
     frames: int | None = None
 
 
-def load_clip(path: str | PathLike[str], start: float | None = None) -> Clip:
+def load_clip(path: str | PathLike[str] | StoredFile, start: float | None = None) -> Clip:
     """One second of a sound file as 16 kHz mono int16.
 
     The file may have any sample rate from 1 to 768 kHz, any sample format, number of channels and length. What can be
@@ -74,7 +74,7 @@ def load_clip(path: str | PathLike[str], start: float | None = None) -> Clip:
     before the second does, zeros follow.
 
     Args:
-        path: the file.
+        path: the file, or one that was read from inside another.
         start: where the second begins, in seconds. By default the loudest second is taken, to 10 ms, the first of
             equals. Loudness is the energy around the second's mean, so that a constant offset is not loud.
 
@@ -82,21 +82,39 @@ def load_clip(path: str | PathLike[str], start: float | None = None) -> Clip:
         AudioError: the file is missing, empty or cannot be decoded, has samples that are not finite, or ends before
             `start`.
     """
-    path = Path(path)
-    if not path.exists():
-        raise AudioError(f"{path} does not exist; give {SUPPORTED}")
-    if not path.is_file():
-        raise AudioError(f"{path} is not a file; give {SUPPORTED}")
-    if path.stat().st_size == 0:
-        raise AudioError(f"{path} is empty; give {SUPPORTED}")
+    sound = _open_sound(_existing(path))
     try:
-        check_not_pointer(path)
-    except ValueError as error:
-        raise AudioError(str(error)) from None
-    try:
-        return _take_second(_open_sound(path), start)
+        return _take_second(sound, start)
     except soundfile.SoundFileError as error:
         raise _unreadable(path, error) from error
+
+
+def load_sound(path: str | PathLike[str] | StoredFile) -> Int16[np.ndarray, " samples"]:
+    """The whole of a sound file as 16 kHz mono int16, by the rules of `load_clip`. Raises AudioError as that does."""
+    sound = _open_sound(_existing(path))
+    _check_rate(sound)
+    try:
+        mono = _Mono(sound)
+        samples = _resample_all(mono)
+        return _resample_all(_Mono(sound, channel=0)) if mono.cancels() else samples
+    except soundfile.SoundFileError as error:
+        raise _unreadable(path, error) from error
+
+
+def _existing(path: str | PathLike[str] | StoredFile) -> Path | StoredFile:
+    """The file, which is there and not empty."""
+    file = path if isinstance(path, StoredFile) else Path(path)
+    if isinstance(file, Path) and not file.exists():
+        raise AudioError(f"{file} does not exist; give {SUPPORTED}")
+    if isinstance(file, Path) and not file.is_file():
+        raise AudioError(f"{file} is not a file; give {SUPPORTED}")
+    if not (file.stat().st_size if isinstance(file, Path) else len(file.data)):
+        raise AudioError(f"{file} is empty; give {SUPPORTED}")
+    try:
+        check_not_pointer(file)
+    except ValueError as error:
+        raise AudioError(str(error)) from None
+    return file
 
 
 def clip_from_samples(samples: np.ndarray, rate: int | float, start: float | None = None) -> Clip:
@@ -142,10 +160,10 @@ def _hop(rate: int) -> int:
     return round(rate / HOPS_PER_SECOND)
 
 
-def _open_sound(path: Path) -> Sound:
+def _open_sound(path: Path | StoredFile) -> Sound:
     """The sound in a file, by the decoder that knows how much there is."""
     try:
-        with soundfile.SoundFile(path) as file:
+        with _open_libsndfile(path) as file:
             if file.format != "MP3" and 0 < file.frames < UNKNOWN_LENGTH:
                 return Sound(str(path), file.samplerate, partial(_read_libsndfile, path), file.frames)
             failure = None if file.frames else AudioError(f"{path} holds no samples; give a file with some sound in it")
@@ -160,13 +178,17 @@ def _open_sound(path: Path) -> Sound:
     return Sound(str(path), frame.sample_rate, partial(_read_ffmpeg, path, frame.sample_rate))
 
 
-def _unreadable(path: Path, error: Exception) -> AudioError:
+def _open_libsndfile(path: Path | StoredFile) -> soundfile.SoundFile:
+    return soundfile.SoundFile(path if isinstance(path, Path) else path.open())
+
+
+def _unreadable(path: str | PathLike[str] | StoredFile, error: Exception) -> AudioError:
     reason = str(getattr(error, "error_string", error)).rstrip(".")
     return AudioError(f"{path} cannot be read as sound ({reason}); give {SUPPORTED}")
 
 
-def _read_libsndfile(path: Path, first: int) -> Iterator[SoundBlock]:
-    with soundfile.SoundFile(path) as file:
+def _read_libsndfile(path: Path | StoredFile, first: int) -> Iterator[SoundBlock]:
+    with _open_libsndfile(path) as file:
         size = block_size(file.samplerate)
         if file.seekable():
             file.seek(first)
@@ -177,7 +199,7 @@ def _read_libsndfile(path: Path, first: int) -> Iterator[SoundBlock]:
             yield block
 
 
-def _read_ffmpeg(path: Path, rate: int, first: int) -> Iterator[SoundBlock]:
+def _read_ffmpeg(path: Path | StoredFile, rate: int, first: int) -> Iterator[SoundBlock]:
     from av import AudioResampler
 
     resampler = AudioResampler(format="fltp", rate=rate)  # to float, and where a file changes its rate, to the first
@@ -192,7 +214,7 @@ def _read_ffmpeg(path: Path, rate: int, first: int) -> Iterator[SoundBlock]:
     return _regroup(_skip(blocks(), first), block_size(rate))
 
 
-def _decode_ffmpeg(path: Path) -> Iterator:
+def _decode_ffmpeg(path: Path | StoredFile) -> Iterator:
     """The frames (av.AudioFrame) of the first audio stream, without those that are damaged."""
     import av
     from av.error import FFmpegError
@@ -258,20 +280,28 @@ class _Mono:
 
 
 def _take_second(sound: Sound, start: float | None) -> Clip:
-    if not LOWEST_RATE <= sound.rate <= HIGHEST_RATE:
-        raise AudioError(f"{sound.name} has a rate of {sound.rate} Hz; it must be from {LOWEST_RATE} to {HIGHEST_RATE}")
+    _check_rate(sound)
     begin = None if start is None else _frame_at(sound, start)
     mono = _Mono(sound)
     clip = _take_mono(mono, begin)
     return _take_mono(_Mono(sound, channel=0), begin) if mono.cancels() else clip
 
 
+def _check_rate(sound: Sound):
+    if not LOWEST_RATE <= sound.rate <= HIGHEST_RATE:
+        raise AudioError(f"{sound.name} has a rate of {sound.rate} Hz; it must be from {LOWEST_RATE} to {HIGHEST_RATE}")
+
+
 def _take_mono(mono: _Mono, begin: int | None) -> Clip:
     if begin is None:
         begin = _find_loudest(mono)
     samples = _resample_second(mono, begin)
+    return Clip(_to_int16(samples), begin / mono.sound.rate)
+
+
+def _to_int16(samples: Float[np.ndarray, " samples"]) -> Int16[np.ndarray, " samples"]:
     # 16-bit samples were divided by 32768, so that this gives them back unchanged.
-    return Clip(np.clip(np.round(samples * 32768.0), -32768, 32767).astype(np.int16), begin / mono.sound.rate)
+    return np.clip(np.round(samples * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def _frame_at(sound: Sound, start: float) -> int:
@@ -329,3 +359,16 @@ def _resample_second(mono: _Mono, begin: int) -> Float[np.ndarray, "16000"]:
     if rate != RATE:
         around = soxr.resample(around, rate, RATE)
     return around[RATE : 2 * RATE]
+
+
+def _resample_all(mono: _Mono) -> Int16[np.ndarray, " samples"]:
+    """The whole sound at 16 kHz; memory holds it in 16 bits, a block of it in more."""
+    stream = None if mono.sound.rate == RATE else soxr.ResampleStream(mono.sound.rate, RATE, 1, dtype="float64")
+    parts = [np.zeros(0, np.int16)]
+    for block in mono.read(0):
+        parts.append(_to_int16(block if stream is None else stream.resample_chunk(block)))
+    if len(parts) == 1:
+        raise AudioError(f"{mono.sound.name} is damaged: no samples can be read")
+    if stream is not None:
+        parts.append(_to_int16(stream.resample_chunk(np.zeros(0), last=True)))
+    return np.concatenate(parts)

@@ -2,12 +2,15 @@
 
 import errno
 import fcntl
+import io
 import json
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 LOCK = ".lock"
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # from file systems that have none
@@ -91,9 +94,25 @@ def _is_at(file, path: Path) -> bool:
         return False
 
 
-def check_not_pointer(path):
+@dataclass(frozen=True)
+class StoredFile:
+    """A file that lies inside another one, such as a tar archive, and was read from there. `name` is for messages."""
+
+    name: str
+    data: bytes = field(repr=False)
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        """The bytes as a file, as `Path.open` gives it."""
+        assert mode == "rb"
+        return io.BytesIO(self.data)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def check_not_pointer(path: str | os.PathLike[str] | StoredFile):
     """Raise ValueError where the file holds no data but a pointer of Git LFS to them."""
-    with Path(path).open("rb") as file:
+    with (path if isinstance(path, StoredFile) else Path(path)).open("rb") as file:
         if file.read(len(POINTER_BEGINNING)) == POINTER_BEGINNING:
             raise ValueError(f"{path} is a pointer of Git LFS, not the file itself; run `git lfs pull` to get the file")
 

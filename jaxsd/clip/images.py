@@ -4,17 +4,20 @@ Worker processes read images, so nothing here imports JAX.
 """
 
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from jaxsd.files import check_not_pointer
+from jaxsd.files import StoredFile, check_not_pointer
 
 # Pillow refuses files with more text or a larger color profile than 1 MiB, which are images all the same.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 64 * 2**20
 
+# Which files of the format ISO-BMFF are HEIC: the iPhone's photographs.
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 OPAQUE_WHITE = (255, 255, 255, 255)
 # Modes that Pillow itself turns into RGB as they should be.
 PLAIN_MODES = ("RGB", "L", "P", "CMYK", "YCbCr", "1")
@@ -22,25 +25,47 @@ PLAIN_MODES = ("RGB", "L", "P", "CMYK", "YCbCr", "1")
 WHITES = {"F": (1.0, 255.0), "I": (255.0, 65535.0)}
 
 
-def load_image(path: str | Path) -> Image.Image:
+def load_image(path: str | Path | StoredFile) -> Image.Image:
     """Read an image file. Raises FileNotFoundError, or ValueError naming the file where it is no image or too large."""
-    if Path(path).is_file():
+    if isinstance(path, StoredFile) or Path(path).is_file():
         check_not_pointer(path)
     try:
+        _register_heif()
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            image = Image.open(path.open() if isinstance(path, StoredFile) else path)
             image.load()
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ValueError(f"{path} has too many pixels; allowed: up to {Image.MAX_IMAGE_PIXELS}") from None
     except (FileNotFoundError, PermissionError):
         raise
     except UnidentifiedImageError:
-        raise ValueError(f"{path} cannot be read as an image: its format is not one that Pillow knows") from None
+        raise ValueError(f"{path} cannot be read as an image: {_why_unknown(path)}") from None
     except Exception as error:  # there is no telling what damaged bytes lead a decoder to
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} cannot be read as an image: {reason}") from None
     return image
+
+
+@cache
+def _register_heif():
+    """Let Pillow read HEIC where its plugin is installed: the plugin does not announce itself."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return
+    register_heif_opener()
+
+
+def _why_unknown(path: str | Path | StoredFile) -> str:
+    """Why Pillow does not know the format of a file."""
+    with (path if isinstance(path, StoredFile) else Path(path)).open("rb") as file:
+        beginning = file.read(1024)
+    if beginning[4:8] == b"ftyp" and beginning[8:12] in HEIF_BRANDS:
+        return "it is HEIC, which Pillow reads where its plugin is installed (pip install pillow-heif)"
+    if b"<svg" in beginning or beginning[:2] == b"\x1f\x8b" and str(path).lower().endswith(".svgz"):
+        return "it is an SVG drawing, which has no pixels; convert it to PNG"
+    return "its format is not one that Pillow knows"
 
 
 def rgb_image(image: Image.Image) -> Image.Image:

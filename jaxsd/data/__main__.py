@@ -1,6 +1,7 @@
-"""Data sets on disk: python -m jaxsd.data prepare | info | toy."""
+"""Data sets on disk: python -m jaxsd.data cut | prepare | info | toy."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from jaxsd import cli
@@ -12,6 +13,7 @@ DEFAULT_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 def main():
     parser = argparse.ArgumentParser(prog=cli.program(), description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    _add_cut(commands.add_parser("cut", help="cut videos into seconds of sound with a frame and a caption"))
     _add_prepare(commands.add_parser("prepare", help="make a data set of one's own sounds, images and captions"))
     command = commands.add_parser("info", help="say what a data set holds, and verify it")
     command.add_argument("folder", type=Path, metavar="DIR", help="a data set, or one split of it")
@@ -25,7 +27,9 @@ def main():
     arguments = parser.parse_args()
 
     # Imported here, for they import jax: after the arguments are known to be right.
-    if arguments.command == "prepare":
+    if arguments.command == "cut":
+        _cut(arguments)
+    elif arguments.command == "prepare":
         _prepare(arguments)
     elif arguments.command == "info":
         from jaxsd.data.info import info
@@ -39,13 +43,68 @@ def main():
         print(arguments.out if made else f"{arguments.out}: all there, nothing to do")
 
 
+def _add_cut(command: argparse.ArgumentParser):
+    add = command.add_argument
+    add("videos", nargs="+", type=Path, metavar="VIDEOS", help="video files, or folders of them")
+    add("--out", type=Path, required=True, help="folder of the clips and manifest.csv; goes on if it has begun")
+    add("--stride", type=float, default=1.0, metavar="S", help="seconds from one clip to the next (default: 1)")
+    add("--min-loudness", type=float, default=-50.0, metavar="DB", help="quieter seconds are left out (default: -50)")
+    add("--max-clipped", type=float, default=0.01, metavar="SHARE", help="samples at full scale (default: 0.01)")
+    add("--min-motion", type=float, default=0.5, metavar="LEVELS", help="gray levels of 255 (default: 0.5)")
+    add("--side", type=int, default=512, help="pixels of a frame's shortest side (default: 512, or what it has)")
+    add("--captions", metavar="FILE", help="a table with columns file, start, text; VGGSound's csv; or `subtitles`")
+    add("--candidates", type=Path, metavar="FILE", help="captions or words, one a line, for CLIP to choose from")
+    add("--template", action="append", metavar="TEXT", help="of a candidate, {} being it (default: a photo of {})")
+    add("--caption-command", metavar="CMD", help="reads paths of images, one a line, and writes a caption a line")
+    add("--clip", metavar="MODEL", help="folder, id or `toy`: chooses among the candidates and scores the pairs")
+    add("--leave-out", type=float, default=0.0, metavar="SHARE", help="pairs of the lowest score (default: 0)")
+    add("--workers", type=int, help="processes that read videos (default: one a core)")
+
+
+def _cut(arguments: argparse.Namespace):
+    from jaxsd.data.cut import MANIFEST_NAME, SUBTITLES, TEMPLATES, CutOptions, cut_videos
+
+    print(
+        f"left out: quieter than {arguments.min_loudness:g} dB, more than {arguments.max_clipped:g} of the samples "
+        f"clipped, frames that differ by less than {arguments.min_motion:g} gray levels",
+        file=sys.stderr,
+    )
+    options = CutOptions(
+        arguments.stride,
+        arguments.min_loudness,
+        arguments.max_clipped,
+        arguments.min_motion,
+        arguments.side,
+        arguments.captions == SUBTITLES,
+    )
+    summary = cut_videos(
+        arguments.videos,
+        arguments.out,
+        options=options,
+        captions=arguments.captions,
+        candidates=arguments.candidates,
+        templates=arguments.template or TEMPLATES,
+        command=arguments.caption_command,
+        clip=arguments.clip,
+        leave_out=arguments.leave_out,
+        workers=arguments.workers,
+    )
+    print(arguments.out / MANIFEST_NAME)
+    print(summary)
+
+
 def _add_prepare(command: argparse.ArgumentParser):
     command.add_argument(
-        "manifest",
+        "source",
         type=Path,
-        metavar="MANIFEST",
+        metavar="SOURCE",
         help="a .csv, .jsonl or .parquet file with columns audio, image (paths relative to it) and text, and if wanted "
-        "start (seconds), split (train, validation, test), group and class",
+        "start (seconds), split (train, validation, test), group and class; or files in another layout",
+    )
+    command.add_argument(
+        "--layout",
+        metavar="NAME",
+        help="manifest, same-named, vggsound, audiofolder, parquet or webdataset (default: it is recognized)",
     )
     command.add_argument("--out", type=Path, required=True, help="folder of the data set; goes on if it has begun")
     command.add_argument(
@@ -77,8 +136,9 @@ def _prepare(arguments: argparse.Namespace):
     from jaxsd.data.prepare import prepare_dataset, summarize
 
     made = prepare_dataset(
-        arguments.manifest,
+        arguments.source,
         arguments.out,
+        layout=arguments.layout,
         clip=arguments.clip,
         revision=arguments.revision,
         variant=arguments.variant,

@@ -1,20 +1,28 @@
 """Rows of a manifest -> arrays. Worker processes do this, so nothing here imports JAX."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from jaxsd.audio import RATE, load_clip
 from jaxsd.clip.images import load_image, resize_and_crop, rgb_image
-from jaxsd.data.manifest import ManifestRow
+from jaxsd.data.manifest import ManifestRow, Reference, open_path
+from jaxsd.data.video import is_video, sharpest_frame
 from jaxsd.data.workers import Examples
+from jaxsd.files import StoredFile
 
 
 def decode_rows(
-    rows: Sequence[ManifestRow], folder: Path, clip_size: int | None, vae_size: int | None, given_up: str | None = None
+    rows: Sequence[ManifestRow],
+    folder: Path,
+    clip_size: int | None,
+    vae_size: int | None,
+    given_up: str | None = None,
+    open_file: Callable[[Path, Any], Path | StoredFile] = open_path,
 ) -> Examples:
     """Read the sounds and images of rows.
 
@@ -24,13 +32,14 @@ def decode_rows(
         clip_size: the side in pixels of the images that CLIP takes. None: only the images of the VAE are made.
         vae_size: the side in pixels of the images that the VAE takes. None: the VAE takes none.
         given_up: why none of the rows is to be read.
+        open_file: opens what a row refers to, as `Manifest.open_file`.
 
     Returns:
         The examples; those that could not be read are zeros and are listed in `bad`.
     """
     examples = _make_empty(rows, clip_size, vae_size)
     for index, row in enumerate(rows):
-        file = ""
+        file, start = "", row.start
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
@@ -39,10 +48,17 @@ def decode_rows(
                 if clip_size is not None:
                     if not (row.text or "").strip():
                         raise ValueError("the caption is empty")
-                    file = row.audio or ""
-                    examples.columns["audio"][index] = load_clip(_path(folder, file), row.start).samples
-                file = row.image or ""
-                image = rgb_image(load_image(_path(folder, file)))
+                    file = _name(row.audio)
+                    clip = load_clip(open_file(folder, row.audio), start)
+                    examples.columns["audio"][index], start = clip
+                file = _name(row.image)
+                opened = open_file(folder, row.image)
+                if is_video(opened):
+                    if start is None:
+                        start = load_clip(open_file(folder, row.audio)).start
+                    image = sharpest_frame(opened, start)
+                else:
+                    image = rgb_image(load_image(opened))
                 if examples.images is not None:
                     examples.images[index] = resize_and_crop(image, examples.images.shape[1])
                 if examples.vae_images is not None:
@@ -68,10 +84,8 @@ def _make_empty(rows: Sequence[ManifestRow], clip_size: int | None, vae_size: in
     return Examples(columns, captions, images, vae_images, bad={})
 
 
-def _path(folder: Path, name: str) -> Path:
-    if not name:
-        raise ValueError("no file is named")
-    return folder / name
+def _name(reference: Reference | None) -> str:
+    return reference["name"] if isinstance(reference, dict) else reference or ""
 
 
 def _reason(error: Exception) -> str:

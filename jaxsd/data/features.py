@@ -1,6 +1,6 @@
 """Captions and images -> the columns that CLIP and the VAE make of them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float32, UInt8
+from PIL import Image
 
+from jaxsd.clip.images import resize_and_crop
 from jaxsd.clip.pipeline import CLIP, TEXT_TOWER, VISION_TOWER
 from jaxsd.clip.tokens import tokenize
 from jaxsd.data.columns import ColumnType
@@ -83,6 +85,18 @@ class FeatureTowers:
             if name in columns:
                 require_finite(columns[name], network)
 
+    def embed_text(self, captions: Sequence[str]) -> Float32[np.ndarray, "n projection"]:
+        """CLIP's unit-norm embeddings of captions, as the column `text` has them."""
+        assert self.clip
+        tokens = tokenize(self.clip.tokenizer, list(captions))
+        return _unit_embeddings(self._in_batches(self.clip.embed_tokens, tokens), NETWORKS["text"])
+
+    def embed_images(self, images: Sequence[Image.Image]) -> Float32[np.ndarray, "n projection"]:
+        """CLIP's unit-norm embeddings of images of any size, as the column `image` has them."""
+        assert self.clip and self.clip_size
+        arrays = np.stack([np.asarray(resize_and_crop(image, self.clip_size)) for image in images])
+        return _unit_embeddings(self._in_batches(self.clip.embed_arrays, arrays), NETWORKS["image"])
+
     def _in_batches(self, function: Callable, examples: np.ndarray | None, most: int = FULL_BATCH) -> jax.Array:
         """`function` of all examples, in float16; a device takes no more than `most` at once."""
         assert examples is not None
@@ -94,6 +108,13 @@ class FeatureTowers:
             made = function(shard_batch(np.concatenate([batch, empty]), self._mesh))
             parts.append(made[: len(batch)].astype(jnp.float16))
         return jnp.concatenate(parts)
+
+
+def _unit_embeddings(embeddings: jax.Array, network: str) -> Float32[np.ndarray, "n projection"]:
+    """Embeddings of float16 as float32 of norm 1."""
+    require_finite(embeddings, network)
+    rows = np.asarray(embeddings, np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def _split(count: int, large: int, small: int) -> Iterator[tuple[int, int]]:

@@ -25,7 +25,7 @@ MODEL_KEYS = (
     *("pooling", "eos_token_id"),
 )
 # dtype and number of axes; of other columns nothing is known
-LAYOUTS = {
+COLUMN_LAYOUTS = {
     "audio": ("int16", 2),
     "text": ("float16", 2),
     "image": ("float16", 2),
@@ -105,8 +105,8 @@ def _check_layout(path: Path, metadata: dict, columns: Mapping[str, np.ndarray])
     missing = [name for name in NEEDED_COLUMNS if name not in columns]
     if missing:
         raise ValueError(f"{path} has no column {', '.join(missing)}")
-    for name in LAYOUTS.keys() & columns.keys():
-        column, (dtype, axes) = columns[name], LAYOUTS[name]
+    for name in COLUMN_LAYOUTS.keys() & columns.keys():
+        column, (dtype, axes) = columns[name], COLUMN_LAYOUTS[name]
         if (str(column.dtype), column.ndim) != (dtype, axes):
             raise ValueError(
                 f"{path / f'{name}.npy'} is {column.dtype} of {column.ndim} axes; it must be {dtype} of {axes}"

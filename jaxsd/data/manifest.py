@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from jaxtyping import Int
 from pyarrow import csv, parquet
 
 from jaxsd.data.columns import SPLITS
-from jaxsd.files import check_not_pointer
+from jaxsd.files import StoredFile, check_not_pointer
 
 # Large strings: all captions together may take more than 2 GiB.
 REQUIRED_COLUMNS = {"audio": pa.large_string(), "image": pa.large_string(), "text": pa.large_string()}
@@ -32,24 +32,45 @@ VALIDATION_SHARE, TEST_SHARE = 3_774 / 2_240_231, 23_524 / 2_240_231
 SMALL_SHARE, MOST_HELD_OUT = 1 / 8, 500
 
 
+# What a row says of a file: a path or, in a layout that keeps files inside others, where it lies; "name" is its name.
+Reference = str | dict[str, Any]
+
+
 class ManifestRow(NamedTuple):
     """A row of a manifest. What the file leaves out is None. `start` is in seconds."""
 
     row: int
-    audio: str | None
-    image: str | None
+    audio: Reference | None
+    image: Reference | None
     text: str | None
     start: float | None
     class_index: int | None
 
 
+def open_path(folder: Path, name: str) -> Path:
+    """The file that a manifest names."""
+    if not name:
+        raise ValueError("no file is named")
+    return folder / name
+
+
 @dataclass(frozen=True)
 class Manifest:
-    """The rows of the file at `path`, which its paths are relative to. `digest` is the file's SHA-256."""
+    """The rows of the data set at `path`, a file or a folder.
+
+    digest: the SHA-256 of the file, or of what was found in the folder. open_file: `open_file(folder, reference)` is
+    what the decoders read, where a row of the table has that reference.
+    """
 
     path: Path
     digest: str
     table: pa.Table
+    open_file: Callable[[Path, Any], Path | StoredFile] = open_path
+
+    @property
+    def folder(self) -> Path:
+        """What the references are relative to."""
+        return self.path if self.path.is_dir() else self.path.parent
 
     def __len__(self) -> int:
         return len(self.table)
@@ -117,6 +138,14 @@ def _read_csv(path: Path) -> pa.Table:
 
 
 def _read_json_lines(path: Path) -> pa.Table:
+    return read_json_lines(path, COLUMN_TYPES)
+
+
+def read_json_lines(path: Path, types: Mapping[str, pa.DataType] | None) -> pa.Table:
+    """A table of JSON Lines, of the columns of `types`; None: of all columns, each as JSON has it.
+
+    Raises ValueError that names the line.
+    """
     columns: dict[str, list] = {}
     count = 0
     with path.open("rb") as file:
@@ -130,14 +159,14 @@ def _read_json_lines(path: Path) -> pa.Table:
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} holds a JSON {type(row).__name__}, not an object")
             for name, value in row.items():
-                if name in COLUMN_TYPES:
+                if types is None or name in types:
                     column = columns.setdefault(name, [])
                     column.extend([None] * (count - len(column)))
-                    column.append(_json_value(number, name, value))
+                    column.append(_json_value(number, name, value) if types else value)
             count += 1
     for column in columns.values():
         column.extend([None] * (count - len(column)))
-    return pa.table({name: pa.array(column, COLUMN_TYPES[name]) for name, column in columns.items()})
+    return pa.table({name: pa.array(column, types[name] if types else None) for name, column in columns.items()})
 
 
 def _to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from jaxsd.data.build import SplitBuild, build, is_built
 from jaxsd.data.columns import METADATA, SPLITS, ColumnType, open_columns, read_metadata
 from jaxsd.data.decode import decode_rows
 from jaxsd.data.features import FeatureTowers
-from jaxsd.data.manifest import Manifest, ManifestRow, draw_splits, read_manifest
+from jaxsd.data.layouts import read_source
+from jaxsd.data.manifest import Manifest, ManifestRow, draw_splits
 from jaxsd.diffusion.loading import load_vae, read_unet_config, read_vae_config
 from jaxsd.pretrained.hub import fetch
 from jaxsd.pretrained.weights import WEIGHTS_SUFFIXES
@@ -30,9 +31,10 @@ FEW = 8  # examples of a split
 
 
 def prepare_dataset(
-    manifest,
+    source,
     out,
     *,
+    layout: str | None = None,
     clip: str,
     revision: str | None = None,
     variant: str | None = None,
@@ -51,8 +53,9 @@ def prepare_dataset(
     Every process of `jax.distributed` does its share of one `out` on a shared file system.
 
     Args:
-        manifest: a file as `read_manifest` takes it.
+        source: a manifest file, or a file or folder in another layout of `jaxsd.data.layouts`.
         out: folder of the data set.
+        layout: the name of that layout; by default it is recognized.
         clip: the CLIP whose features are stored: "toy", a folder or a Hugging Face id.
         revision: branch, tag or commit of that CLIP on the hub.
         variant: part of the file names of the weights of that CLIP and of the VAE, such as "fp16".
@@ -74,7 +77,7 @@ def prepare_dataset(
     """
     if not 0 <= max_bad <= 1:
         raise ValueError(f"--max-bad is {max_bad}; allowed: a share from 0 to 1")
-    source, out = read_manifest(manifest), Path(out)
+    source, out = read_source(source, layout), Path(out)
     if vae and not diffusion:
         raise ValueError("--vae says whose latents are stored, which needs --latents")
     metadata = _describe_text(source, seed, clip, revision, variant, tokenizer)
@@ -88,7 +91,13 @@ def prepare_dataset(
         return False
     adding = any(split.added for split in splits)
     towers = _load_towers(metadata, with_clip=not adding)
-    make = partial(decode_rows, folder=source.path.parent, clip_size=towers.clip_size, vae_size=towers.vae_size)
+    make = partial(
+        decode_rows,
+        folder=source.folder,
+        clip_size=towers.clip_size,
+        vae_size=towers.vae_size,
+        open_file=source.open_file,
+    )
     columns = {} if adding else DECODED_COLUMNS | (CLASS_COLUMN if source.classes else {})
     build(
         splits,
@@ -126,7 +135,7 @@ def _describe_text(
 ) -> dict[str, Any]:
     """What `dataset.json` says of how the data set is made, latents apart."""
     return {
-        "source": source.path.name,
+        "source": source.path.resolve().name,
         "source_sha256": source.digest,
         "seed": seed,
         "classes": source.classes or None,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
     )
 
 
-MakeExamples = Callable[[Sequence], Examples]
+MakeExamples = Callable[[Sequence], Any]  # Examples, but where every sequence is of one item
 
 
 class Workers:
@@ -71,8 +72,8 @@ class Workers:
     def __enter__(self):
         return self
 
-    def map(self, blocks: Iterable[Sequence]) -> Iterator[Examples]:
-        """The examples of each sequence of items, in order."""
+    def map(self, blocks: Iterable[Sequence]) -> Iterator[Any]:
+        """The examples of each sequence of items, in order; or what else `make` makes of sequences of one item."""
         if not self.count:
             yield from map(self.make, blocks)
             return
@@ -90,7 +91,7 @@ class Workers:
                     self._shut_down()
                     ahead.clear()
 
-    def _make_one_by_one(self, block: Sequence) -> Examples:
+    def _make_one_by_one(self, block: Sequence) -> Any:
         parts = []
         for index in range(len(block)):
             items = block[index : index + 1]
@@ -101,7 +102,7 @@ class Workers:
                     raise
                 parts.append(self.give_up(items))
                 self._shut_down()
-        return concatenate(parts)
+        return parts[0] if len(parts) == 1 else concatenate(parts)
 
     def _submit(self, items: Sequence, count: int) -> Future:
         """Let one of the processes make the items; where there are none, start `count` of them."""

@@ -1,0 +1,532 @@
+"""Videos -> seconds of sound, each with its sharpest frame and a caption, and a manifest of them for `prepare`.
+
+A video that is done has a record, written after its clips; a run that was stopped goes on with the videos that have
+none, and ends with the same bytes. Worker processes cut the videos.
+"""
+
+import csv
+import hashlib
+import math
+import re
+import shlex
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from jaxtyping import Int16
+from PIL import Image
+
+from jaxsd.audio import FORMATS, RATE, load_sound
+from jaxsd.data.layouts.tables import TABLE_SUFFIXES, list_files, pick_column, read_table
+from jaxsd.data.layouts.vggsound import read_vggsound_table
+from jaxsd.data.video import VIDEO_SUFFIXES, Frame, read_frames
+from jaxsd.data.workers import Workers
+from jaxsd.files import lock_folder, read_json, replacing, write_json
+from jaxsd.progress import Progress
+
+CUT_PLAN, MANIFEST_NAME, BAD_VIDEOS = "cut.json", "manifest.csv", "bad.csv"
+SUBTITLES = "subtitles"
+IDENTIFIED = 2**20  # bytes at either end of a video that tell it from others, beside its size
+TEMPLATES = ("a photo of {}",)
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class CutOptions:
+    """Which seconds of a video are kept, and how.
+
+    stride: seconds from one window to the next. min_loudness: dB of full scale, the root mean square around the mean;
+    quieter ones are silent. max_clipped: the share of samples at full scale; more are clipped. min_motion: the mean
+    difference in gray levels (of 255) between the first frame and that which differs most; less is static. side:
+    pixels of the shortest side of a frame that is kept, where it has more. subtitles: whether they are read.
+    """
+
+    stride: float = 1.0
+    min_loudness: float = -50.0
+    max_clipped: float = 0.01
+    min_motion: float = 0.5
+    side: int = 512
+    subtitles: bool = False
+
+    def check(self):
+        """Raise ValueError where a value is not allowed."""
+        allowed = {
+            "stride": (0.01 <= self.stride < math.inf, "seconds from 0.01"),
+            "min-loudness": (-math.inf <= self.min_loudness <= 0, "dB up to 0"),
+            "max-clipped": (0 <= self.max_clipped <= 1, "a share from 0 to 1"),
+            "min-motion": (0 <= self.min_motion <= 255, "gray levels from 0 to 255"),
+            "side": (self.side >= 1, "pixels from 1"),
+        }
+        for name, (fits, what) in allowed.items():
+            if not fits:
+                raise ValueError(f"--{name} is {getattr(self, name.replace('-', '_'))}; allowed: {what}")
+
+
+def cut_videos(
+    videos: Sequence[str | Path],
+    out,
+    *,
+    options: CutOptions = CutOptions(),
+    captions: str | None = None,
+    candidates: Path | None = None,
+    templates: Sequence[str] = TEMPLATES,
+    command: str | None = None,
+    clip: str | None = None,
+    leave_out: float = 0.0,
+    workers: int | None = None,
+) -> str:
+    """Cut videos into `out`/clips and write `out`/manifest.csv, or do what is left of it.
+
+    Args:
+        videos: files, or folders with videos at any depth.
+        out: the folder.
+        options: which seconds are kept.
+        captions: a table of captions (columns file, start, text, or VGGSound's own), or "subtitles".
+        candidates: a file with a word or a caption a line, among which CLIP chooses by the frame.
+        templates: what is made of a candidate, {} being the candidate; their embeddings are averaged.
+        command: a command that reads the paths of images, one a line, and writes a caption a line.
+        clip: the CLIP that chooses and scores. The pairs are scored where it is given.
+        leave_out: the share of the pairs of the lowest score that is left out of the manifest.
+        workers: processes that cut (one a core); 0 cuts in this process.
+
+    Returns:
+        A sentence that says what was made.
+
+    Raises:
+        ValueError, FileNotFoundError: an argument or a table does not fit, `out` was made otherwise, or no clip is
+            left.
+    """
+    options.check()
+    if sum(one is not None for one in (captions, candidates, command)) != 1:
+        raise ValueError("captions come from one of --captions, --candidates and --caption-command; give one of them")
+    if not 0 <= leave_out < 1:
+        raise ValueError(f"--leave-out is {leave_out}; allowed: a share from 0, below 1")
+    if clip is None and (leave_out or candidates):
+        raise ValueError("--candidates and --leave-out ask CLIP; name one (--clip)")
+    out = Path(out)
+    source = _caption_source(captions, candidates, templates, command)
+    plan = {"options": asdict(options), **source.plan, "clip": clip}
+    paths, names, bad = _name_videos(videos)
+    with lock_folder(out):
+        _check_plan(out / CUT_PLAN, plan)
+        records = _cut_all(paths, names, out, options, workers)
+        bad |= {str(path): records[path]["bad"] for path in records if "bad" in records[path]}
+        good = {path: record for path, record in records.items() if record.get("rows")}
+        rows = _caption_all(good, names, out, source, clip)
+        uncaptioned = sum(len(record["rows"]) for record in good.values()) - len(rows)
+        dropped = math.floor(leave_out * len(rows))
+        worst = set(sorted(range(len(rows)), key=lambda index: (rows[index]["score"], index))[:dropped])
+        rows = [row for index, row in enumerate(rows) if index not in worst]
+        _write_table(
+            out / BAD_VIDEOS, ("file", "reason"), [{"file": file, "reason": bad[file]} for file in sorted(bad)]
+        )
+        counts = Counter()
+        for record in records.values():
+            counts.update(record.get("left_out", {}))
+        counts.update({"without a caption": uncaptioned, "of the lowest scores": dropped})
+        said = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+        summary = f"{len(rows):,} clips of {len(good):,} videos" + (f"; left out: {said}" if said else "")
+        summary += f"; {len(bad):,} videos are bad, see {BAD_VIDEOS}" if bad else ""
+        if not rows:
+            raise ValueError(f"{out}: {summary}; no manifest is written")
+        fields = ("audio", "image", "text", "group", *(["split"] if "split" in rows[0] else []), "video", "second")
+        fields += ("score",) if clip else ()
+        _write_table(out / MANIFEST_NAME, fields, rows)
+    return summary
+
+
+def _name_videos(videos: Sequence[str | Path]) -> tuple[list[Path], dict[Path, str], dict[str, str]]:
+    """The videos that are to be cut, a name for each that holds wherever the file lies, and why others are bad."""
+    paths: list[Path] = []
+    for video in map(Path, videos):
+        found = [video / one for one in list_files(video) if one.suffix.lower() in VIDEO_SUFFIXES]
+        if video.is_dir() and not found:
+            raise ValueError(f"{video} holds no videos ({', '.join(VIDEO_SUFFIXES)})")
+        paths += found if video.is_dir() else [video]
+    names, first, bad = {}, {}, {}
+    for path in dict.fromkeys(paths):
+        try:
+            name = _name_of(path)
+        except OSError as error:
+            bad[str(path)] = f"{path}: {error.strerror}"
+            continue
+        digest = name.rpartition("-")[2]
+        if digest in first:
+            bad[str(path)] = f"it is the same as {first[digest]}"
+        else:
+            first[digest], names[path] = path, name
+    return list(names), names, bad
+
+
+def _name_of(path: Path) -> str:
+    """The stem of a video's file and a digest of its size and both its ends."""
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        digest = hashlib.sha256(f"{size}\n".encode() + file.read(IDENTIFIED))
+        file.seek(max(0, size - IDENTIFIED))
+        digest.update(file.read(IDENTIFIED))
+    return f"{re.sub(r'[^A-Za-z0-9_.]+', '_', path.stem)[:60]}-{digest.hexdigest()[:16]}"
+
+
+def _check_plan(path: Path, plan: dict[str, Any]):
+    """Write the plan, or compare it with that which is there."""
+    if path.is_file():
+        old = read_json(path)
+        different = [key for key in plan if old.get(key) != plan[key]]
+        if different:
+            said = "; ".join(f"{key} was {old.get(key)!r}, is {plan[key]!r}" for key in different)
+            raise ValueError(f"{path.parent} was cut otherwise ({said}); remove it or choose another --out")
+    else:
+        write_json(path, plan)
+
+
+def _cut_all(
+    paths: Sequence[Path], names: Mapping[Path, str], out: Path, options: CutOptions, workers: int | None
+) -> dict[Path, dict[str, Any]]:
+    """Cut the videos that have no record; the records of all."""
+    (out / "videos").mkdir(exist_ok=True)
+    records = {path: out / "videos" / f"{names[path]}.json" for path in paths}
+    left = [path for path in paths if not records[path].is_file()]
+    make = partial(_cut_block, out=out, options=options)
+    give_up = partial(make, given_up="reading it ended the process")
+    started, clips = time.monotonic(), 0
+    try:
+        with (
+            Workers(make, give_up, workers, 2) as pool,
+            Progress("cut", len(paths), len(paths) - len(left), unit="video") as progress,
+        ):
+            made = pool.map([(str(path), names[path])] for path in left)
+            for done, (path, record) in enumerate(zip(left, made, strict=True), start=len(paths) - len(left) + 1):
+                write_json(records[path], record)
+                clips += len(record.get("rows", ()))
+                progress.update({"clips/s": clips / (time.monotonic() - started)})
+                progress.advance(done)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; run the same command to go on") from None
+    return {path: read_json(record) for path, record in records.items()}
+
+
+def _cut_block(block: Sequence[tuple[str, str]], out: Path, options: CutOptions, given_up: str | None = None) -> Any:
+    """The record of one video, whose clips are on the disk then."""
+    ((path, name),) = block
+    try:
+        if given_up:
+            raise ValueError(given_up)
+        return cut_video(Path(path), out, Path("clips") / name, options)
+    except Exception as error:  # whatever a decoder makes of a broken video, it is left out and listed
+        reason = " ".join(str(error).split())
+        return {"bad": reason if isinstance(error, ValueError) else f"{type(error).__name__}: {reason}"}
+
+
+def cut_video(path: Path, out: Path, folder: Path, options: CutOptions) -> dict[str, Any]:
+    """Write the seconds of one video that are kept into `out`/`folder`.
+
+    Returns `rows` (start in seconds, audio and image relative to `out`), and how many windows are left out and why.
+    Raises ValueError, naming the file, where the video has no sound, no moving picture, or less than a second of sound.
+    """
+    samples = load_sound(path)
+    if len(samples) < RATE:
+        raise ValueError(f"{path} has {len(samples) / RATE:.3f} s of sound; a clip takes 1 s")
+    windows = [
+        start
+        for index in range(math.floor((len(samples) / RATE - 1) / options.stride + 1e-9) + 1)
+        if (start := round(index * options.stride, 6)) * RATE + RATE <= len(samples) + 0.5
+    ]
+    seconds = {
+        start: samples[(first := min(round(start * RATE), len(samples) - RATE)) : first + RATE] for start in windows
+    }
+    left_out = Counter()
+    kept = []
+    for start in windows:
+        fault = _fault_of_sound(seconds[start], options)
+        if fault:
+            left_out[fault] += 1
+        else:
+            kept.append(start)
+    cues = _read_subtitles(path) if options.subtitles else []
+    rows, pictures = [], False
+    for start, frame, motion in _best_frames(read_frames(path), kept):
+        pictures = pictures or frame is not None
+        if frame is None:
+            left_out["without a picture"] += 1
+        elif motion < options.min_motion:
+            left_out["static"] += 1
+        else:
+            name = folder / f"{round(start * 1000):09d}"
+            (out / folder).mkdir(parents=True, exist_ok=True)
+            soundfile.write(out / f"{name}.wav", seconds[start], RATE, subtype="PCM_16")
+            _fit(frame.to_image(), options.side).save(out / f"{name}.jpg", quality=JPEG_QUALITY)
+            row = {"start": start, "audio": f"{name}.wav", "image": f"{name}.jpg"}
+            if options.subtitles:
+                row["subtitle"] = " ".join(text for begin, end, text in cues if begin < start + 1 and end > start)
+            rows.append(row)
+    if kept and not pictures:
+        raise ValueError(f"{path} has no picture that can be decoded")
+    return {"rows": rows, "left_out": dict(sorted(left_out.items()))}
+
+
+def _fault_of_sound(samples: Int16[np.ndarray, " samples"], options: CutOptions) -> str | None:
+    values = samples.astype(np.float64) / 2**15
+    level = values.std()
+    if 20 * math.log10(max(level, 1e-9)) < options.min_loudness:
+        return "silent"
+    return "clipped" if (np.abs(values) >= 1 - 2**-14).mean() > options.max_clipped else None
+
+
+def _best_frames(frames: Iterable[Frame], starts: Sequence[float]) -> Iterator[tuple[float, Frame | None, float]]:
+    """For every window of a second, in order: its sharpest frame, the first of equals, and how much its frames differ.
+
+    Where a video shows one frame for long, the last one before a window belongs to it too.
+    """
+    waiting = list(starts)
+    opened: dict[float, tuple[Frame, Frame, float]] = {}  # the first frame, the sharpest, the largest difference
+    last: Frame | None = None
+
+    def add(start: float, frame: Frame):
+        if start not in opened:
+            opened[start] = frame, frame, 0.0
+            return
+        first, best, motion = opened[start]
+        difference = float(np.abs(frame.gray - first.gray).mean()) if frame.gray.shape == first.gray.shape else 255.0
+        opened[start] = first, frame if frame.sharpness > best.sharpness else best, max(motion, difference)
+
+    def close(start: float) -> tuple[float, Frame | None, float]:
+        if start not in opened and last is not None and last.time < start + 1:
+            return start, last, 0.0
+        _, best, motion = opened.pop(start, (None, None, 0.0))
+        return start, best, motion
+
+    for frame in frames:
+        while waiting and waiting[0] + 1 <= frame.time:
+            yield close(waiting.pop(0))
+        for start in waiting:
+            if start > frame.time:
+                break
+            add(start, frame)
+        last = frame
+    for start in waiting:
+        # What comes after the last frame is no picture, but where the last is still shown within the second.
+        yield close(start) if start in opened else (start, None, 0.0)
+
+
+def _fit(image: Image.Image, side: int) -> Image.Image:
+    """The image with its shortest side no longer than `side`."""
+    scale = side / min(image.size)
+    if scale >= 1:
+        return image
+    width, height = (max(1, round(length * scale)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _read_subtitles(path: Path) -> list[tuple[float, float, str]]:
+    """Begin, end and text of the subtitles in a video, or else of the .srt or .vtt beside it."""
+    import av
+    from av.error import FFmpegError
+
+    beside = next((one for suffix in (".srt", ".vtt") if (one := path.with_suffix(suffix)).is_file()), None)
+    for file in (path, beside):
+        if file is None:
+            continue
+        cues = []
+        try:
+            formats = FORMATS if file == path else "srt,webvtt"
+            with file.open("rb") as opened, av.open(opened, "r", options={"format_whitelist": formats}) as container:
+                if not container.streams.subtitles:
+                    continue
+                for packet in container.demux(container.streams.subtitles[0]):
+                    if packet.pts is None or packet.time_base is None:
+                        continue
+                    begin = float(packet.pts * packet.time_base)
+                    end = begin + float((packet.duration or 0) * packet.time_base)
+                    text = " ".join(_text_of(one) for one in packet.decode())
+                    if text.strip():
+                        cues.append((begin, end, text.strip()))
+        except FFmpegError as error:
+            raise ValueError(f"{file} cannot be read for its subtitles ({error.strerror})") from error
+        return cues
+    return []
+
+
+def _text_of(subtitle) -> str:
+    """The plain text of a subtitle: FFmpeg gives all text subtitles as ASS, whose tags are in braces."""
+    data = getattr(subtitle, "dialogue", None) or getattr(subtitle, "text", b"")
+    text = data.decode("utf-8", errors="replace") if isinstance(data, bytes) else str(data)
+    return " ".join(re.sub(r"<[^>]*>|\{[^}]*\}", "", text.replace("\\N", " ").replace("\\n", " ")).split())
+
+
+@dataclass(frozen=True)
+class CaptionSource:
+    """Where captions come from. plan: what identifies it. One of the others is there, or the subtitles are read.
+
+    table: the captions of a video by its stem, each with its start. splits: the split by stem. groups: the group by
+    stem. candidates: the captions to choose from, each in every template. command: the words of the user's command.
+    """
+
+    plan: dict[str, Any]
+    table: dict[str, list[tuple[float, str]]] | None = None
+    splits: dict[str, str] | None = None
+    groups: dict[str, str] | None = None
+    candidates: list[list[str]] | None = None
+    command: list[str] | None = None
+
+
+def _caption_source(
+    captions: str | None, candidates: Path | None, templates: Sequence[str], command: str | None
+) -> CaptionSource:
+    if captions == SUBTITLES:
+        return CaptionSource({"captions": SUBTITLES})
+    if captions is not None:
+        path = Path(captions)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        plan = {"captions": path.name, "captions_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        return _read_caption_table(path, plan)
+    if candidates is not None:
+        text = Path(candidates).read_text(encoding="utf-8-sig")
+        words = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+        if not words:
+            raise ValueError(f"{candidates} holds no candidates; it must have one a line")
+        for template in templates:
+            if "{}" not in template:
+                raise ValueError(f"--template is {template!r}; it must have {{}} where the candidate goes")
+        plan = {"candidates": words, "templates": list(templates)}
+        return CaptionSource(plan, candidates=[[one.replace("{}", word) for one in templates] for word in words])
+    words = shlex.split(command or "")
+    if not words:
+        raise ValueError("--caption-command is empty")
+    return CaptionSource({"command": command}, command=words)
+
+
+def _read_caption_table(path: Path, plan: dict[str, Any]) -> CaptionSource:
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise ValueError(f"{path} has the suffix {path.suffix!r}; allowed: {', '.join(TABLE_SUFFIXES)}")
+    table: dict[str, list[tuple[float, str]]] = {}
+    rows = read_table(path)
+    if "file" not in rows.column_names and path.suffix.lower() == ".csv":
+        try:
+            vggsound = read_vggsound_table(path)
+        except ValueError as error:
+            raise ValueError(f"{error}; and it has no columns file, start and text") from None
+        stems = {f"{video}_{start:06d}": (video, label, split) for video, start, label, split in vggsound}
+        return CaptionSource(
+            plan,
+            {stem: [(0.0, label)] for stem, (_, label, _) in stems.items()},
+            {stem: split for stem, (*_, split) in stems.items()},
+            {stem: video for stem, (video, *_) in stems.items()},
+        )
+    files = rows[pick_column(rows, ("file",), path, "names of videos")].to_pylist()
+    texts = rows[pick_column(rows, ("text", "caption"), path, "captions")].to_pylist()
+    starts = rows["start"].to_pylist() if "start" in rows.column_names else [0.0] * len(rows)
+    for number, (file, start, text) in enumerate(zip(files, starts, texts, strict=True)):
+        try:
+            second = float(start) if start not in (None, "") else 0.0
+            if not math.isfinite(second):
+                raise ValueError
+        except ValueError:
+            raise ValueError(f"{path}: row {number}: start is {start!r}; it must be a number of seconds") from None
+        name = Path(str(file or "")).name
+        stem = Path(name).stem if Path(name).suffix.lower() in VIDEO_SUFFIXES else name
+        if stem:
+            table.setdefault(stem, []).append((second, str(text or "").strip()))
+    return CaptionSource(plan, {stem: sorted(cues, key=lambda cue: cue[0]) for stem, cues in table.items()})
+
+
+def _caption_all(
+    records: Mapping[Path, dict], names: Mapping[Path, str], out: Path, source: CaptionSource, clip: str | None
+) -> list[dict[str, Any]]:
+    """The rows of the manifest: the clips that have a caption, scored where a CLIP is named."""
+    (out / "captions").mkdir(exist_ok=True)
+    towers: Any = None
+    embedded = None
+    rows = []
+    with Progress("captions", len(records), unit="video") as progress:
+        for done, (path, record) in enumerate(records.items(), start=1):
+            kept = out / "captions" / f"{names[path]}.json"
+            if not kept.is_file():
+                images = [out / row["image"] for row in record["rows"]]
+                if clip and towers is None:
+                    towers = _load_clip_towers(clip)
+                    if source.candidates:
+                        embedded = _embed_candidates(towers, source.candidates)
+                write_json(kept, _caption_video(path, record, images, source, towers, embedded))
+            made = read_json(kept)
+            for index, (row, text) in enumerate(zip(record["rows"], made["texts"], strict=True)):
+                if text:
+                    rows.append(
+                        {"audio": row["audio"], "image": row["image"], "text": text}
+                        | {"group": (source.groups or {}).get(path.stem, names[path])}
+                        | ({"split": source.splits[path.stem]} if source.splits else {})
+                        | {"video": path.name, "second": f"{row['start']:g}"}
+                        | ({"score": made["scores"][index]} if clip else {"score": 0.0})
+                    )
+            progress.advance(done)
+    return rows
+
+
+def _load_clip_towers(clip: str) -> Any:
+    from jaxsd.bundled import clip_source  # these import JAX, which the workers do not need
+    from jaxsd.clip.pipeline import CLIP
+    from jaxsd.data.features import FeatureTowers
+
+    return FeatureTowers(CLIP.from_pretrained(clip_source(clip), dtype=np.float32))
+
+
+def _embed_candidates(towers: Any, candidates: list[list[str]]) -> np.ndarray:
+    """Unit-norm embeddings (candidates, projection): the mean over the templates."""
+    flat = towers.embed_text([text for texts in candidates for text in texts])
+    means = flat.reshape(len(candidates), -1, flat.shape[1]).mean(axis=1)
+    return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+def _caption_video(
+    path: Path, record: dict, images: list[Path], source: CaptionSource, towers: Any, candidates: np.ndarray | None
+) -> dict[str, Any]:
+    """The captions of a video's clips, "" where there is none, and the cosines of CLIP's embeddings."""
+    seen = None
+    if towers is not None:
+        seen = towers.embed_images([Image.open(image) for image in images])
+    if source.candidates is not None:
+        assert seen is not None and candidates is not None
+        texts = [source.candidates[index][0] for index in (seen @ candidates.T).argmax(axis=1)]
+    elif source.command is not None:
+        texts = _run_command(source.command, images)
+    elif source.table is not None:
+        cues = source.table.get(path.stem, [])
+        texts = [next((text for begin, text in reversed(cues) if begin <= row["start"]), "") for row in record["rows"]]
+    else:
+        texts = [row["subtitle"] for row in record["rows"]]
+    scores = None
+    if towers is not None and seen is not None:
+        cosines = np.einsum("ij,ij->i", seen, towers.embed_text([text or "-" for text in texts]))
+        scores = [round(float(cosine), 4) for cosine in cosines]
+    return {"texts": texts, "scores": scores}
+
+
+def _run_command(command: list[str], images: list[Path]) -> list[str]:
+    paths = "".join(f"{image.resolve()}\n" for image in images)
+    try:
+        done = subprocess.run(command, input=paths, capture_output=True, text=True)
+    except OSError as error:
+        raise ValueError(f"--caption-command {command[0]} cannot be run: {error.strerror}") from None
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    if done.returncode or len(lines) != len(images):
+        said = done.stderr.strip().splitlines()[-1:] or ["it says nothing on stderr"]
+        raise ValueError(
+            f"--caption-command {shlex.join(command)} ended with status {done.returncode} and {len(lines)} lines for "
+            f"{len(images)} images, where status 0 and a line each are needed ({said[0]})"
+        )
+    return lines
+
+
+def _write_table(path: Path, fields: Sequence[str], rows: Iterable[dict]):
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.DictWriter(file, fields, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,19 @@
+"""The interface of a layout."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxsd.data.manifest import Manifest
+
+
+class Layout(NamedTuple):
+    """A way in which data sets lie on a disk.
+
+    name: what --layout calls it. matches: whether a file or folder looks like it. read: the rows of one; it raises
+    ValueError that names the file and what does not fit.
+    """
+
+    name: str
+    matches: Callable[[Path], bool]
+    read: Callable[[Path], Manifest]
