@@ -162,19 +162,21 @@ def _hop(rate: int) -> int:
 
 def _open_sound(path: Path | StoredFile) -> Sound:
     """The sound in a file, by the decoder that knows how much there is."""
+    known = True  # to libsndfile
     try:
         with _open_libsndfile(path) as file:
             if file.format != "MP3" and 0 < file.frames < UNKNOWN_LENGTH:
                 return Sound(str(path), file.samplerate, partial(_read_libsndfile, path), file.frames)
             failure = None if file.frames else AudioError(f"{path} holds no samples; give a file with some sound in it")
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw file
-        failure = _unreadable(path, error)
+        failure, known = _unreadable(path, error), False
     try:
         frame = next(_decode_ffmpeg(path), None)
     except AudioError as error:
         raise failure or error from None
     if frame is None:
-        raise failure or AudioError(f"{path} holds no sound; give {SUPPORTED}")
+        no_sound = AudioError(f"{path} cannot be read as sound (it holds none that can be decoded); give {SUPPORTED}")
+        raise known and failure or no_sound
     return Sound(str(path), frame.sample_rate, partial(_read_ffmpeg, path, frame.sample_rate))
 
 

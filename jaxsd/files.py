@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 LOCK = ".lock"
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # from file systems that have none
@@ -101,7 +100,7 @@ class StoredFile:
     name: str
     data: bytes = field(repr=False)
 
-    def open(self, mode: str = "rb") -> BinaryIO:
+    def open(self, mode: str = "rb") -> io.BytesIO:
         """The bytes as a file, as `Path.open` gives it."""
         assert mode == "rb"
         return io.BytesIO(self.data)

@@ -47,7 +47,7 @@ class ManifestRow(NamedTuple):
     class_index: int | None
 
 
-def open_path(folder: Path, name: str) -> Path:
+def open_path(folder: Path, name: str | None) -> Path:
     """The file that a manifest names."""
     if not name:
         raise ValueError("no file is named")

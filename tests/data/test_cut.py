@@ -98,7 +98,7 @@ def test_odd_videos_are_right_and_broken_ones_are_listed(videos, tmp_path):
     cut(videos, tmp_path / "out")
     reasons = bad(tmp_path / "out")
     expected = {
-        "mute.mp4": "holds no sound",
+        "mute.mp4": "it holds none that can be decoded",
         "blind.mp4": "holds no moving picture",
         "short.mp4": "s of sound; a clip takes 1 s",
         "text.mp4": "cannot be read as sound",

@@ -58,7 +58,7 @@ def read_parquet_bytes(source: Path) -> Manifest:
         text = pick_column(file.schema_arrow.empty_table(), TEXT_COLUMNS, path, "captions")
         others = [name for name in ("start", "group") if name in file.schema_arrow.names]
         name = str(path.relative_to(folder))
-        said = split_of(path.name) or split_of(path.parent.name)
+        said = split_of(path.name) or split_of(path.relative_to(folder).parent.name)
         for group in range(file.num_row_groups):
             small = file.read_row_group(group, [text, *others])
             rows["text"] += [None if caption is None else str(caption) for caption in small[text].to_pylist()]

@@ -38,7 +38,7 @@ def read_webdataset(source: Path) -> Manifest:
     rows = {name: [] for name in ("audio", "image", "text", "split")}
     for shard in _tar_files(source):
         name = str(shard.relative_to(folder))
-        said = split_of(shard.name) or split_of(shard.parent.name)
+        said = split_of(shard.name) or split_of(shard.relative_to(folder).parent.name)
         for key, example in _read_shard(shard, name).items():
             for kind in ("audio", "image"):
                 missing = {"name": f"{name}/{key}.* ({kind})", "file": name, "offset": 0, "size": -1}
