@@ -57,6 +57,7 @@ def _add_cut(command: argparse.ArgumentParser):
     add("--template", action="append", metavar="TEXT", help="of a candidate, {} being it (default: a photo of {})")
     add("--caption-command", metavar="CMD", help="reads paths of images, one a line, and writes a caption a line")
     add("--clip", metavar="MODEL", help="folder, id or `toy`: chooses among the candidates and scores the pairs")
+    add("--part", type=float, metavar="S", help="a group is so many seconds of a video (default: the whole video)")
     add("--leave-out", type=float, default=0.0, metavar="SHARE", help="pairs of the lowest score (default: 0)")
     add("--workers", type=int, help="processes that read videos (default: one a core)")
 
@@ -87,6 +88,7 @@ def _cut(arguments: argparse.Namespace):
         command=arguments.caption_command,
         clip=arguments.clip,
         leave_out=arguments.leave_out,
+        part=arguments.part,
         workers=arguments.workers,
     )
     print(arguments.out / MANIFEST_NAME)

@@ -80,6 +80,7 @@ def cut_videos(
     command: str | None = None,
     clip: str | None = None,
     leave_out: float = 0.0,
+    part: float | None = None,
     workers: int | None = None,
 ) -> str:
     """Cut videos into `out`/clips and write `out`/manifest.csv, or do what is left of it.
@@ -94,6 +95,7 @@ def cut_videos(
         command: a command that reads the paths of images, one a line, and writes a caption a line.
         clip: the CLIP that chooses and scores. The pairs are scored where it is given.
         leave_out: the share of the pairs of the lowest score that is left out of the manifest.
+        part: a group is a part of a video of so many seconds; by default it is the whole video.
         workers: processes that cut (one a core); 0 cuts in this process.
 
     Returns:
@@ -108,6 +110,8 @@ def cut_videos(
         raise ValueError("captions come from one of --captions, --candidates and --caption-command; give one of them")
     if not 0 <= leave_out < 1:
         raise ValueError(f"--leave-out is {leave_out}; allowed: a share from 0, below 1")
+    if part is not None and not 1 <= part < math.inf:
+        raise ValueError(f"--part is {part}; allowed: seconds from 1")
     if clip is None and (leave_out or candidates):
         raise ValueError("--candidates and --leave-out ask CLIP; name one (--clip)")
     out = Path(out)
@@ -120,6 +124,8 @@ def cut_videos(
         bad |= {str(path): records[path]["bad"] for path in records if "bad" in records[path]}
         good = {path: record for path, record in records.items() if record.get("rows")}
         rows = _caption_all(good, names, out, source, clip)
+        if part is not None:
+            rows = [row | {"group": f"{row['group']}/{int(float(row['second']) // part)}"} for row in rows]
         uncaptioned = sum(len(record["rows"]) for record in good.values()) - len(rows)
         dropped = math.floor(leave_out * len(rows))
         worst = set(sorted(range(len(rows)), key=lambda index: (rows[index]["score"], index))[:dropped])

@@ -120,6 +120,15 @@ def test_odd_videos_are_right_and_broken_ones_are_listed(videos, tmp_path):
     assert image.shape[:2] == (96, 64) and near[1] < near[3]
 
 
+def test_a_group_is_a_video_or_a_part_of_it(videos, tmp_path):
+    write_video(videos / "a.mp4", 4.0)
+    table = str(captions(videos))
+    cut(videos, tmp_path / "out", captions=table)
+    (whole,) = {row["group"] for row in rows(tmp_path / "out")}
+    cut(videos, tmp_path / "out", captions=table, part=2)
+    assert [row["group"] for row in rows(tmp_path / "out")] == [f"{whole}/{number}" for number in (0, 0, 1, 1)]
+
+
 def test_captions_from_subtitles_candidates_and_a_command(videos, tmp_path):
     write_video(videos / "a.mp4", 3.0)
     (videos / "a.srt").write_text(
