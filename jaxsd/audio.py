@@ -5,6 +5,8 @@ whose length libsndfile only estimates (MP3) or does not know (FLAC that was wri
 """
 
 import math
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +24,7 @@ from jaxsd.files import StoredFile, check_not_pointer
 RATE = 16_000  # Hz
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz; a rate beyond these is a broken header, not a recording
 HOPS_PER_SECOND = 100
+BLOCK_HOPS = 5  # of a block around whose mean a second's energy is taken: what is slower than 20 Hz is not heard
 SUPPORTED = "a file in WAV, FLAC, OGG, MP3, M4A, MP4 or another format of libsndfile or FFmpeg"
 # Channels cancel each other where less than this share of their mean energy is left in their average.
 CANCELLED = 1e-3
@@ -32,6 +35,7 @@ FORMATS = (
     "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,eac3,flac,flv,loas,matroska,mov,mp3,mpeg,mpegts,ogg,rm,tta,"
     "w64,wav,wv"
 )
+OGG_PAGE, OGG_FIRST_PAGE = re.compile(rb"OggS\0(.)", re.DOTALL), 2  # how a page begins; a flag of a stream's first
 UNKNOWN_LENGTH = 2**62  # libsndfile gives the largest number it has
 
 SoundBlock = Float32[np.ndarray, "frames channels"]
@@ -76,7 +80,8 @@ def load_clip(path: str | PathLike[str] | StoredFile, start: float | None = None
     Args:
         path: the file, or one that was read from inside another.
         start: where the second begins, in seconds. By default the loudest second is taken, to 10 ms, the first of
-            equals. Loudness is the energy around the second's mean, so that a constant offset is not loud.
+            equals. Loudness is the energy around the means of blocks of 50 ms, so that an offset is not loud, nor
+            where it begins.
 
     Raises:
         AudioError: the file is missing, empty or cannot be decoded, has samples that are not finite, or ends before
@@ -165,7 +170,8 @@ def _open_sound(path: Path | StoredFile) -> Sound:
     known = True  # to libsndfile
     try:
         with _open_libsndfile(path) as file:
-            if file.format != "MP3" and 0 < file.frames < UNKNOWN_LENGTH:
+            certain = file.format != "MP3" and not (file.format == "OGG" and _is_chained(path))
+            if certain and 0 < file.frames < UNKNOWN_LENGTH:
                 return Sound(str(path), file.samplerate, partial(_read_libsndfile, path), file.frames)
             failure = None if file.frames else AudioError(f"{path} holds no samples; give a file with some sound in it")
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw file
@@ -181,7 +187,22 @@ def _open_sound(path: Path | StoredFile) -> Sound:
 
 
 def _open_libsndfile(path: Path | StoredFile) -> soundfile.SoundFile:
-    return soundfile.SoundFile(path if isinstance(path, Path) else path.open())
+    return soundfile.SoundFile(os.fsencode(path) if isinstance(path, Path) else path.open())
+
+
+def _is_chained(path: Path | StoredFile) -> bool:
+    """Whether an Ogg file has more than one stream after the other, of which libsndfile reads the first alone."""
+    with path.open("rb") as file:
+        tail, begun = b"", False
+        while block := file.read(2**20):
+            searched = tail + block
+            for page in OGG_PAGE.finditer(searched):
+                first = page[1][0] & OGG_FIRST_PAGE
+                if first and begun:
+                    return True
+                begun = begun or not first
+            tail = searched[-5:]
+    return False
 
 
 def _unreadable(path: str | PathLike[str] | StoredFile, error: Exception) -> AudioError:
@@ -332,12 +353,13 @@ def _find_loudest(mono: _Mono) -> int:
         raise AudioError(f"{mono.sound.name} is damaged: no samples can be read")
     starts = np.arange(max(0, frames - mono.sound.rate) // hop + 1)
 
-    def of_seconds(parts: list[np.ndarray]) -> np.ndarray:
+    def of_hops(parts: list[np.ndarray], first: np.ndarray, count: int) -> np.ndarray:
         total = np.cumsum(np.concatenate(parts))
-        return total[np.minimum(starts + HOPS_PER_SECOND, len(total) - 1)] - total[starts]
+        return total[np.minimum(first + count, len(total) - 1)] - total[np.minimum(first, len(total) - 1)]
 
-    energy = of_seconds(squares)
-    loudness = energy - of_seconds(sums) ** 2 / (HOPS_PER_SECOND * hop)
+    energy = of_hops(squares, starts, HOPS_PER_SECOND)
+    offsets = sum(of_hops(sums, starts + first, BLOCK_HOPS) ** 2 for first in range(0, HOPS_PER_SECOND, BLOCK_HOPS))
+    loudness = energy - offsets / (BLOCK_HOPS * hop)
     # A steady sound differs from one second to the next by rounding only: take the first of equals.
     return int(np.argmax(loudness >= loudness.max() - 1e-9 * energy.max())) * hop
 

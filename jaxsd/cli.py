@@ -1,6 +1,7 @@
 """How a script runs: mistakes become one line, and compiled programs are kept from one run to the next."""
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -25,6 +26,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """
     keep_compiled()
     _watch_interrupts()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files need not be UTF-8
     # transformers is here for its tokenizer: that torch is missing is no news.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
@@ -137,9 +140,9 @@ def program() -> str:
 
 
 def _message(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
     message = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None:
+        message = f"{error.filename}: {error.strerror}"
     return message if len(message) <= LONGEST else f"{message[:LONGEST]} ..."
 
 

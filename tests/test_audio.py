@@ -1,5 +1,6 @@
 """Clips from sounds of many kinds."""
 
+import os
 import struct
 
 import av
@@ -297,6 +298,37 @@ def test_a_constant_offset_is_not_loud(tmp_path):
     samples = np.concatenate([np.full(48_000, 0.5), tone(440, 1, 16_000, 0.6), np.zeros(32_000)])
     clip = load_clip(write(tmp_path / "a.wav", samples, subtype="FLOAT"))
     assert 2.8 < clip.start <= 3
+    # Nor is where it begins and ends.
+    quiet = np.concatenate([np.zeros(32_000), np.full(16_000, 0.3), np.zeros(32_000), tone(440, 1, 16_000, 0.1)])
+    assert load_clip(write(tmp_path / "b.wav", quiet, subtype="FLOAT")).start == 5
+    assert load_clip(write(tmp_path / "c.wav", tone(30, 1, 16_000, 0.3) + 0.1)).start == 0  # low tones are heard
+
+
+@pytest.mark.parametrize(("subtype", "rate"), [("VORBIS", 16_000), ("OPUS", 16_000), ("OPUS", 48_000)])
+def test_all_streams_of_a_chained_ogg_are_read(tmp_path, subtype, rate):
+    """Recordings of web radio are so: one stream after the other."""
+    samples = quiet_loud_quiet(16_000)
+    loud = write(tmp_path / "loud.ogg", samples, subtype=subtype).read_bytes()
+    quiet = write(tmp_path / "quiet.ogg", tone(300, 3, rate, 0.05), rate, subtype=subtype).read_bytes()
+    (tmp_path / "chained.ogg").write_bytes(quiet + loud)
+    assert load_clip(tmp_path / "chained.ogg").start == pytest.approx(7, abs=0.06)
+    assert spectrum_peak(load_clip(tmp_path / "chained.ogg", start=9).samples)[0] == 600
+    assert load_clip(tmp_path / "loud.ogg").start == pytest.approx(4, abs=0.06)
+
+
+def test_a_chain_of_other_rates_is_not_read_in_part(tmp_path):
+    first = write(tmp_path / "a.ogg", tone(300, 3, 48_000, 0.05), 48_000).read_bytes()
+    second = write(tmp_path / "b.ogg", tone(300, 3, 16_000, 0.5)).read_bytes()
+    (tmp_path / "chained.ogg").write_bytes(first + second)
+    with pytest.raises(AudioError, match="chained.ogg cannot be read as sound"):
+        load_clip(tmp_path / "chained.ogg")
+
+
+def test_names_need_not_be_utf_8(tmp_path):
+    write(tmp_path / "a.wav", quiet_loud_quiet(16_000))
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.wav")
+    os.rename(tmp_path / "a.wav", name)
+    assert load_clip(name).start == 4
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])

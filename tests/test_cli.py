@@ -98,3 +98,12 @@ def test_ctrl_c_ends_a_program_within_seconds(program):
     finally:
         process.kill()
     assert process.returncode == 130 and errors.endswith("interrupted\n") and "Traceback" not in errors
+
+
+def test_a_long_name_makes_no_long_message(capsys):
+    def main():
+        open("a" * 70_000)
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main)
+    assert ended.value.code == 2 and len(capsys.readouterr().err) < 1_100
