@@ -9,6 +9,7 @@ import time
 import jax
 import pytest
 
+from jaxsd import cli
 from jaxsd.cli import add_distributed_arguments, start_distributed
 
 SLURM = {"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NTASKS": "2"}

@@ -69,6 +69,13 @@ def test_json_lines_may_be_long_and_hold_anything_beside(tmp_path):
     ]
 
 
+def test_rows_of_csv_may_be_long_too(tmp_path):
+    rows = [f"{row}.wav,{row}.png,{str(row) * 3_000_000}" for row in range(3)]
+    (tmp_path / "a.csv").write_text("\n".join(["audio,image,text", *rows]))
+    manifest = read_manifest(tmp_path / "a.csv")
+    assert [len(row.text or "") for row in manifest.rows(np.arange(3))] == [3_000_000] * 3
+
+
 def test_captions_may_be_more_than_a_string_column_of_32_bit_offsets_holds(tmp_path):
     table = read_manifest(manifest(tmp_path, ROWS)).table
     assert {table.schema.field(name).type for name in ("audio", "image", "text")} == {pa.large_string()}
