@@ -84,6 +84,7 @@ def results(folder: Path) -> dict[str, bytes]:
 def kill(arguments: list[str], folder: Path, kills: int, seed: int) -> str:
     """Kill a command so often, then let it end; what was seen."""
     whole, broken = folder / "whole", folder / "broken"
+    finish(arguments, folder / "first")  # which makes data and compiles
     seconds = finish(arguments, whole)
     chance = random.Random(seed)
     met = {"killed": 0, "with results there": 0, "with a partial file there": 0}
