@@ -202,6 +202,11 @@ def run_eval():
     )
     parser.add_argument("--pictures", type=int, help="images a conditioning, 0 for none (200 in the toy world, else 0)")
     parser.add_argument(
+        "--similarity",
+        metavar="FILE.py:CLASS",
+        help="an embedding of sounds and images of your own for AIS (the encoder's and CLIP's)",
+    )
+    parser.add_argument(
         "--keep-pictures",
         action=argparse.BooleanOptionalAction,
         help="write the images into OUT/images, and some into the report (on in the toy world)",
@@ -220,6 +225,7 @@ def _evaluate(arguments: argparse.Namespace):
     from jaxsd.evaluation.inputs import load_evaluated_encoders, open_evaluation_split
     from jaxsd.evaluation.report import show, write_report
     from jaxsd.evaluation.results import empty_results, merge_results, read_results
+    from jaxsd.evaluation.similarity import AudioImageEmbedding
     from jaxsd.training.initialization import initial_encoder
 
     results = [read_results(run) for run in arguments.runs if run.endswith(".json")]
@@ -232,7 +238,9 @@ def _evaluate(arguments: argparse.Namespace):
         if maker:
             maker.make_split(folder, arguments.split)
         split = open_evaluation_split(folder, clip=arguments.clip, model=arguments.model)
-        merge_results([*results, empty_results(split, arguments.text_pooling)])  # refuses before the work, not after
+        similarity = AudioImageEmbedding(arguments.similarity) if arguments.similarity else None
+        empty = empty_results(split, arguments.text_pooling, arguments.similarity)
+        merge_results([*results, empty])  # refuses before the work, not after
         repeats = arguments.repeats
         if repeats is None:
             repeats = 1 if jax.default_backend() == "cpu" else 100
@@ -240,6 +248,7 @@ def _evaluate(arguments: argparse.Namespace):
         options: dict[str, Any] = maker.evaluation_options(split, images) if maker else {"image_count": images or 0}
         if arguments.keep_pictures or (arguments.keep_pictures is None and maker):
             options["images_folder"] = arguments.out / "images"
+        options["similarity"] = similarity
         results.append(evaluate(evaluated, split, text_pooling=arguments.text_pooling, repeats=repeats, **options))
     merged = merge_results(results)
     page = write_report(merged, arguments.out)

@@ -14,6 +14,7 @@ from rich.table import Table
 from jaxsd.audio import RATE
 from jaxsd.data.build import PLAN
 from jaxsd.data.columns import METADATA, SPLITS, open_columns, read_metadata
+from jaxsd.data.twins import describe_twins, find_twins
 from jaxsd.progress import Progress
 
 EXAMINED = 1024  # examples of a column that are examined together
@@ -37,7 +38,7 @@ COLUMN_LAYOUTS = {
 
 
 def info(folder):
-    """Print what a data set, or one split of it, holds, and examine every example.
+    """Print what a data set, or one split of it, holds, examine every example, and count twins across the splits.
 
     Raises FileNotFoundError or ValueError that names the first file that is not as it should be.
     """
@@ -58,6 +59,10 @@ def info(folder):
                     done += count
                     progress.advance(done)
     _check_rows(columns)
+    by_name = {path.name: split for path, split in columns.items()}
+    for name, split in by_name.items():
+        if name != "train" and "train" in by_name:
+            print(describe_twins(find_twins(split, by_name["train"], name), name))
 
 
 def _find_splits(folder: Path) -> list[Path]:

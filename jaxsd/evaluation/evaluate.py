@@ -29,6 +29,7 @@ from jaxsd.evaluation.images import ImageFigures, ImageJudge, draw_images, embed
 from jaxsd.evaluation.inputs import EvaluatedEncoder, EvaluationSplit, check_fit
 from jaxsd.evaluation.kept_images import keep_images, keep_sounds
 from jaxsd.evaluation.results import Entry, Results, empty_results
+from jaxsd.evaluation.similarity import AudioImageEmbedding
 from jaxsd.evaluation.timing import time_encoding
 from jaxsd.progress import Progress
 from jaxsd.sharding import padded_batches
@@ -48,6 +49,7 @@ def evaluate(
     guidance: float | None = None,
     steps: int | None = None,
     judge: ImageJudge | None = None,
+    similarity: AudioImageEmbedding | None = None,
     real_images: Float[np.ndarray, "n height width 3"] | None = None,
     images_folder: Path | None = None,
 ) -> Results:
@@ -66,6 +68,7 @@ def evaluate(
         guidance: the weight of guidance for these images, by default the model's own.
         steps: the sampling steps for these images, by default the model's own.
         judge: gives verdicts on the images; see `jaxsd.evaluation.images.ImageJudge`.
+        similarity: embeds sounds and images for AIS. By default the evaluated encoder and CLIP do.
         real_images: the true images of the first clips, in [0, 1], which show how far each measure can go.
         images_folder: where to keep the images and some of their sounds, for the report and for people.
 
@@ -122,7 +125,7 @@ def evaluate(
                 entries[name].set(time_encoding(encode, inputs, repeats))
     if image_count and split.pipe:
         images = _draw_all(drawn, text, image_count, partial(draw_images, split.pipe, guidance=guidance, steps=steps))
-        figures = ImageFigures(split, targets, judge)
+        figures = ImageFigures(split, targets, judge, similarity)
         if real_images is not None:
             entries[REAL_IMAGES], images[REAL_IMAGES] = Entry(), real_images
         for name, made in images.items():
@@ -135,7 +138,7 @@ def evaluate(
             entries[one.name].about["before"] = before[one.name].entry(targets).figures
     kept = {"gallery": keep_sounds(images_folder, split, image_count)} if image_count and images_folder else {}
     return (
-        empty_results(split, text_pooling)
+        empty_results(split, text_pooling, similarity.name if similarity else None)
         | kept
         | {
             "encoders": {one.name: entries.pop(one.name).to_json() for one in encoders},

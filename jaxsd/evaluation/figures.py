@@ -44,6 +44,8 @@ SHARE = Interval(
     lambda values: metrics.wilson(float(np.mean(values)), len(values)),
 )
 
+NORMAL = Interval("normal", lambda values: float(np.mean(values)), metrics.normal_interval)
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -266,6 +268,22 @@ _DECLARED = [
         lambda size: 0.5,
     ),
     Figure(
+        "AIS cosine",
+        "AIS, cosine",
+        decimals(4),
+        "images",
+        "Audio-image similarity as a mean: that of the cosines of the images and their own sounds.",
+        MEAN,
+    ),
+    Figure(
+        "IIS cosine",
+        "IIS, cosine",
+        decimals(4),
+        "images",
+        "Image-image similarity as a mean: that of the cosines of the images and their own true images.",
+        MEAN,
+    ),
+    Figure(
         "AIC",
         "AIC",
         whole_percent,
@@ -280,6 +298,23 @@ _DECLARED = [
         "images",
         "The mean of 100 max(0, cosine of the image's and the caption's embedding).",
         MEAN,
+    ),
+    Figure(
+        "CMMD",
+        "CMMD",
+        decimals(3),
+        "images",
+        "1,000 times the squared maximum mean discrepancy, unbiased, of the images' and the true images' embeddings by "
+        "this CLIP, with a Gaussian kernel of deviation 10.",
+        NORMAL,
+    ),
+    Figure(
+        "KID",
+        "KID on CLIP",
+        decimals(5),
+        "images",
+        "The squared maximum mean discrepancy, unbiased, of the same embeddings, with the kernel (ab / features + 1)³.",
+        NORMAL,
     ),
     Figure("pictures", "images", decimals(0), "images", "The number of images drawn under the conditioning."),
 ]

@@ -15,6 +15,7 @@ from jaxsd.evaluation.embeddings import Targets
 from jaxsd.evaluation.figures import verdict_figure
 from jaxsd.evaluation.inputs import EvaluationSplit
 from jaxsd.evaluation.results import Entry
+from jaxsd.evaluation.similarity import AudioImageEmbedding
 from jaxsd.sharding import padded_batches
 
 DRAWN_TOGETHER = 50  # images
@@ -70,8 +71,15 @@ def embed_first(
 class ImageFigures:
     """Measures images of the first clips of a split by CLIP and, where there is one, by a judge."""
 
-    def __init__(self, split: EvaluationSplit, targets: Targets, judge: ImageJudge | None):
-        self.split, self.targets, self.judge = split, targets, judge
+    def __init__(
+        self,
+        split: EvaluationSplit,
+        targets: Targets,
+        judge: ImageJudge | None,
+        similarity: AudioImageEmbedding | None = None,
+    ):
+        self.split, self.targets, self.judge, self.similarity = split, targets, judge, similarity
+        self.sounds = np.zeros((0, 0))
         self.labels, self.class_texts = None, np.zeros((0, 0))
         if split.classes is not None:
             self.labels = split.classes.labels
@@ -92,9 +100,16 @@ class ImageFigures:
         seen = np.asarray(self.split.clip.embed_images(to_pil(images)))
         own = np.einsum("ij,ij->i", seen, self.targets.text[:count])
         entry.estimate("CLIP score", 100 * np.maximum(0, own))
-        entry.estimate("IIS", metrics.align(seen, self.targets.image[:count]).forward.beaten)
-        if vectors is not None:
-            entry.estimate("AIS", metrics.align(seen, vectors[:count]).forward.beaten)
+        true = self.targets.image[:count]
+        _add_similarity(entry, "IIS", seen, true)
+        entry.estimate("CMMD", metrics.kernel_distances(seen, true, metrics.cmmd_kernel))
+        entry.estimate("KID", metrics.kernel_distances(seen, true, metrics.kid_kernel))
+        if self.similarity is not None:
+            if len(self.sounds) < count:
+                self.sounds = self.similarity.embed_audio(self.split.columns["audio"][:count])
+            _add_similarity(entry, "AIS", self.similarity.embed_images(images), self.sounds[:count])
+        elif vectors is not None:
+            _add_similarity(entry, "AIS", seen, vectors[:count])
         if self.labels is not None:
             nearest_class = (seen @ self.class_texts.T).argmax(axis=1)
             entry.estimate("AIC", nearest_class == self.labels[:count])
@@ -103,3 +118,10 @@ class ImageFigures:
             if len(right):
                 entry.estimate(verdict_figure(question), right)
         return verdicts.get("class")
+
+
+def _add_similarity(entry: Entry, key: str, images: np.ndarray, own: np.ndarray):
+    """Add a similarity in both its meanings: the share of others that are farther than the own, and the cosine."""
+    alignment = metrics.align(images, own)
+    entry.estimate(key, alignment.forward.beaten)
+    entry.estimate(f"{key} cosine", alignment.matched)

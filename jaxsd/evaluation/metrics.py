@@ -272,3 +272,37 @@ def nearest_distances(rows: Float[np.ndarray, "n ..."], others: Float[np.ndarray
     squares = (b**2).sum(axis=1)
     least = np.array([(squares - 2 * b @ row).min() + row @ row for row in a])
     return np.sqrt(np.maximum(least, 0) / a.shape[1])
+
+
+def normal_interval(values: Float[np.ndarray, " M"]) -> tuple[float, float]:
+    """The 95 % interval of the mean of M values, where it is normally distributed."""
+    mean = float(np.mean(values))
+    half = 1.96 * float(np.std(values)) / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+def cmmd_kernel(a: Float[np.ndarray, "n features"], b: Float[np.ndarray, "m features"]) -> Float[np.ndarray, "n m"]:
+    """CMMD's: 1,000 times a Gaussian of deviation 10 (arXiv 2401.09603)."""
+    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
+    return 1_000 * np.exp(-squares / (2 * 10**2))
+
+
+def kid_kernel(a: Float[np.ndarray, "n features"], b: Float[np.ndarray, "m features"]) -> Float[np.ndarray, "n m"]:
+    """KID's: (a b / features + 1)^3 (arXiv 1801.01401)."""
+    return (a @ b.T / a.shape[1] + 1) ** 3
+
+
+def kernel_distances(
+    vectors: Float[Array | np.ndarray, "M features"], others: Float[Array | np.ndarray, "M features"], kernel: Callable
+) -> Float[np.ndarray, " M"]:
+    """One value for each of M pairs, whose mean is the unbiased squared maximum mean discrepancy of two sets.
+
+    The values are the first-order terms of the U-statistic (Hoeffding), so that their deviation gives its interval. A
+    vector is not compared with the other of its own pair, as the two are no independent draws.
+    """
+    a, b = np.asarray(vectors, np.float64), np.asarray(others, np.float64)
+    across = kernel(a, b)
+    terms = kernel(a, a) + kernel(b, b) - across - across.T
+    np.fill_diagonal(terms, 0)
+    rows = terms.sum(axis=1) / (len(a) - 1)
+    return 2 * rows - rows.mean()

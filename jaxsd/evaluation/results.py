@@ -48,8 +48,12 @@ class Entry:
         return {**self.about, "figures": self.figures, "intervals": self.intervals, "curves": self.curves}
 
 
-def empty_results(split: EvaluationSplit, text_pooling: str) -> Results:
-    """The results of no encoder: all that must agree for results to stand side by side."""
+def empty_results(split: EvaluationSplit, text_pooling: str, similarity: str | None = None) -> Results:
+    """The results of no encoder: all that must agree for results to stand side by side.
+
+    `similarity` names the embedding of sounds and images that AIS is of, where it is not the evaluated encoder's.
+    """
+    chosen = {"similarity": similarity} if similarity else {}
     return {
         "data": {
             "folder": str(split.folder),
@@ -57,7 +61,7 @@ def empty_results(split: EvaluationSplit, text_pooling: str) -> Results:
             "identity": split.identity(),
             **{name: split.metadata.get(name) for name in ("clip", "diffusion")},
         },
-        "settings": {"text_pooling": text_pooling, "device": jax.devices()[0].device_kind},
+        "settings": {"text_pooling": text_pooling, "device": jax.devices()[0].device_kind, **chosen},
         "bounds": {"chance": metrics.chance(len(split)), "floor": metrics.floor(len(split))},
         "encoders": {},
         "references": {},
@@ -70,10 +74,10 @@ def merge_results(results: Sequence[Results]) -> Results:
     merged = {key: value for one in reversed(results) for key, value in one.items()}
     merged |= {"encoders": dict(first["encoders"]), "references": dict(first["references"])}
     for other in results[1:]:
-        for what, key in (("data", "identity"), ("settings", "text_pooling")):
-            if other[what][key] != first[what][key]:
+        for what, key in (("data", "identity"), ("settings", "text_pooling"), ("settings", "similarity")):
+            if other[what].get(key) != first[what].get(key):
                 folders = f"{first['data']['folder']} and {other['data']['folder']}"
-                raise ValueError(f"{folders} differ in {what}: {key} {first[what][key]} and {other[what][key]}")
+                raise ValueError(f"{folders} differ in {what}: {key} {first[what].get(key)} and {other[what].get(key)}")
         if both := sorted(merged["encoders"].keys() & other["encoders"].keys()):
             raise ValueError(f"two results for {', '.join(both)}; names must differ")
         merged["encoders"] |= other["encoders"]

@@ -22,7 +22,7 @@ import encoders
 from jaxsd.clip.tokens import tokenize
 from jaxsd.config import TrainConfig
 from jaxsd.data.columns import write_columns
-from jaxsd.evaluation import denoising
+from jaxsd.evaluation import denoising, metrics
 from jaxsd.evaluation.conditionings import REFERENCES, TextTower
 from jaxsd.evaluation.denoising import FrozenUNet
 from jaxsd.evaluation.embeddings import Targets, add_alignment
@@ -33,6 +33,7 @@ from jaxsd.evaluation.inputs import EvaluatedEncoder, EvaluationSplit, load_eval
 from jaxsd.evaluation.report import write_report
 from jaxsd.evaluation.report.tables import tables
 from jaxsd.evaluation.results import Entry, merge_results, read_results
+from jaxsd.evaluation.similarity import AudioImageEmbedding
 from jaxsd.training.initialization import initial_encoder
 from jaxsd.training.initialization import make_encoder as make_encoder_of
 from tests.helpers import models
@@ -250,6 +251,62 @@ def test_identity_is_of_what_the_columns_hold(split, tmp_path):
     assert same.identity() == split.identity() != other.identity()
 
 
+SIMILARITY = """
+import jax.numpy as jnp
+from flax import nnx
+
+class Means(nnx.Module):
+    def embed_audio(self, audio):
+        return jnp.stack([jnp.ones(len(audio)), jnp.asarray(audio, jnp.float32)[:, :1000].mean(axis=1)], axis=1)
+
+    def embed_images(self, images):
+        return jnp.ones((len(images), 2))
+
+class Halfway(nnx.Module):
+    def embed_audio(self, audio):
+        return audio
+"""
+
+
+def test_ais_by_an_embedding_of_ones_own(split, rng, tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text(SIMILARITY)
+    with pytest.raises(ValueError, match="has no method embed_images"):
+        AudioImageEmbedding(f"{tmp_path}/own.py:Halfway")
+    with pytest.raises(ValueError, match="--similarity is 'gemini'"):
+        AudioImageEmbedding("gemini")
+    made = rng.uniform(size=(4, 8, 8, 3)).astype(np.float32)
+    monkeypatch.setattr("jaxsd.evaluation.evaluate.draw_images", lambda *_, **__: made)
+    own = AudioImageEmbedding(f"{tmp_path}/own.py:Means")
+    found = evaluate([EvaluatedEncoder("gemini", "g", make_encoder(0), "first")], split, image_count=4, similarity=own)
+    means = np.stack([np.ones(4), split.columns["audio"][:4, :1000].astype(np.float64).mean(axis=1)], axis=1)
+    expected = (unit(means) @ np.full(2, 0.5**0.5)).mean()
+    for entry in (found["encoders"]["gemini"], found["references"]["own caption"]):  # it needs no encoder
+        assert entry["figures"]["AIS cosine"] == pytest.approx(expected, abs=1e-4)
+    assert found["settings"]["similarity"].endswith("own.py:Means")
+
+
+def test_kernel_distances_are_the_textbooks(rng):
+    a, b = unit(rng.normal(size=(7, 5))), unit(rng.normal(size=(7, 5)) + 1)
+
+    def expected(kernel):
+        pairs = [(i, j) for i in range(7) for j in range(7) if i != j]
+        return np.mean(
+            [kernel(a[i], a[j]) + kernel(b[i], b[j]) - kernel(a[i], b[j]) - kernel(a[j], b[i]) for i, j in pairs]
+        )
+
+    gauss = expected(lambda x, y: 1000 * np.exp(-((x - y) ** 2).sum() / 200))
+    cubic = expected(lambda x, y: (x @ y / 5 + 1) ** 3)
+    assert metrics.kernel_distances(a, b, metrics.cmmd_kernel).mean() == pytest.approx(gauss)
+    assert metrics.kernel_distances(a, b, metrics.kid_kernel).mean() == pytest.approx(cubic)
+    # The interval holds the true distance, 0 of two sets of one distribution, about 95 times in 100.
+    held = 0
+    for _ in range(200):
+        x, y = rng.normal(size=(2, 60, 3)) + np.array([0, 1])[:, None, None]
+        low, high = metrics.normal_interval(metrics.kernel_distances(x, y, lambda p, q: p @ q.T))
+        held += low < 3 < high  # the squared distance of the means
+    assert held > 170
+
+
 def test_images_are_measured_by_clip_and_by_the_judge(split, results, monkeypatch, rng, tmp_path):
     count, size = 12, split.clip.model.vision_model.config.image_size
     made = rng.uniform(size=(count, size, size, 3)).astype(np.float32)
@@ -267,12 +324,18 @@ def test_images_are_measured_by_clip_and_by_the_judge(split, results, monkeypatc
     similarity = seen @ image.T
     others = [np.mean(np.delete(row, i) < row[i]) for i, row in enumerate(similarity)]
     assert figures["IIS"] == pytest.approx(np.mean(others))
+    assert figures["IIS cosine"] == pytest.approx(np.diag(similarity).mean(), rel=1e-5)
+    low, high = found["encoders"]["gemini"]["intervals"]["CMMD"]
+    assert low < figures["CMMD"] < high
     nearest = (seen @ np.asarray(split.clip.embed_text([f"a {word}" for word in WORDS]), np.float64).T).argmax(axis=1)
     assert figures["AIC"] == np.mean(nearest == np.arange(count) % 3)
     assert 0 <= figures["AIS"] <= 1 and figures["pictures"] == count
     assert figures["class"] == judge(made)["class"].mean()
     shown = {table.title: table for table in tables(found)}
-    assert shown["Images"].head == ("conditioning", "AIS", "IIS", "AIC", "CLIP score", "images")
+    assert shown["Images"].head == (
+        *("conditioning", "AIS", "IIS", "AIS, cosine", "IIS, cosine", "AIC", "CLIP score", "CMMD", "KID on CLIP"),
+        "images",
+    )
     assert shown["What a classifier sees"].rows[0][1].startswith(f"{100 * figures['class']:.0f} % [")
     assert found["references"]["real images"]["figures"]["IIS"] == figures["IIS"]
     assert "AIS" not in found["references"]["own caption"]["figures"]  # it has no sound
