@@ -1,4 +1,4 @@
-"""The commands `jaxsd generate | train | eval | data | convert | encoders | toy`.
+"""The commands `jaxsd generate | train | eval | data | convert | encoders | toy | arena`.
 
 Flags are read here, before anything slow is imported.
 """
@@ -22,6 +22,7 @@ COMMANDS = {
     "convert": ("convert encoders from and to PyTorch", "jaxsd.convert.__main__:main"),
     "encoders": ("list encoders, check one, count its layers", "encoders.__main__:main"),
     "toy": ("the built-in toy world: demo, training, experiments", "jaxsd.toy.__main__:main"),
+    "arena": ("ask a chatbot for an encoder and check it in a sandbox", "jaxsd.arena.__main__:main"),
 }
 TOY_DATA = Path("data/toy")
 

@@ -32,6 +32,7 @@ ROOMS = (
     "jaxsd.sound_to_image",
     "jaxsd.generation",
     "jaxsd.toy",
+    "jaxsd.arena",
     "jaxsd.commands",
 )
 # Every config file and every command has one.

@@ -1,0 +1,1 @@
+"""The arena: ask a chatbot for an audio encoder, check the encoder in a sandbox, keep what came back."""
