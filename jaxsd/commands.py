@@ -68,6 +68,10 @@ def run_generate():
         help="bundled encoders, folders or Hugging Face repositories of trained ones, which are averaged (gemini)",
     )
     add("--weights", nargs="+", type=float, help="a number for each encoder: a weighted mean (all alike)")
+    add("--mix", action="store_true", help="all sounds in one image: the mean of their embeddings")
+    add("--sound-weights", nargs="+", type=float, metavar="W", help="with --mix, a number for each sound (all alike)")
+    add("--alpha", type=float, help="share of the text beside the sounds, 0 to 1 (0.5)")
+    add("--random", action="store_true", help="random embeddings in place of sounds and texts, the paper's baseline")
     add("--model", default="toy", help="Stable Diffusion 1.x: a folder, a .safetensors file or a repository (toy)")
     add("--revision", help="branch, tag or commit of the model on the hub")
     add("--variant", help="part of the file names of the model's weights, such as fp16")
@@ -90,8 +94,12 @@ def run_generate():
         help="what guidance moves away from: the negative or empty text, or as in the paper silence and, with --text, "
         "that text (text)",
     )
-    add("--guidance", type=float, help="weight of the sound against none (the model's own; 7.5 if it suggests none)")
-    add("--steps", type=int, help="denoising steps (the model's own; 50 if it suggests none)")
+    add(
+        "--guidance",
+        type=float,
+        help="weight of the sound against none (the model's; else 7.5, or 10 with --image)",
+    )
+    add("--steps", type=int, help="denoising steps (the model's; else 100, or 200 with --image)")
     add("--sampler", help="ddim, pndm, lms, euler, euler_a or dpm++2m (the model's own)")
     add("--width", type=int, help="of the images in pixels (what the model was trained at)")
     add("--height", type=int, help="of the images in pixels (what the model was trained at)")
@@ -107,9 +115,13 @@ def run_generate():
     from jaxsd.diffusion.loading import require_tokenizer
     from jaxsd.diffusion.lora import parse_lora
     from jaxsd.generation import read_inputs, write_images
-    from jaxsd.sound_to_image import SoundToImage
+    from jaxsd.sound_to_image import SoundToImage, image_keys
 
-    inputs = read_inputs(arguments.audio, arguments.text, arguments.image)
+    if arguments.alpha is not None and not (arguments.audio and arguments.text):
+        raise ValueError("--alpha is the share of the text beside sounds; give --audio and --text")
+    if (arguments.mix or arguments.sound_weights) and not arguments.audio:
+        raise ValueError("--mix and --sound-weights are for sounds; give --audio")
+    inputs = read_inputs(arguments.audio, arguments.text, arguments.image, mix=arguments.mix, random=arguments.random)
     if (arguments.text or arguments.negative) and not arguments.tokenizer:
         require_tokenizer(model_source(arguments.model))
     model = SoundToImage.from_pretrained(
@@ -126,16 +138,26 @@ def run_generate():
     for source, weight in map(parse_lora, arguments.lora):
         model.pipe.load_lora(source, weight)
     sampling = {name: getattr(arguments, name) for name in ("guidance", "steps", "sampler", "height", "width")}
-    conditioning = model.encode(
-        inputs.clips,
-        inputs.prompts,
-        negative=arguments.negative,
-        unconditional=arguments.unconditional if model.is_guided(arguments.guidance) else None,
-    )
+    defaults = model.sampling_defaults(image=inputs.image is not None)
+    for name in ("guidance", "steps"):
+        if sampling[name] is None:
+            sampling[name] = getattr(defaults, name)
+    if arguments.random:
+        conditioning = model.random(image_keys(arguments.seed, range(max(arguments.count, 1))))
+    else:
+        conditioning = model.encode(
+            inputs.clips,
+            inputs.prompts,
+            mix=arguments.mix,
+            sound_weights=arguments.sound_weights,
+            alpha=0.5 if arguments.alpha is None else arguments.alpha,
+            negative=arguments.negative,
+            unconditional=arguments.unconditional if model.is_guided(sampling["guidance"]) else None,
+        )
     paths = write_images(
         model.pipe,
         conditioning,
-        inputs.stems,
+        ["random"] if arguments.random else inputs.stems,
         arguments.out,
         count=arguments.count,
         seed=arguments.seed,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -21,7 +20,7 @@ from jaxsd.diffusion.pipeline import StableDiffusion, to_pil
 from jaxsd.files import place_new, replacing
 from jaxsd.progress import Progress
 from jaxsd.sharding import padded_batches
-from jaxsd.sound_to_image import Conditioning
+from jaxsd.sound_to_image import Conditioning, image_keys
 
 MOST_IMAGES, MOST_LATENTS = 16, 4 * 64 * 64  # at a time on one device
 
@@ -40,15 +39,26 @@ class Inputs:
     image: Image.Image | None
 
 
-def read_inputs(sounds: Sequence[str], prompts: Sequence[str], image: str | None) -> Inputs:
+def read_inputs(
+    sounds: Sequence[str], prompts: Sequence[str], image: str | None, *, mix: bool = False, random: bool = False
+) -> Inputs:
     """Read the files, and say on stderr which second of a longer sound is taken.
+
+    With `mix`, all sounds make one image, which is named after all of them. With `random`, there is neither sound nor
+    prompt.
 
     Raises ValueError or FileNotFoundError that names the file or the argument that does not fit.
     """
-    if not sounds and not prompts:
+    if random and (sounds or prompts):
+        raise ValueError("--random takes the place of sounds and texts; leave --audio and --text out")
+    if not sounds and not prompts and not random:
         raise ValueError("there is neither a sound nor a text to make an image of; give --audio, --text or both")
-    if sounds and len(prompts) not in (0, 1, len(sounds)):
-        raise ValueError(f"texts are {len(prompts)} and sounds are {len(sounds)}; allowed: as many, or one for all")
+    images = 1 if mix else len(sounds)
+    if sounds and len(prompts) not in (0, 1, images):
+        mixed = " mixed into one" if mix else ""
+        raise ValueError(
+            f"texts are {len(prompts)} and sounds are {len(sounds)}{mixed}; allowed: as many, or one for all"
+        )
     paths = [sound_source(sound) for sound in sounds]
     clips = [load_clip(path) for path in paths]
     for path, clip in zip(paths, clips, strict=True):
@@ -58,7 +68,7 @@ def read_inputs(sounds: Sequence[str], prompts: Sequence[str], image: str | None
     return Inputs(
         clips=np.stack([clip.samples for clip in clips]) if clips else None,
         prompts=prompts,
-        stems=[path.stem for path in paths] or [slug(prompt) for prompt in prompts],
+        stems=_stems(paths, prompts, mix),
         image=None if image is None else load_image(image),
     )
 
@@ -80,7 +90,7 @@ def write_images(
 
     Args:
         pipe: the Stable Diffusion.
-        conditioning: that of each sound or prompt, as `SoundToImage.encode` gives it.
+        conditioning: that of each sound or prompt, as `SoundToImage.encode` gives it, or one of each image.
         stems: what the files of each are named after.
         folder: where the files go; it is made when the first image is drawn.
         count: images of each.
@@ -99,7 +109,9 @@ def write_images(
         raise ValueError(f"count is {count}; allowed: 1 or more")
     paths = output_paths(stems, folder, count, overwrite)
     indices_of, numbers = np.divmod(np.arange(len(paths)), count)
-    keys = _image_keys(seed, numbers)
+    if len(conditioning.cond) == len(paths):
+        indices_of = np.arange(len(paths))
+    keys = image_keys(seed, numbers.tolist())
     size = min(len(paths), batch_size(pipe, sampling.get("height"), sampling.get("width")))
     batches = list(padded_batches(len(paths), size))
     table = pipe.sampler_table(sampling.get("steps"), sampling.get("sampler"), _strength(**sampling))
@@ -107,7 +119,7 @@ def write_images(
         for number, (indices, wanted) in enumerate(batches):
             images = pipe(
                 conditioning.cond[indices_of[indices]],
-                conditioning.uncond,
+                _uncond_of(conditioning, indices_of[indices]),
                 key=keys[indices],
                 on_step=lambda done, total, _, before=number: progress.advance(before * total + done),
                 **sampling,
@@ -127,6 +139,13 @@ def batch_size(pipe: StableDiffusion, height: int | None, width: int | None) -> 
     default = pipe.unet.config.sample_size * pipe.vae.config.factor
     latents = (height or default) * (width or default) // pipe.vae.config.factor**2
     return max(1, min(MOST_IMAGES, MOST_LATENTS // max(latents, 1))) * jax.local_device_count()
+
+
+def _stems(paths: Sequence[Path], prompts: Sequence[str], mix: bool) -> list[str]:
+    stems = [path.stem for path in paths]
+    if mix and stems:
+        return ["+".join(stems)[:100]]
+    return stems or [slug(prompt) for prompt in prompts]
 
 
 def slug(text: str) -> str:
@@ -169,7 +188,7 @@ def _strength(image: Image.Image | None = None, strength: float = 0.7, **_) -> f
     return None if image is None else strength
 
 
-def _image_keys(seed: int, numbers: np.ndarray) -> jax.Array:
-    """A key for each image, of the seed and of its number among those of one sound; number 0 has the seed's own."""
-    key = jax.random.key(seed)
-    return jnp.stack([jax.random.fold_in(key, number) if number else key for number in numbers])
+def _uncond_of(conditioning: Conditioning, indices: np.ndarray) -> jax.Array | None:
+    """What guidance moves away from in the images of these conditionings: one for all, or that of each."""
+    uncond = conditioning.uncond
+    return uncond if uncond is None or len(uncond) == 1 else uncond[indices]

@@ -1,6 +1,6 @@
 """Sound in, image out: audio encoders, averaged or weighted, in front of a Stable Diffusion."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int16
+from jaxtyping import Array, Float, Int16, Key
 
 import encoders
 from jaxsd.audio import RATE, clip_from_samples, load_clip
 from jaxsd.bundled import model_source, sound_source
 from jaxsd.diffusion.loading import read_unet_config
 from jaxsd.diffusion.pipeline import StableDiffusion
+from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.pretrained.precision import choose_dtype
 from jaxsd.sharding import map_batches
 
@@ -25,13 +26,17 @@ Audio = str | PathLike[str] | np.ndarray  # a file, the name of a sample, or sam
 
 MOST_CLIPS = 16  # that an encoder takes at once; fewer are filled up to a power of two, so that few programs compile
 UNCONDITIONAL = ("text", "silence")
+TOKENS = 77
+RANDOM_STREAM = 77  # folded into an image's key for its random embeddings, so that they are not its noise
+# The paper's guidance and steps, without and with an image to start from (arXiv 2509.09717, section on generation).
+PAPER_SAMPLING = {False: (7.5, 100), True: (10.0, 200)}
 
 
 class Conditioning(NamedTuple):
-    """What the U-Net attends to, and what guidance moves away from (None where guidance is 1)."""
+    """What the U-Net attends to, and what guidance moves away from (None where guidance is 1): one for all, or each."""
 
     cond: Float[Array, "batch 77 width"]
-    uncond: Float[Array, "1 77 width"] | None
+    uncond: Float[Array, "_ 77 width"] | None
 
 
 class SoundToImage:
@@ -64,7 +69,7 @@ class SoundToImage:
                 cross-attention.
         """
         self.encoders, self.pipe = dict(audio_encoders), pipe
-        self.weights = _normalize_weights(weights, len(self.encoders))
+        self.weights = normalize_weights(weights, len(self.encoders))
         for name, encoder in self.encoders.items():
             _refuse_other_width(name, encoder, pipe.unet.config.cross_attention_dim)
         self._encode = nnx.jit(lambda encoder, clips: encoder(clips).astype(jnp.float32))
@@ -115,6 +120,9 @@ class SoundToImage:
         prompts: str | Sequence[str] | None = None,
         *,
         rate: int | None = None,
+        mix: bool = False,
+        sound_weights: Sequence[float] | None = None,
+        alpha: float = 0.5,
         negative: str = "",
         unconditional: str | None = "text",
     ) -> Conditioning:
@@ -124,6 +132,9 @@ class SoundToImage:
             audio: sounds, one or several: files, names of sample sounds, or arrays as `load_clips` takes them.
             prompts: one prompt for all sounds, or one each; or prompts without sounds.
             rate: samples a second of the arrays in `audio`.
+            mix: whether all sounds make one conditioning, the weighted mean of theirs.
+            sound_weights: one number of at least 0 for each sound that is mixed; None weighs all alike.
+            alpha: the share of the prompts where there are sounds too, from 0 to 1; 0.5 is the paper's mean.
             negative: the prompt that guidance moves away from.
             unconditional: "text": guidance moves away from `negative` alone. "silence": it moves away from a silent
                 clip, combined as in the paper with `negative` where there are prompts or a `negative`. None: there is
@@ -139,34 +150,53 @@ class SoundToImage:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts or ())
         if clips is None and not prompts:
             raise ValueError("there is neither a sound nor a prompt to make an image of")
-        if clips is not None and len(prompts) not in (0, 1, len(clips)):
-            raise ValueError(
-                f"prompts are {len(prompts)} and sounds are {len(clips)}; allowed: as many, or one for all"
-            )
+        if sound_weights is not None and not mix:
+            raise ValueError("sound_weights need mix=True (--mix)")
+        images = 1 if mix or clips is None else len(clips)
+        if clips is not None and len(prompts) not in (0, 1, images):
+            raise ValueError(f"prompts are {len(prompts)} and sounds are {images}; allowed: as many, or one for all")
         with_silence = unconditional == "silence" and clips is not None
         audio_embeddings = silence = None
         if clips is not None:
             silent = np.zeros((int(with_silence), RATE), np.int16)
             embeddings = self.encode_audio(np.concatenate([silent, clips]))
             silence, audio_embeddings = embeddings[:1], embeddings[len(silent) :]
+            if mix:
+                audio_embeddings = weighted_mean(audio_embeddings[:, None], sound_weights)
         text_embeddings = self.pipe.encode_text(prompts) if prompts else None
-        cond = combine_embeddings(audio_embeddings, text_embeddings)
+        cond = combine_embeddings(audio_embeddings, text_embeddings, alpha)
         if with_silence:
             negative_embeddings = self.pipe.encode_text([negative]) if prompts or negative else None
-            return Conditioning(cond, combine_embeddings(silence, negative_embeddings))
+            return Conditioning(cond, combine_embeddings(silence, negative_embeddings, alpha))
         return Conditioning(cond, None if unconditional is None else self.pipe.encode_text([negative]))
 
     def is_guided(self, guidance: float | None = None) -> bool:
         """Whether anything is left of what guidance moves away from; None is the guidance that the model suggests."""
-        return (self.pipe.sampling.guidance if guidance is None else guidance) != 1
+        return (self.sampling_defaults().guidance if guidance is None else guidance) != 1
+
+    def sampling_defaults(self, image: bool = False) -> SamplingDefaults:
+        """Guidance, steps and sampler where a call names none: what the model suggests or, where it suggests nothing,
+        the paper's, which differ with an `image` to start from."""
+        suggested = self.pipe.sampling
+        return suggested if suggested != SamplingDefaults() else SamplingDefaults(*PAPER_SAMPLING[image])
 
     def encode_audio(self, clips: Int16[np.ndarray, "batch 16000"]) -> Float[Array, "batch 77 width"]:
         """The weighted mean of the encoders' embeddings. Raises ValueError where there is no encoder."""
         if not self.encoders:
             raise ValueError("there is no audio encoder to encode the sound with")
+        embeddings = [jnp.asarray(self.encode_with(name, clips)) for name in self.encoders]
+        return weighted_mean(jnp.stack(embeddings), self.weights)
+
+    def encode_with(self, name: str, clips: Int16[np.ndarray, "batch 16000"]) -> Float[np.ndarray, "batch 77 width"]:
+        """The embeddings of one encoder."""
         size = min(MOST_CLIPS, 1 << (len(clips) - 1).bit_length())
-        embeddings = [map_batches(partial(self._encode, encoder), clips, size) for encoder in self.encoders.values()]
-        return jnp.tensordot(jnp.asarray(self.weights), jnp.stack(embeddings), axes=1, precision="highest")
+        return map_batches(partial(self._encode, self.encoders[name]), clips, size)
+
+    def random(self, keys: Key[Array, " batch"]) -> Conditioning:
+        """The paper's random baseline: N(0, 1) in both halves, of one key for each image."""
+        shape = (2, TOKENS, self.pipe.unet.config.cross_attention_dim)
+        draw = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, RANDOM_STREAM), shape), out_axes=1)
+        return Conditioning(*draw(keys))
 
     def __call__(
         self,
@@ -174,15 +204,20 @@ class SoundToImage:
         prompts: str | Sequence[str] | None = None,
         *,
         rate: int | None = None,
+        mix: bool = False,
+        sound_weights: Sequence[float] | None = None,
+        alpha: float = 0.5,
         negative: str = "",
         unconditional: str = "text",
+        random: int = 0,
         seed: int = 0,
         **sampling: Any,
     ) -> Float[Array, "batch height width 3"]:
         """An image of each sound or prompt, float32 in [0, 1]; `generate.py` draws the same ones.
 
         Args:
-            audio, prompts, rate, negative, unconditional: those of `encode`.
+            audio, prompts, rate, mix, sound_weights, alpha, negative, unconditional: those of `encode`.
+            random: how many images of random embeddings to draw in place of sounds and prompts, the paper's baseline.
             seed: seeds the noise, which is the same for every image.
             sampling: keyword arguments of `StableDiffusion.__call__`: guidance, steps, sampler, image, strength,
                 height, width and others; `key` takes the place of the seed.
@@ -190,8 +225,23 @@ class SoundToImage:
         Raises:
             FileNotFoundError, ValueError: those of `encode` and of `StableDiffusion.__call__`.
         """
-        guided = unconditional if self.is_guided(sampling.get("guidance")) else None
-        conditioning = self.encode(audio, prompts, rate=rate, negative=negative, unconditional=guided)
+        defaults = self.sampling_defaults(image=sampling.get("image") is not None)
+        sampling = {"guidance": defaults.guidance, "steps": defaults.steps} | sampling
+        if random:
+            if audio is not None or prompts:
+                raise ValueError("random embeddings take the place of sounds and prompts; give one or the other")
+            keys = image_keys(seed, range(random))
+            return self.pipe(*self.random(keys), **{"key": keys, **sampling})
+        conditioning = self.encode(
+            audio,
+            prompts,
+            rate=rate,
+            mix=mix,
+            sound_weights=sound_weights,
+            alpha=alpha,
+            negative=negative,
+            unconditional=unconditional if self.is_guided(sampling["guidance"]) else None,
+        )
         sampling.setdefault("key", jnp.stack([jax.random.key(seed)] * len(conditioning.cond)))
         return self.pipe(*conditioning, **sampling)
 
@@ -214,13 +264,31 @@ def load_clips(audio: Audio | Sequence[Audio], rate: int | None = None) -> Int16
     return np.stack([_load_clip(item, rate) for item in items])
 
 
-def combine_embeddings(audio: Array | None, text: Array | None) -> Float[Array, "batch 77 width"]:
-    """The mean of the embeddings of sounds and of prompts, where there are both; one of either may stand for all.
+def combine_embeddings(audio: Array | None, text: Array | None, alpha: float = 0.5) -> Float[Array, "batch 77 width"]:
+    """alpha text + (1 - alpha) audio, where there are both; one of either may stand for all.
 
-    arXiv 2509.09717, section on generation.
+    The paper's mean is alpha = 1/2 (arXiv 2509.09717, section on generation). Raises ValueError for another alpha than
+    0 to 1.
     """
-    present = [embeddings for embeddings in (audio, text) if embeddings is not None]
-    return sum(present[1:], present[0]) / len(present)
+    if not 0 <= alpha <= 1:  # true for NaN
+        raise ValueError(f"alpha is {alpha}; allowed: 0 to 1, the share of the text")
+    if audio is None or text is None:
+        return jnp.asarray(text if audio is None else audio)
+    return (1 - alpha) * audio + alpha * text
+
+
+def weighted_mean(
+    embeddings: Float[Array, "count batch 77 width"], weights: Sequence[float] | None = None
+) -> Float[Array, "batch 77 width"]:
+    """The mean of embeddings over the first axis; `weights` are scaled to the sum 1, None weighs all alike."""
+    shares = normalize_weights(weights, len(embeddings))
+    return jnp.tensordot(jnp.asarray(shares), embeddings, axes=1, precision="highest")
+
+
+def image_keys(seed: int, numbers: Iterable[int]) -> Key[Array, " images"]:
+    """A key for each image, of the seed and of its number among those of one sound; number 0 has the seed's own."""
+    key = jax.random.key(seed)
+    return jnp.stack([jax.random.fold_in(key, number) if number else key for number in numbers])
 
 
 def _load_clip(item: Audio, rate: int | None) -> Int16[np.ndarray, "16000"]:
@@ -241,13 +309,13 @@ def _load_encoders(names: Sequence[str], dtype: jnp.dtype, trust_code: bool) -> 
     return {str(name): encoders.load(name, dtype=dtype, trust_code=trust_code) for name in names}
 
 
-def _normalize_weights(weights: Sequence[float] | None, count: int) -> list[float]:
-    """Shares of the encoders that sum to 1."""
+def normalize_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+    """Shares of `count` embeddings that sum to 1. Raises ValueError where the weights do not fit."""
     if weights is None:
-        return [1 / count] * count
+        return [1 / max(count, 1)] * count
     weights = [float(weight) for weight in weights]
     if len(weights) != count:
-        raise ValueError(f"weights are {len(weights)} and encoders are {count}; allowed: as many")
+        raise ValueError(f"weights are {len(weights)} for {count}; allowed: as many")
     if not all(0 <= weight < np.inf for weight in weights) or not sum(weights):
         raise ValueError(f"weights are {weights}; allowed: numbers of at least 0, one of them above")
     return [weight / sum(weights) for weight in weights]

@@ -80,3 +80,37 @@ def test_training_that_cannot_be_is_refused_in_one_line(tmp_path, arguments, mes
     assert refused.returncode == 2
     assert message in refused.stderr and refused.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "files"),
+    [
+        (["--random", "--count", "2"], ["random.png", "random-2.png"]),
+        (["--text", "a dog"], ["a-dog.png"]),
+        (["--audio", "dog", "waves", "--mix", "--sound-weights", "2", "1", "--text", "at night"], ["dog+waves.png"]),
+    ],
+)
+def test_every_mode_draws(tmp_path, arguments, files):
+    done = run("generate.py", *arguments, "--steps", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [f"out/{file}" for file in files]
+    images = [np.asarray(Image.open(tmp_path / "out" / file)) for file in files]
+    assert len({image.tobytes() for image in images}) == len(files)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--random", "--audio", "dog"], "--random takes the place of sounds and texts"),
+        (["--audio", "dog", "--alpha", "0.3"], "--alpha is the share of the text beside sounds"),
+        (["--text", "a dog", "--mix"], "--mix and --sound-weights are for sounds"),
+        (["--audio", "dog", "--text", "a", "--alpha", "nan"], "alpha is nan; allowed: 0 to 1"),
+        (["--audio", "dog", "waves", "--mix", "--sound-weights", "1"], "weights are 1 for 2; allowed: as many"),
+        (["--audio", "dog", "waves", "--sound-weights", "1", "1"], "sound_weights need mix=True"),
+    ],
+)
+def test_mixes_that_cannot_be_get_one_line(tmp_path, arguments, message):
+    done = run("generate.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ from jaxsd.audio import AudioError, load_clip
 from jaxsd.bundled import TOY_SAMPLES
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.generation import write_images
-from jaxsd.sound_to_image import SoundToImage, load_clips
+from jaxsd.sound_to_image import SoundToImage, image_keys, load_clips
 from tests.helpers import models
 
 pytestmark = pytest.mark.slow
@@ -66,6 +66,48 @@ def test_weights_are_shares(pipe, clips):
     weighted = SoundToImage(parts, pipe, weights=[3, 1]).encode(clips).cond
     one, two = (encoded(encoder, clips) for encoder in parts.values())
     np.testing.assert_allclose(weighted, 0.75 * one + 0.25 * two, atol=1e-5)
+
+
+def test_mixes_are_the_papers_means_and_weighted_ones(model, pipe, clips):
+    one, two = model.encoders.values()
+    audio = (encoded(one, clips) + encoded(two, clips)) / 2
+    text, empty = pipe.encode_text(["a dog"]), pipe.encode_text([""])
+    np.testing.assert_allclose(model.encode(clips, mix=True).cond, audio.mean(0, keepdims=True), atol=1e-5)
+    mixed = model.encode(clips, "a dog", mix=True, sound_weights=[2, 1, 1], alpha=0.3, unconditional="silence")
+    weighted = (2 * audio[:1] + audio[1:2] + audio[2:]) / 4
+    np.testing.assert_allclose(mixed.cond, 0.7 * weighted + 0.3 * text, atol=1e-5)
+    silent = np.zeros((1, 16_000), np.int16)
+    silence = (encoded(one, silent) + encoded(two, silent)) / 2
+    np.testing.assert_allclose(mixed.uncond, 0.7 * silence + 0.3 * empty, atol=1e-5)
+
+
+def test_random_embeddings_are_normal_and_of_their_key(model):
+    keys = image_keys(0, range(20))
+    cond, uncond = model.random(keys)
+    assert cond.shape == uncond.shape == (20, 77, 24) and not np.allclose(cond, uncond)
+    assert abs(float(cond.mean())) < 0.02 and abs(float(cond.std()) - 1) < 0.02
+    np.testing.assert_array_equal(model.random(keys[3:4]).cond, cond[3:4])
+
+
+def test_defaults_are_the_models_or_the_papers(model):
+    assert (model.sampling_defaults().guidance, model.sampling_defaults().steps) == (7.5, 100)
+    assert (model.sampling_defaults(image=True).guidance, model.sampling_defaults(image=True).steps) == (10, 200)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"alpha": float("nan")}, "alpha is nan; allowed: 0 to 1"),
+        ({"alpha": 1.5}, "alpha is 1.5; allowed: 0 to 1"),
+        ({"sound_weights": [1, 1, 1]}, "sound_weights need mix=True"),
+        ({"mix": True, "sound_weights": [1, 1]}, "weights are 2 for 3; allowed: as many"),
+        ({"mix": True, "sound_weights": [1, 1, -2]}, "weights are"),
+        ({"mix": True, "sound_weights": [0, 0, 0]}, "weights are"),
+    ],
+)
+def test_mixes_that_cannot_be_are_refused(model, clips, options, message):
+    with pytest.raises(ValueError, match=message):
+        model.encode(clips, "a dog", **options)
 
 
 @pytest.mark.parametrize("weights", [[1], [1, -1], [0, 0], [1, float("nan")]])
