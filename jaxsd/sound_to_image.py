@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int16, Key
 
 import encoders
+from encoders.spectrogram import TOKENS
 from jaxsd.audio import RATE, clip_from_samples, load_clip
 from jaxsd.bundled import model_source, sound_source
 from jaxsd.diffusion.loading import read_unet_config
@@ -26,7 +27,6 @@ Audio = str | PathLike[str] | np.ndarray  # a file, the name of a sample, or sam
 
 MOST_CLIPS = 16  # that an encoder takes at once; fewer are filled up to a power of two, so that few programs compile
 UNCONDITIONAL = ("text", "silence")
-TOKENS = 77
 RANDOM_STREAM = 77  # folded into an image's key for its random embeddings, so that they are not its noise
 # The paper's guidance and steps, without and with an image to start from (arXiv 2509.09717, section on generation).
 PAPER_SAMPLING = {False: (7.5, 100), True: (10.0, 200)}
