@@ -93,6 +93,8 @@ def start_process(
             (resource.RLIMIT_FSIZE, limits.file_size),
             (resource.RLIMIT_CORE, 0),
         ):
+            _, most = resource.getrlimit(kind)  # which nobody but root can raise
+            value = value if most == resource.RLIM_INFINITY else min(value, most)
             resource.setrlimit(kind, (value, value))
 
     try:
