@@ -60,8 +60,8 @@ def hostile(secret: str, port: int) -> dict[str, tuple[str, str]]:
         "forks": (design(f"import os; os.fork(); {LAYERS}"), "not constructed"),
         "starts a program": (design(f"import subprocess; subprocess.run(['true']); {LAYERS}"), "not constructed"),
         "reads a secret": (design(f"open({secret!r}).read(); {LAYERS}"), "not constructed"),
-        "lists the home folder": (
-            design(f"import os; os.listdir(os.path.expanduser('~root/.ssh')); {LAYERS}"),
+        "lists a folder outside": (
+            design(f"import os; os.listdir(os.path.dirname({secret!r})); {LAYERS}"),
             "not constructed",
         ),
         "opens a socket": (
