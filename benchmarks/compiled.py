@@ -155,7 +155,7 @@ def sampling_step(mesh: Mesh, dtype, batch: int, side: int = 64) -> Lowered:
     history = jax.eval_shape(partial(init_history, table), noise)
     keys_values = nnx.eval_shape(lambda unet, x: unet.keys_values(x), unet, jnp.zeros((2 * batch, 77, 768)))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
-    parts = described((history, keys_values, keys), batch_sharding(mesh))
+    parts = described((history, keys_values, keys, pipeline.Inpainting()), batch_sharding(mesh))
     shared = (table.rows()[0], np.float32(7.5))
     return pipeline._denoise.lower(graph, mesh, params, shared, parts)
 

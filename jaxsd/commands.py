@@ -85,7 +85,15 @@ def run_generate():
         help="LoRAs: files, folders or repositories, each with its weight (1)",
     )
     add("--image", metavar="FILE", help="image to start from")
-    add("--strength", type=float, default=0.7, help="how little is left of that image, above 0 to 1 (0.7)")
+    add("--strength", type=float, help="how little is left of that image, above 0 to 1 (0.7; 1 with a mask)")
+    add("--mask", metavar="FILE", help="image that is white where the image is painted anew and black where it stays")
+    add(
+        "--outpaint",
+        nargs=4,
+        type=int,
+        metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
+        help="pixels by which the image grows; they are painted",
+    )
     add("--negative", default="", metavar="TEXT", help="what the images should not show")
     add(
         "--unconditional",
@@ -99,8 +107,10 @@ def run_generate():
         type=float,
         help="weight of the sound against none (the model's; else 7.5, or 10 with --image)",
     )
+    add("--guidance-end", type=float, metavar="SHARE", help="share of the steps that are guided, 0 to 1 (1)")
+    add("--fast", action="store_true", help="the same as --sampler dpm++2m --steps 15 --guidance-end 0.6")
     add("--steps", type=int, help="denoising steps (the model's; else 100, or 200 with --image)")
-    add("--sampler", help="ddim, pndm, lms, euler, euler_a or dpm++2m (the model's own)")
+    add("--sampler", help="ddim, pndm, lms, euler, euler_a, dpm++2m, lcm or tcd (the model's own)")
     add("--width", type=int, help="of the images in pixels (what the model was trained at)")
     add("--height", type=int, help="of the images in pixels (what the model was trained at)")
     add("--count", type=int, default=1, help="images a sound (1)")
@@ -114,6 +124,7 @@ def run_generate():
     from jaxsd.bundled import model_source
     from jaxsd.diffusion.loading import require_tokenizer
     from jaxsd.diffusion.lora import parse_lora
+    from jaxsd.diffusion.sampling_defaults import FAST
     from jaxsd.generation import read_inputs, write_images
     from jaxsd.sound_to_image import SoundToImage, image_keys
 
@@ -122,6 +133,7 @@ def run_generate():
     if (arguments.mix or arguments.sound_weights) and not arguments.audio:
         raise ValueError("--mix and --sound-weights are for sounds; give --audio")
     inputs = read_inputs(arguments.audio, arguments.text, arguments.image, mix=arguments.mix, random=arguments.random)
+    image, mask = _read_mask(arguments, inputs.image)
     if (arguments.text or arguments.negative) and not arguments.tokenizer:
         require_tokenizer(model_source(arguments.model))
     model = SoundToImage.from_pretrained(
@@ -137,11 +149,12 @@ def run_generate():
     )
     for source, weight in map(parse_lora, arguments.lora):
         model.pipe.load_lora(source, weight)
-    sampling = {name: getattr(arguments, name) for name in ("guidance", "steps", "sampler", "height", "width")}
+    names = ("guidance", "guidance_end", "steps", "sampler", "height", "width")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    sampling: dict[str, Any] = {**(FAST if arguments.fast else {}), **given}
     defaults = model.sampling_defaults(image=inputs.image is not None)
     for name in ("guidance", "steps"):
-        if sampling[name] is None:
-            sampling[name] = getattr(defaults, name)
+        sampling.setdefault(name, getattr(defaults, name))
     if arguments.random:
         conditioning = model.random(image_keys(arguments.seed, range(max(arguments.count, 1))))
     else:
@@ -162,12 +175,27 @@ def run_generate():
         count=arguments.count,
         seed=arguments.seed,
         overwrite=arguments.overwrite,
-        image=inputs.image,
+        image=image,
+        mask=mask,
         strength=arguments.strength,
         **sampling,
     )
     for path in paths:
         print(path)
+
+
+def _read_mask(arguments: argparse.Namespace, image):
+    """The image to start from, grown by --outpaint, and what of it is painted anew; None without."""
+    from jaxsd.clip.images import load_image
+    from jaxsd.diffusion.images import pad_image
+
+    if image is None and (arguments.mask or arguments.outpaint):
+        raise ValueError("--mask and --outpaint need the image that they are for; give --image")
+    if arguments.mask and arguments.outpaint:
+        raise ValueError("--mask and --outpaint cannot be had together: draw the border into the image and the mask")
+    if arguments.outpaint:
+        return pad_image(image, *arguments.outpaint)
+    return image, load_image(arguments.mask) if arguments.mask else None
 
 
 def run_train():

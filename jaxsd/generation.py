@@ -16,7 +16,7 @@ from PIL import Image
 from jaxsd.audio import load_clip
 from jaxsd.bundled import sound_source
 from jaxsd.clip.images import load_image
-from jaxsd.diffusion.pipeline import StableDiffusion, to_pil
+from jaxsd.diffusion.pipeline import StableDiffusion, strength_of, to_pil
 from jaxsd.files import place_new, replacing
 from jaxsd.progress import Progress
 from jaxsd.sharding import padded_batches
@@ -96,8 +96,8 @@ def write_images(
         count: images of each.
         seed: seeds the noise.
         overwrite: whether files that are there are replaced; otherwise a new file gets the next free number.
-        sampling: keyword arguments of `StableDiffusion.__call__`: guidance, steps, sampler, image, strength, height,
-            width.
+        sampling: keyword arguments of `StableDiffusion.__call__`: guidance, guidance_end, steps, sampler, image,
+            mask, strength, height, width.
 
     Returns:
         The paths of the files, in the order of the stems.
@@ -114,7 +114,7 @@ def write_images(
     keys = image_keys(seed, numbers.tolist())
     size = min(len(paths), batch_size(pipe, sampling.get("height"), sampling.get("width")))
     batches = list(padded_batches(len(paths), size))
-    table = pipe.sampler_table(sampling.get("steps"), sampling.get("sampler"), _strength(**sampling))
+    table = pipe.sampler_table(sampling.get("steps"), sampling.get("sampler"), _starting_strength(**sampling))
     with Progress("denoising", len(batches) * len(table.rows())) as progress:
         for number, (indices, wanted) in enumerate(batches):
             images = pipe(
@@ -183,9 +183,8 @@ def _candidates(folder: Path, stem: str) -> Iterator[Path]:
     yield from (folder / f"{stem}-{number}.png" for number in itertools.count(2))
 
 
-def _strength(image: Image.Image | None = None, strength: float = 0.7, **_) -> float | None:
-    """The strength that counts: None without an image to start from."""
-    return None if image is None else strength
+def _starting_strength(image=None, mask=None, strength: float | None = None, **_) -> float | None:
+    return strength_of(image, mask, strength)
 
 
 def _uncond_of(conditioning: Conditioning, indices: np.ndarray) -> jax.Array | None:

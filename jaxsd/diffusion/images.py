@@ -5,7 +5,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 from PIL import Image
 
-from jaxsd.clip.images import rgb_array
+from jaxsd.clip.images import rgb_array, rgb_image
 
 
 def prepare_image(
@@ -25,6 +25,47 @@ def prepare_image(
     if images.shape[1:3] == (height, width):
         return images
     return np.stack([resize(image, height, width) for image in images])
+
+
+def prepare_mask(
+    mask: Image.Image | ArrayLike, height: int, width: int
+) -> Float[np.ndarray, "batch {height} {width} 1"]:
+    """A mask of the given size: 1 where an image is painted anew, 0 where it stays; gray is 1 from the middle on.
+
+    `mask` is a PIL image of any mode, white where it is transparent (batch 1), or an array in [0, 1] of shape (any
+    height, any width), (batch, any height, any width) or (batch, any height, any width, 1). Masks are stretched as
+    images are. Raises ValueError where the array does not fit.
+    """
+    if isinstance(mask, Image.Image):
+        masks = (rgb_array(mask) @ np.array([0.299, 0.587, 0.114], np.float32))[None]
+        masks = np.round(masks * 255) / np.float32(255)
+    else:
+        masks = np.asarray(mask, np.float32)
+        if masks.ndim == 4 and masks.shape[-1] == 1:
+            masks = masks[..., 0]
+        masks = masks[None] if masks.ndim == 2 else masks
+    if masks.ndim != 3 or not masks.size:
+        raise ValueError(f"mask has shape {masks.shape}; allowed: (height, width) or (batch, height, width)")
+    if not (masks.min() >= 0 and masks.max() <= 1):  # false for NaN too
+        raise ValueError(f"mask has values from {masks.min()} to {masks.max()}; allowed: 0 to 1")
+    if masks.shape[1:] != (height, width):
+        images = [Image.fromarray(np.round(one * 255).astype(np.uint8)) for one in masks]
+        resized = [image.resize((width, height), Image.Resampling.LANCZOS) for image in images]
+        masks = np.stack([np.asarray(image, np.float32) for image in resized]) / 255
+    return (masks >= 0.5).astype(np.float32)[..., None]
+
+
+def pad_image(image: Image.Image, left: int, top: int, right: int, bottom: int) -> tuple[Image.Image, Image.Image]:
+    """An image with a border of so many pixels, and the mask that paints the border: outpainting.
+
+    The border repeats the edge. Raises ValueError for a negative number.
+    """
+    if min(left, top, right, bottom) < 0:
+        raise ValueError(f"the border is {left}, {top}, {right}, {bottom} pixels; allowed: from 0")
+    pixels = np.asarray(rgb_image(image))
+    sides = (top, bottom), (left, right)
+    mask = np.pad(np.zeros(pixels.shape[:2], np.uint8), sides, constant_values=255)
+    return Image.fromarray(np.pad(pixels, (*sides, (0, 0)), mode="edge")), Image.fromarray(mask)
 
 
 def resize(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -157,7 +158,7 @@ def load_single_file(
     """
     if path.suffix != SAFETENSORS:
         raise ValueError(f"{path}: {MODEL_NAME} in one file must be a .safetensors file")
-    names = list(open_tensors([path]))
+    names = open_tensors([path])
     others = (*OTHER_MODELS, *PARTS_OF_A_MODEL)
     if other := recognize_keys(names, others):
         raise ValueError(f"{path} is {other}, not {MODEL_NAME}")
@@ -165,6 +166,9 @@ def load_single_file(
         if not any(name.startswith(prefix) for name in names) and not (component == "vae" and vae):
             remedy = "; name one to take in its place: vae= (--vae)" if component == "vae" else ""
             raise ValueError(f"{path} holds no {component.replace('_', ' ')}: no key begins with {prefix}{remedy}")
+    first = names.get(PREFIXES["unet"] + "input_blocks.0.0.weight")
+    if first is not None and first.shape[1:2] == (2 * unet_config.out_channels + 1,):  # an inpainting model
+        unet_config = replace(unet_config, in_channels=first.shape[1])
     makers = {"unet": partial(UNet, unet_config), "text_encoder": partial(TextModel, text_config)}
     ignored = [
         *SINGLE_FILE_IGNORED,
@@ -257,10 +261,13 @@ def check_networks_fit(name: str | Path, unet: UNetConfig, vae: VAEConfig | None
             f"{name}: the text encoder's hidden_size is {text.hidden_size}, but the U-Net's cross_attention_dim is "
             f"{unet.cross_attention_dim}"
         )
-    if unet.out_channels != unet.in_channels:
-        raise ValueError(f"{name}: the U-Net's out_channels is {unet.out_channels}; allowed: its in_channels")
-    if vae and vae.latent_channels != unet.in_channels:
+    if unet.in_channels not in (unet.out_channels, 2 * unet.out_channels + 1):  # and a mask and a masked image
         raise ValueError(
-            f"{name}: the VAE's latent_channels is {vae.latent_channels}, but the U-Net's in_channels is "
-            f"{unet.in_channels}"
+            f"{name}: the U-Net's out_channels is {unet.out_channels} and its in_channels {unet.in_channels}; allowed: "
+            "as many, or for inpainting twice as many and one"
+        )
+    if vae and vae.latent_channels != unet.out_channels:
+        raise ValueError(
+            f"{name}: the VAE's latent_channels is {vae.latent_channels}, but the U-Net's out_channels is "
+            f"{unet.out_channels}"
         )

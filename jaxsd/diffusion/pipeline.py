@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from PIL import Image
 
 from jaxsd.clip.tokens import empty_text, load_tokenizer, tokenize
 from jaxsd.clip.towers import TextModel
-from jaxsd.diffusion.images import prepare_image
+from jaxsd.diffusion.images import prepare_image, prepare_mask
 from jaxsd.diffusion.loading import CLIP_REPOSITORY, is_single_file, load_folder, load_single_file
 from jaxsd.diffusion.lora import LoRA, apply_loras, read_lora
 from jaxsd.diffusion.samplers import NoiseSchedule, Sampler, init_history, make_sampler, normal, step
@@ -39,6 +39,26 @@ DIFFUSERS_NAMES = {
     "generator": "key",
     "callback": "on_step",
 }
+
+
+class Inpainting(NamedTuple):
+    """What of an image a step of the sampler keeps or sees, (batch, latent height, latent width, ...) each.
+
+    kept: The mask, which is 1 where the image is painted anew, the image's latents and their noise. channels: What a
+    U-Net for inpainting takes beside its latents: the mask and the latents of the image under it.
+    """
+
+    kept: tuple[jax.Array, jax.Array, jax.Array] | None = None
+    channels: jax.Array | None = None
+
+
+def strength_of(image: object | None, mask: object | None, strength: float | None) -> float | None:
+    """The strength that a call with these arguments has. None: it starts from noise alone, as inpainting does at 1."""
+    if image is None:
+        return None
+    if strength is None:
+        strength = 0.7 if mask is None else 1.0
+    return None if mask is not None and strength == 1 else strength
 
 
 class StableDiffusion:
@@ -174,7 +194,9 @@ class StableDiffusion:
         steps: int | None = None,
         sampler: str | None = None,
         image: Image.Image | Float[ArrayLike, "images image_height image_width 3"] | None = None,
-        strength: float = 0.7,
+        strength: float | None = None,
+        mask: Image.Image | Float[ArrayLike, "*images mask_height mask_width"] | None = None,
+        guidance_end: float = 1.0,
         latents: Float[ArrayLike, "_ latent_height latent_width _"] | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -196,7 +218,11 @@ class StableDiffusion:
             sampler: A key of `samplers.SAMPLERS`, by default `sampling.sampler` or else `schedule.sampler`.
             image: One for all or one each: a PIL image, or an array in [0, 1]. It is resized, encoded and noised, and
                 only the last int(steps * strength) steps are run (arXiv 2509.09717).
-            strength: The higher, the less is left of `image`.
+            strength: The higher, the less is left of `image`; by default 0.7, or 1 with a mask.
+            mask: What of `image` is painted anew, one for all or one each: a PIL image, white there and black where
+                the image stays, or an array in [0, 1] (`images.prepare_mask`). Any U-Net takes one, and one with
+                channels for a mask sees it; such a U-Net paints all where there is none.
+            guidance_end: The share of the steps that are guided; the rest compute half as much.
             latents: Standard normal noise. Drawn from `key` where it is None.
             height: In pixels. By default that of `latents`, or that at which the U-Net was trained.
             width: Likewise.
@@ -218,7 +244,11 @@ class StableDiffusion:
             instead = f"; {DIFFUSERS_NAMES[name]} is its name here" if name in DIFFUSERS_NAMES else ""
             raise TypeError(f"StableDiffusion takes no argument {name!r}{instead}")
         guidance = self.sampling.guidance if guidance is None else guidance
-        table = self.sampler_table(steps, sampler, None if image is None else strength)
+        if not 0 <= guidance_end <= 1:
+            raise ValueError(f"guidance_end is {guidance_end}; allowed: 0 to 1")
+        if mask is not None and image is None:
+            raise ValueError("there is a mask and no image; allowed: a mask with the image that it covers")
+        table = self.sampler_table(steps, sampler, strength_of(image, mask, strength))
         context = self._context(self._embed(cond), self._embed(uncond), guidance)
         batch = len(context[0])
         noise_keys, image_keys, step_keys = _split_keys(key, batch)
@@ -226,7 +256,7 @@ class StableDiffusion:
             noise = normal(noise_keys, self._latent_shape(height, width))
         else:
             noise = jnp.asarray(latents, jnp.float32)
-            shape = (batch, "height", "width", self.unet.config.in_channels)
+            shape = (batch, "height", "width", self.unet.config.out_channels)
             if noise.ndim != 4 or noise.shape[::3] != shape[::3]:
                 raise ValueError(f"latents have shape {noise.shape}; allowed: ({', '.join(map(str, shape))})")
         images = None
@@ -235,20 +265,44 @@ class StableDiffusion:
             if len(images) not in (1, batch):
                 raise ValueError(f"images are {len(images)} and cond are {batch}; allowed: as many, or one for all")
 
+        height, width = (side * self.vae.config.factor for side in noise.shape[1:3])
+        masks = np.ones((1, height, width, 1), np.float32) if mask is None else prepare_mask(mask, height, width)
+        if len(masks) not in (1, batch):
+            raise ValueError(f"masks are {len(masks)} and cond are {batch}; allowed: as many, or one for all")
+
         mesh = local_mesh(batch)
         noise, context, image_keys, step_keys = shard_batch((noise, context, image_keys, step_keys), mesh)
         networks = self._on_devices(mesh)
-        start = 0.0
-        if images is not None and len(images) == 1:  # encoded but once
-            start = _encode_images(*networks, images, image_keys)
-        elif images is not None:
-            start = _encode_images(*networks, None, (shard_batch(images, mesh), image_keys))
-        history = init_history(table, noise, start)
+
+        def encode(images, keys):
+            if len(images) == 1:  # encoded but once
+                return _encode_images(*networks, images, keys)
+            return _encode_images(*networks, None, (shard_batch(images, mesh), keys))
+
+        known = None if images is None else encode(images, image_keys)
+        starts_from_noise = known is None or strength_of(image, mask, strength) is None
+        history = init_history(table, noise, 0.0 if starts_from_noise else jnp.asarray(known))
+        inpainting = Inpainting()
+        if mask is not None or self.unet.config.in_channels > self.unet.config.out_channels:
+            factor = self.vae.config.factor
+            small = np.broadcast_to(masks[:, ::factor, ::factor], (batch, *noise.shape[1:3], 1))
+            small = shard_batch(small, mesh)
+            if self.unet.config.in_channels == self.unet.config.out_channels:
+                inpainting = Inpainting(kept=(small, jnp.asarray(known), noise))
+            else:  # gray, which is 0 for the VAE, where the image is painted
+                covered = 0.5 * masks + (0 if images is None else (1 - masks) * images)
+                covered = np.asarray(covered + np.zeros(3, np.float32), np.float32)
+                seen = encode(covered, jax.vmap(partial(jax.random.fold_in, data=1))(image_keys))
+                inpainting = Inpainting(channels=jnp.concatenate([small, seen], axis=-1))
         keys_values = _compute_keys_values(*networks, None, context)
         shared_guidance = np.float32(guidance)
         rows = table.rows()
+        guided = round(len(rows) * guidance_end)
         for done, row in enumerate(rows, 1):
-            history, predicted = _denoise(*networks, (row, shared_guidance), (history, keys_values, step_keys))
+            if done == guided + 1 and len(context) > 1:
+                keys_values = _compute_keys_values(*networks, None, context[-1:])
+            parts = history, keys_values, step_keys, inpainting
+            history, predicted = _denoise(*networks, (row, shared_guidance), parts)
             if on_step:
                 on_step(done, len(rows), predicted.block_until_ready()[:batch])
         images = _decode_images(*networks, None, history.xs[0])[:batch]
@@ -311,7 +365,7 @@ class StableDiffusion:
         for name, side in (("height", height), ("width", width)):
             if side < factor or side % factor:
                 raise ValueError(f"{name} is {side}; allowed: multiples of {factor}")
-        return height // factor, width // factor, self.unet.config.in_channels
+        return height // factor, width // factor, self.unet.config.out_channels
 
 
 def _are_the_same(before: list, after: list) -> bool:
@@ -373,9 +427,11 @@ def _compute_keys_values(unet, vae, _, context):
 @_on_each_device
 def _denoise(unet, vae, shared, batch):
     """One step of the sampler on the guided prediction of the U-Net."""
-    (row, guidance), (history, keys_values, keys) = shared, batch
+    (row, guidance), (history, keys_values, keys, inpainting) = shared, batch
 
     def network(x, t):
+        if inpainting.channels is not None:
+            x = jnp.concatenate([x, inpainting.channels], axis=-1)
         halves = len(jax.tree.leaves(keys_values)[0]) // len(x)
         both = unet.denoise(jnp.tile(x, (halves, 1, 1, 1)), jnp.broadcast_to(t, halves * len(x)), keys_values)
         if halves == 1:
@@ -383,7 +439,12 @@ def _denoise(unet, vae, shared, batch):
         without, with_ = jnp.split(both, 2)
         return without + guidance * (with_ - without)
 
-    return step(row, network, history, keys)
+    history, predicted = step(row, network, history, keys)
+    if inpainting.kept is not None:
+        mask, known, noise = inpainting.kept
+        kept = row.known_alpha * known + row.known_sigma * noise
+        history = history._replace(xs=(mask * history.xs[0] + (1 - mask) * kept, *history.xs[1:]))
+    return history, predicted
 
 
 @_on_each_device

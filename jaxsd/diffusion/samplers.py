@@ -25,6 +25,7 @@ import numpy as np
 from jaxsd.files import read_json
 from jaxsd.pretrained.model_config import from_dict
 
+CONSISTENCY_STEPS = 50  # timesteps that LCM and TCD are distilled at
 MOST_TIMESTEPS = 100_000  # a schedule holds a number for each
 
 
@@ -194,6 +195,8 @@ class Row(NamedTuple):
     c: Coefficient
     u: Coefficient  # u x + v f(x, t) is the data that x is noise over, as the network sees it
     v: Coefficient
+    known_alpha: Coefficient  # known_alpha x_0 + known_sigma noise is a known image after the step
+    known_sigma: Coefficient
 
 
 class Sampler(NamedTuple):
@@ -264,6 +267,17 @@ def karras_ratios(highest: float, lowest: float, steps: int, rho: float = 7.0) -
 def timesteps_of(schedule: NoiseSchedule, ratios: np.ndarray) -> np.ndarray:
     """Fractional timesteps at which sigma / alpha is `ratios`, interpolated in its logarithm."""
     return np.interp(np.log(ratios), np.log(schedule.ratios), np.arange(len(schedule.ratios)))
+
+
+def consistency_points(schedule: NoiseSchedule, steps: int) -> Points:
+    """Of the CONSISTENCY_STEPS timesteps that consistency models are distilled at, `steps` evenly chosen ones."""
+    total, most = schedule.num_train_timesteps, min(CONSISTENCY_STEPS, schedule.num_train_timesteps)
+    if not 1 <= steps <= most:
+        raise ValueError(f"steps is {steps}; allowed: 1 to {most}")
+    distilled = np.arange(most, 0, -1) * (total // most) - 1
+    timesteps = distilled[np.arange(steps) * most // steps]
+    squared = schedule.alphas_cumprod[np.append(timesteps, 0)]
+    return Points(timesteps, np.sqrt(squared), np.sqrt(1 - squared), noise_scale=1.0)
 
 
 def multistep(schedule: NoiseSchedule, points: Points, order: int) -> Sampler:
@@ -346,6 +360,31 @@ def dpm_solver_2m(schedule: NoiseSchedule, points: Points) -> Sampler:
     return _table(schedule, points, a[:, None], b, data=True)
 
 
+def latent_consistency(schedule: NoiseSchedule, points: Points) -> Sampler:
+    """LCM (Luo et al., arXiv 2310.04378, algorithm 3): to the data that the model sees, and fresh noise on it.
+
+    What the model sees is mixed with x so that at timestep 0 the data is x (eq. 9, with the boundary at 0.5 and the
+    timesteps scaled by 10).
+    """
+    scaled = 10 * points.timesteps
+    keep, see = 0.25 / (scaled**2 + 0.25), scaled / np.sqrt(scaled**2 + 0.25)
+    alpha, sigma = np.append(points.alpha[1:-1], 1), np.append(points.sigma[1:-1], 0)  # the last step ends at data
+    return _table(schedule, points, (alpha * keep)[:, None], (alpha * see)[:, None], c=sigma, data=True)
+
+
+def trajectory_consistency(schedule: NoiseSchedule, points: Points, gamma: float = 0.3) -> Sampler:
+    """TCD (Zheng et al., arXiv 2402.19159, algorithm 4): along the noise beyond the next point, and noise back to it.
+
+    A step goes to the timestep (1 - gamma) times the next one.
+    """
+    beyond = np.floor((1 - gamma) * np.append(points.timesteps[1:], 0)).astype(int)
+    squared = schedule.alphas_cumprod[beyond]
+    a = np.sqrt(squared) / points.alpha[:-1]
+    b = np.sqrt(1 - squared) - a * points.sigma[:-1]
+    back = points.alpha[1:] / np.sqrt(squared)
+    return _table(schedule, points, (back * a)[:, None], (back * b)[:, None], c=np.sqrt(np.maximum(1 - back**2, 0)))
+
+
 class SamplerSpec(NamedTuple):
     """What makes a sampler.
 
@@ -363,6 +402,11 @@ class SamplerSpec(NamedTuple):
     required: Mapping[str, Any] = {}
 
 
+CONSISTENCY = {
+    "original_inference_steps": CONSISTENCY_STEPS,
+    "rescale_betas_zero_snr": False,
+    "thresholding": False,
+}
 OTHER_SIGMAS = {"use_beta_sigmas": False, "use_exponential_sigmas": False}
 SAMPLERS = {
     "pndm": SamplerSpec("PNDMScheduler", ddim_points, pndm, "leading", {"skip_prk_steps": True}),
@@ -407,6 +451,14 @@ SAMPLERS = {
             **OTHER_SIGMAS,
         },
     ),
+    "lcm": SamplerSpec(
+        "LCMScheduler",
+        consistency_points,
+        latent_consistency,
+        "leading",
+        {**CONSISTENCY, "timestep_scaling": 10.0},
+    ),
+    "tcd": SamplerSpec("TCDScheduler", consistency_points, trajectory_consistency, "leading", CONSISTENCY),
 }
 
 
@@ -499,7 +551,8 @@ def _table(
     u, v = _data_from_output(schedule, alpha, sigma)
     p, q = (u, v) if data else _noise_from_output(schedule, alpha, sigma)
     c = np.zeros_like(alpha) if c is None else c
-    columns = (np.asarray(column, np.float32) for column in (points.timesteps[visited], p, q, a, b, c, u, v))
+    known = np.append(alpha[1:], 1), np.append(sigma[1:], 0)  # where the next row begins, or data
+    columns = (np.asarray(column, np.float32) for column in (points.timesteps[visited], p, q, a, b, c, u, v, *known))
     columns = Row(np.arange(len(alpha), dtype=np.int32), *columns)
     return Sampler(columns, np.float32(points.alpha[0]), np.float32(points.noise_scale))
 

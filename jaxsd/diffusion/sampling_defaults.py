@@ -12,6 +12,10 @@ from jaxsd.pretrained.model_config import from_dict
 SAMPLING_CONFIG = "sampling_config.json"
 
 
+# What `--fast` asks for: about a third of the work of 50 guided steps.
+FAST = {"sampler": "dpm++2m", "steps": 15, "guidance_end": 0.6}
+
+
 @dataclass(frozen=True)
 class SamplingDefaults:
     """What `StableDiffusion.__call__` takes where it is not told otherwise.

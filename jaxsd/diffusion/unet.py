@@ -238,8 +238,11 @@ class UNet(nnx.Module):
         latents: Float[Array, "batch height width channels"],
         timesteps: Num[Array, " batch"],
         context: Float[Array, "batch tokens features"],
-    ) -> Float[Array, "batch height width channels"]:
-        """Noisy latents, timesteps in [0, 1000) and conditioning -> prediction of the latents' shape, float32."""
+    ) -> Float[Array, "batch height width predicted"]:
+        """Noisy latents, timesteps in [0, 1000) and conditioning -> prediction, float32.
+
+        The channels of the latents are `in_channels`, those of the prediction `out_channels`.
+        """
         return self.denoise(latents, timesteps, self.keys_values(context))
 
     def keys_values(self, context: Float[Array, "batch tokens features"]) -> list:
@@ -253,9 +256,14 @@ class UNet(nnx.Module):
         latents: Float[Array, "batch height width channels"],
         timesteps: Num[Array, " batch"],
         keys_values: list,
-    ) -> Float[Array, "batch height width channels"]:
+    ) -> Float[Array, "batch height width predicted"]:
         """`__call__` with `keys_values(context)` in place of the context."""
         config = self.config
+        if latents.shape[-1] != config.in_channels:
+            instead = ": it is one for inpainting" if config.in_channels != config.out_channels else ""
+            raise ValueError(
+                f"latents have {latents.shape[-1]} channels; the U-Net takes {config.in_channels}{instead}"
+            )
         remaining = iter(keys_values)
         time = timestep_embedding(timesteps, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift)
         time = self.time_embedding(time.astype(self.dtype))

@@ -46,7 +46,6 @@ OTHER_UNETS = (
     ("addition_embed_type", "text_time", SDXL),
     ("cross_attention_dim", 2048, SDXL),
     ("cross_attention_dim", 1024, SD2),
-    ("in_channels", 9, "an inpainting model"),
     ("in_channels", 8, "an InstructPix2Pix model"),
 )
 
