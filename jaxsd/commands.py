@@ -189,8 +189,10 @@ def _read_mask(arguments: argparse.Namespace, image):
     from jaxsd.clip.images import load_image
     from jaxsd.diffusion.images import pad_image
 
-    if image is None and (arguments.mask or arguments.outpaint):
-        raise ValueError("--mask and --outpaint need the image that they are for; give --image")
+    if image is None:
+        if arguments.mask or arguments.outpaint:
+            raise ValueError("--mask and --outpaint need the image that they are for; give --image")
+        return None, None
     if arguments.mask and arguments.outpaint:
         raise ValueError("--mask and --outpaint cannot be had together: draw the border into the image and the mask")
     if arguments.outpaint:
