@@ -41,6 +41,7 @@ from jaxsd.cli import run
 from jaxsd.clip.towers import CLIPModel, TextModel, VisionConfig
 from jaxsd.config import load_config
 from jaxsd.diffusion import pipeline
+from jaxsd.diffusion.kernels import parameter_formats
 from jaxsd.diffusion.loading import SD15_TEXT, SD15_UNET, SD15_VAE
 from jaxsd.diffusion.samplers import NoiseSchedule, init_history, make_sampler
 from jaxsd.diffusion.unet import UNet
@@ -143,7 +144,9 @@ def stable_diffusion(mesh: Mesh, dtype) -> tuple[nnx.GraphDef, PyTree]:
     def make(rngs):
         return UNet(SD15_UNET, dtype=dtype, rngs=rngs), VAE(SD15_VAE, dtype=dtype, rngs=rngs)
 
-    return split(make, replicated_sharding(mesh), dtype)
+    graph, params = nnx.split(abstract(make))
+    formats = parameter_formats(params, mesh)
+    return graph, jax.tree.map(lambda x, format: jax.ShapeDtypeStruct(x.shape, dtype, sharding=format), params, formats)
 
 
 def sampling_step(mesh: Mesh, dtype, batch: int, side: int = 64) -> Lowered:

@@ -15,6 +15,7 @@ FREE = {"parameter", "constant", "bitcast", "tuple", "get-tuple-element", "after
 FREE |= {"opt-barrier"}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 READS_A_PART = ("slice", "dynamic-slice", "gather")
+READS_ONE_FOR_ONE = ("convert", "bitcast", "reshape", "transpose", "negate")
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,22 @@ def _kernel(one: Instruction, around: dict[str, Instruction], inner: dict[str, I
 
 
 def _bytes_read(parameter: Instruction, inner: dict[str, Instruction]) -> int:
-    users = [x for x in inner.values() if parameter.name in x.operands]
-    whole = size_in_bytes(parameter.shape)
-    if users and all(x.operation in READS_A_PART and x.operands[0] == parameter.name for x in users):
-        return min(whole, sum(size_in_bytes(x.shape) for x in users))
-    if users and all(x.operation == "dynamic-update-slice" and x.operands[0] == parameter.name for x in users):
-        return 0  # updated in place
-    return whole
+    return int(size_in_bytes(parameter.shape) * min(1.0, _share_read(parameter, inner)))
+
+
+def _share_read(source: Instruction, inner: dict[str, Instruction]) -> float:
+    """Which share of its elements the users of an instruction in a fused computation read."""
+    share, elements = 0.0, math.prod(_first(source.shape)) or 1
+    for user in inner.values():
+        if source.name not in user.operands:
+            continue
+        if user.operation in READS_ONE_FOR_ONE:
+            share += _share_read(user, inner)
+        elif user.operation in READS_A_PART and user.operands[0] == source.name:
+            share += math.prod(_first(user.shape)) / elements
+        elif user.operation != "dynamic-update-slice" or user.operands[0] != source.name:  # which is in place
+            return 1.0
+    return share
 
 
 def size_in_bytes(shape: str) -> int:

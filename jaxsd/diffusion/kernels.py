@@ -2,6 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Format, Layout
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from jaxsd.sharding import replicated_sharding
 
 SMALL_MAP = 64  # positions up to which XLA's convolution on the CPU loses to a matrix product
 
@@ -21,3 +26,16 @@ def convolve(x, kernel, strides, padding, **options):
     if x.shape[1] * x.shape[2] > SMALL_MAP:
         return by_xla(x, kernel)
     return jax.lax.platform_dependent(x, kernel, cpu=by_product, default=by_xla)
+
+
+def parameter_formats(params: PyTree, mesh: Mesh) -> PyTree:
+    """How the parameters of a network lie on the devices of a mesh, which each hold them whole.
+
+    cuDNN reads a kernel (height, width, in, out) by output channels first. On a GPU a kernel lies so from the start,
+    for otherwise every step of a sampler would transpose it.
+    """
+    sharding = replicated_sharding(mesh)
+    if mesh.devices.flat[0].platform != "gpu":
+        return jax.tree.map(lambda x: sharding, params)
+    by_outputs = Format(Layout((3, 0, 1, 2)), sharding)
+    return jax.tree.map(lambda x: by_outputs if x.ndim == 4 else sharding, params)

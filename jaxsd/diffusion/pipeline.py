@@ -17,6 +17,7 @@ from PIL import Image
 from jaxsd.clip.tokens import empty_text, load_tokenizer, tokenize
 from jaxsd.clip.towers import TextModel
 from jaxsd.diffusion.images import prepare_image, prepare_mask
+from jaxsd.diffusion.kernels import parameter_formats
 from jaxsd.diffusion.loading import CLIP_REPOSITORY, is_single_file, load_folder, load_single_file
 from jaxsd.diffusion.lora import LoRA, apply_loras, read_lora
 from jaxsd.diffusion.samplers import NoiseSchedule, Sampler, init_history, make_sampler, normal, step
@@ -26,7 +27,7 @@ from jaxsd.diffusion.tiles import decode_latents
 from jaxsd.diffusion.unet import UNet
 from jaxsd.diffusion.vae import VAE, Gaussian
 from jaxsd.pretrained.precision import choose_dtype, require_finite
-from jaxsd.sharding import AXIS, local_mesh, replicated_sharding, shard_batch
+from jaxsd.sharding import AXIS, local_mesh, shard_batch
 
 # What diffusers calls the arguments of a pipeline, for those who come from there.
 DIFFUSERS_NAMES = {
@@ -355,7 +356,8 @@ class StableDiffusion:
         graph, params = nnx.split((self._with_loras("unet"), self.vae))
         leaves = jax.tree.leaves(params)
         if self._replicas is None or self._replicas[0] != mesh or not _are_the_same(self._replicas[1], leaves):
-            self._replicas = mesh, leaves, jax.device_put(params, replicated_sharding(mesh))
+            formats = parameter_formats(params, mesh)
+            self._replicas = mesh, leaves, jax.device_put(params, formats)
         return graph, mesh, self._replicas[2]
 
     def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from flax import nnx
 
 import encoders
 from encoders import layers
-from encoders.human import Block, Head, adaptive_pool, average, largest, smallest
+from encoders.human import Block, Head, adaptive_pool, adaptive_pools, average, largest, smallest
 from encoders.spectrogram import mel_filterbank, waveform
 
 pytestmark = pytest.mark.slow
@@ -253,6 +253,22 @@ def test_initialization_of_human():
     assert head["linear.kernel"].std() == pytest.approx((2 / 96) ** 0.5, rel=0.05)
     assert 0.9 * 77**-0.5 < abs(head["adapter.kernel"]).max() <= 77**-0.5
     assert 0.9 * (32 * 3) ** -0.5 < abs(block["convs.0.bias"]).max() <= (32 * 3) ** -0.5
+
+
+@pytest.mark.parametrize("width", [768, 64])
+def test_16_bit_pools_are_those_of_32_bits_with_their_gradients(rng, width):
+    x = jnp.asarray(rng.integers(-9, 9, (1, 2, 16_000)), jnp.bfloat16)  # with equal values in many windows
+    weights = jnp.asarray(rng.normal(size=(3, 1, 2, width)), jnp.bfloat16).astype(jnp.float32)
+
+    def pooled(x):
+        pools = jnp.stack(adaptive_pools(x, width)).astype(jnp.float32)
+        return (pools * weights).sum(), pools
+
+    (half, pools), gradient = jax.jit(jax.value_and_grad(pooled, has_aux=True))(x)
+    (full, expected), expected_gradient = jax.jit(jax.value_and_grad(pooled, has_aux=True))(x.astype(jnp.float32))
+    np.testing.assert_allclose(pools, expected, rtol=4e-3)
+    np.testing.assert_array_equal(pools[1:], expected[1:])
+    np.testing.assert_allclose(gradient.astype(jnp.float32), expected_gradient, atol=4e-2)
 
 
 @pytest.mark.parametrize("width", [768, 64, 100, 7])
