@@ -224,14 +224,14 @@ def _even_pools_and_positions(
         first_of_next(value, outside) for value, outside in zip((x, x, position, x, position), nothing, strict=True)
     ]
     total, most, at_most, least, at_least = combine(found, shared)
-    return (total / _sizes(windows), most, least), (at_most.astype(jnp.int16), at_least.astype(jnp.int16))
+    return (total / _window_sizes(windows), most, least), (at_most.astype(jnp.int16), at_least.astype(jnp.int16))
 
 
 def _even_pools_gradient(
     windows: tuple[tuple[int, int], ...], positions: tuple[jax.Array, ...], gradients: tuple[jax.Array, ...]
 ) -> tuple[jax.Array]:
     mean, *extremes = gradients
-    mean = mean / _sizes(windows)
+    mean = mean / _window_sizes(windows)
     position = jax.lax.broadcasted_iota(jnp.int16, (*mean.shape[:3], windows[-1][1]), 3)
     x = jnp.zeros(position.shape, jnp.float32)
     for i, (begin, end) in enumerate(windows):
@@ -244,5 +244,5 @@ def _even_pools_gradient(
 _even_pools.defvjp(_even_pools_and_positions, _even_pools_gradient)
 
 
-def _sizes(windows: tuple[tuple[int, int], ...]) -> np.ndarray:
+def _window_sizes(windows: tuple[tuple[int, int], ...]) -> np.ndarray:
     return np.array([end - begin for begin, end in windows], np.float32)[None, None, None]
