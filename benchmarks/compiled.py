@@ -14,6 +14,7 @@ Products are cuBLAS's here: without a device XLA cannot try Triton's, and refuse
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the plugin for CUDA then asks for no driver
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # from which a program for another device cannot be read
 
 import argparse
 import importlib.util
