@@ -126,9 +126,10 @@ def _bytes_read(parameter: Instruction, inner: dict[str, Instruction]) -> int:
 def _share_read(source: Instruction, inner: dict[str, Instruction]) -> float:
     """Which share of its elements the users of an instruction in a fused computation read."""
     share, elements = 0.0, math.prod(_first(source.shape)) or 1
-    for user in inner.values():
-        if source.name not in user.operands:
-            continue
+    users = [one for one in inner.values() if source.name in one.operands]
+    if not users:  # the result of the computation
+        return 1.0
+    for user in users:
         if user.operation in READS_ONE_FOR_ONE:
             share += _share_read(user, inner)
         elif user.operation in READS_A_PART and user.operands[0] == source.name:
