@@ -11,11 +11,15 @@ from jaxsd.configs.common import make_config
 from jaxsd.config import TrainConfig
 
 OWN_SIZES = {"width": 768, "depth": 3, "heads": 4, "mlp": 512}
-SHORT_TRAINING = {"epochs": 0, "steps": 600, "batch_size": 32, "warmup": 30, "save_every": 100, "eval_every": 100}
+SHORT_TRAINING = {"epochs": 0, "steps": 300, "batch_size": 16, "warmup": 30, "save_every": 100, "eval_every": 100}
+MUON = {
+    "optimizer": "muon",
+    "learning_rate": 2e-3,
+    "weight_decay": 0.0,
+}  # as in toy.py
 
 
 def get_config(recipe: str = "aligned") -> TrainConfig:
+    changes = SHORT_TRAINING | (MUON if recipe != "paper" else {})
     data = {"folder": "data/own"}
-    return make_config(
-        "gemini", OWN_SIZES, recipe, **SHORT_TRAINING, denoise_batch=8, remat=False, data=data, sample_images=4
-    )
+    return make_config("gemini", OWN_SIZES, recipe, **changes, denoise_batch=8, remat=False, data=data, sample_images=4)

@@ -1,4 +1,4 @@
-"""The toy world: python -m jaxsd.toy demo | train | sheet | reproduce | recipes."""
+"""The toy world: python -m jaxsd.toy demo | train | sheet | files | reproduce | recipes."""
 
 import argparse
 from pathlib import Path
@@ -17,6 +17,9 @@ def main():
     command = commands.add_parser("sheet", help="draw the sample sounds with bundled encoders, or others")
     command.add_argument("--out", type=Path, default=Path("out/contact-sheet.png"))
     command.add_argument("--encoder", nargs="+", default=["gemini"], help="names or folders, a row each (gemini)")
+    command = commands.add_parser("files", help="write examples as files, as somebody's own sounds and images would be")
+    command.add_argument("--out", type=Path, required=True, help="a new folder")
+    command.add_argument("--size", type=int, required=True, help="how many examples")
     command = commands.add_parser(
         "reproduce",
         help="train every encoder by the paper's recipe and by what would change in it; goes on where it stopped",
@@ -54,6 +57,11 @@ def main():
         from jaxsd.toy.train_models import train_models
 
         print(train_models(arguments.out, arguments.seed))
+    elif arguments.command == "files":
+        from jaxsd.toy.world import write_files
+
+        write_files(arguments.out, arguments.size)
+        print(arguments.out)
     elif arguments.command == "reproduce":
         import encoders
         from jaxsd.config import one_of

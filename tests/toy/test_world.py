@@ -1,5 +1,6 @@
 """The toy world: reproducible, balanced, truthfully captioned and audible."""
 
+import csv
 import hashlib
 import wave
 from collections import Counter
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxsd import bundled
 from jaxsd.toy import world
@@ -212,6 +214,25 @@ def test_shipped_samples_are_the_samples_split() -> None:
         made = world.example("samples", index).audio.astype(int)
         # Processors differ in the last bit of a sine, which may flip a rounding.
         assert np.abs(shipped - made).max() <= 1, name
+
+
+def test_write_files_writes_sounds_images_and_captions(tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    world.write_files(folder, 3)
+    with (folder / "captions.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["name"], line["caption"]) for line in lines] == [
+        (f"{index:04}", caption) for index, caption in enumerate(world.captions("train", 3))
+    ]
+    example = world.example("train", 2)
+    assert np.array_equal(np.asarray(Image.open(folder / "0002.png")), example.image)
+    with wave.open(str(folder / "0002.wav")) as file:
+        assert np.array_equal(np.frombuffer(file.readframes(20_000), "<i2"), example.audio)
+    (tmp_path / "mine.txt").write_text("")
+    for taken in (folder, tmp_path, tmp_path / "mine.txt"):
+        with pytest.raises(ValueError, match="choose another folder"):
+            world.write_files(taken, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips", "mine.txt"]
 
 
 def test_write_samples_writes_every_class(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from jaxsd.toy.world.examples import (
     make_examples,
     scenes,
     sounds,
+    write_files,
     write_samples,
 )
 from jaxsd.toy.world.scene import BACKGROUNDS, CLASSES, COLORS, SIDES, Scene
@@ -35,5 +36,6 @@ __all__ = [
     "named_attributes",
     "scenes",
     "sounds",
+    "write_files",
     "write_samples",
 ]

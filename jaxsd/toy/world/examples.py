@@ -3,6 +3,7 @@
 Worker processes import this file, so nothing here imports JAX.
 """
 
+import csv
 import multiprocessing
 import os
 import wave
@@ -14,8 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int16, UInt8
+from PIL import Image
 
 from jaxsd.data.workers import Examples
+from jaxsd.progress import Progress
 from jaxsd.toy.world.drawing import draw
 from jaxsd.toy.world.scene import CLASSES, Scene, sample_scene
 from jaxsd.toy.world.synthesis import SAMPLE_RATE, synthesize
@@ -96,11 +99,39 @@ def make_examples(items: Sequence[tuple[str, int]], seed: int) -> Examples:
 def write_samples(folder: str | Path) -> None:
     """Write one sound of every class, from the split "samples", as `<class>.wav`: 16 kHz, mono, 16 bits."""
     for index, class_name in enumerate(CLASSES):
-        with wave.open(str(Path(folder) / f"{class_name}.wav"), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(SAMPLE_RATE)
-            file.writeframes(example("samples", index).audio.astype("<i2").tobytes())
+        _write_wav(Path(folder) / f"{class_name}.wav", example("samples", index).audio)
+
+
+def write_files(folder: str | Path, size: int) -> None:
+    """Write examples of the split "train" as somebody's own files: `0000.wav`, `0000.png`, ..., and captions.csv.
+
+    captions.csv has the columns name and caption. Raises ValueError where `folder` is there and not empty, or where
+    `size` is below 1.
+    """
+    folder = Path(folder)
+    if size < 1:
+        raise ValueError(f"{folder}: {size} examples; allowed: 1 or more")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is there already; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [("name", "caption")]
+    with Progress("files", size, unit="example") as progress:
+        for index in range(size):
+            one, name = example("train", index), f"{index:04}"
+            _write_wav(folder / f"{name}.wav", one.audio)
+            Image.fromarray(one.image).save(folder / f"{name}.png")
+            lines.append((name, one.caption))
+            progress.advance(index + 1)
+    with (folder / "captions.csv").open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(lines)
+
+
+def _write_wav(path: Path, audio: Int16[np.ndarray, " samples"]) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(audio.astype("<i2").tobytes())
 
 
 def _rng(split: str, index: int, seed: int, stream: str) -> np.random.Generator:
