@@ -52,6 +52,7 @@ def evaluate(
     similarity: AudioImageEmbedding | None = None,
     real_images: Float[np.ndarray, "n height width 3"] | None = None,
     images_folder: Path | None = None,
+    speed: tuple[float, float] | None = None,
 ) -> Results:
     """Compute every figure of every encoder over the whole split.
 
@@ -70,6 +71,8 @@ def evaluate(
         judge: gives verdicts on the images; see `jaxsd.evaluation.images.ImageJudge`.
         similarity: embeds sounds and images for AIS. By default the evaluated encoder and CLIP do.
         real_images: the true images of the first clips, in [0, 1], which show how far each measure can go.
+        speed: the seconds that a clip and an image took under one conditioning on two CPU cores, where they were
+            measured. It is said beforehand how long the evaluation takes.
         images_folder: where to keep the images and some of their sounds, for the report and for people.
 
     Returns:
@@ -94,7 +97,10 @@ def evaluate(
         name: reference for name, reference in text.references().items() if name in (*references, NO_CAPTION)
     }
     drawn = {name: one for name, one in conditionings.items() if image_count and (one.pooling or name in references)}
-    work = f"{len(split):,} clips under {len(conditionings)} conditionings, {image_count * len(drawn):,} images to draw"
+    clips, drawings = len(split) * len(conditionings), image_count * len(drawn)
+    work = f"{len(split):,} clips under {len(conditionings)} conditionings, {drawings:,} images to draw"
+    if speed:
+        work += f", about {max(1, round((speed[0] * clips + speed[1] * drawings) / 60))} min on two CPU cores"
     print(work, file=sys.stderr, flush=True)
     passing = {name: EmbeddingStatistics(one, split, unet) for name, one in conditionings.items()}
     before = {

@@ -14,6 +14,7 @@ def main():
     command = commands.add_parser("train", help="train the toy world's models from a seed; goes on where it stopped")
     command.add_argument("--out", type=Path, default=Path("runs/toy-world"))
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--dry-run", action="store_true", help="say what would be trained, and how long it takes")
     command = commands.add_parser("sheet", help="draw the sample sounds with bundled encoders, or others")
     command.add_argument("--out", type=Path, default=Path("out/contact-sheet.png"))
     command.add_argument("--encoder", nargs="+", default=["gemini"], help="names or folders, a row each (gemini)")
@@ -56,7 +57,7 @@ def main():
     elif arguments.command == "train":
         from jaxsd.toy.train_models import train_models
 
-        print(train_models(arguments.out, arguments.seed))
+        print(train_models(arguments.out, arguments.seed, dry_run=arguments.dry_run) or "nothing was trained")
     elif arguments.command == "files":
         from jaxsd.toy.world import write_files
 

@@ -36,7 +36,7 @@ def demo(folder: Path) -> Path:
 
 
 def _demo(folder: Path) -> Path:
-    print("about 4 minutes on two CPU cores\n1/3  making sounds, images and captions of the toy world", flush=True)
+    print("four to five minutes on two CPU cores\n1/3  making sounds, images and captions of the toy world", flush=True)
     data, run = folder / "data", folder / "encoder"
     maker.make_dataset(data, DEMO_SIZES)
 
@@ -63,10 +63,10 @@ def _demo(folder: Path) -> Path:
     sheet = sample_sheet(folder / "contact-sheet.png", {"your encoder": str(run), f"bundled {BEST}": BEST})
     share, best = (results["encoders"][one.name]["figures"]["class"] for one in (yours, bundled))
     print(
-        f"\n{share:.0%} of your encoder's images show what was heard; of the bundled {BEST}'s, which was trained for "
-        f"longer on ten times the data, {best:.0%}.\n"
-        f"  all figures, and a gallery: {report}\n"
-        f"  a sound of your own:        python generate.py --audio dog.wav --encoder {run}"
+        f"\n{share:.0%} of your encoder's images show what was heard; of the bundled {BEST}'s, {best:.0%}\n"
+        "(it was trained for longer, on ten times the data).\n\n"
+        f"all figures, and a gallery: {report}\n"
+        f"a sound of your own:\n  python generate.py --audio dog.wav --encoder {run}\n"
     )
     return sheet
 

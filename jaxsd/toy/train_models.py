@@ -43,6 +43,9 @@ from jaxsd.training.train import train
 
 TRAIN_SCENES = 30_000
 ENCODED_TOGETHER = 250  # images or texts
+# Of the stages on two idle CPU cores, as docs/toy-world.md has them.
+STAGE_MINUTES = {"vae": 33, "judge": 3, "clip": 11, "unet": 36}
+ENCODER_MINUTES = 9
 VAE_STEPS, CLIP_STEPS, UNET_STEPS = 12_000, 1_500, 6_000
 
 VAE_CONFIG = VAEConfig(
@@ -221,14 +224,26 @@ def encode_texts(text_model: TextModel, tokens: np.ndarray) -> np.ndarray:
     return map_batches(lambda x: encode(text_model, x), tokens, ENCODED_TOGETHER)
 
 
-def train_models(folder: Path, seed: int = 0) -> Path:
+def train_models(folder: Path, seed: int = 0, *, dry_run: bool = False) -> Path | None:
     """Train the VAE, the judge, CLIP, the U-Net and the encoders in `folder`, or those that are not finished.
 
-    Returns `folder/bundle`, which is laid out as the package ships it. Raises ValueError where another process fills
-    `folder`.
+    Returns `folder/bundle`, which is laid out as the package ships it; None of a dry run, which only says what would be
+    trained. Raises ValueError where another process fills `folder`.
     """
+    print(_announce_stages(folder), flush=True)
+    if dry_run:
+        return None
     with lock_folder(folder):
         return _train_models(folder, seed)
+
+
+def _announce_stages(folder: Path) -> str:
+    """Which stages are to do, and how long they take."""
+    minutes = {name: time for name, time in STAGE_MINUTES.items() if not (folder / f"{name}.safetensors").exists()}
+    left = [name for name in encoders.ENCODERS if not (folder / "bundle" / "encoders" / name / "encoder.json").exists()]
+    minutes |= dict.fromkeys(left, ENCODER_MINUTES)
+    stages = ", ".join(minutes) or "nothing"
+    return f"to train: {stages}\nabout {sum(minutes.values()) / 60:.1f} hours on two CPU cores"
 
 
 def _train_models(folder: Path, seed: int) -> Path:

@@ -13,6 +13,7 @@ from jaxsd.clip.pooling import pool_embeddings
 from jaxsd.config import TrainConfig
 from jaxsd.diffusion.denoising import denoising_errors
 from jaxsd.evaluation import metrics
+from jaxsd.evaluation.figures import FIGURES
 from jaxsd.sharding import batch_sharding, gather_examples, padded_batches, replicated_sharding
 from jaxsd.training.curves import VALIDATION
 from jaxsd.training.loop import TrainState
@@ -108,13 +109,19 @@ def make_validation(
 
 
 def summarize_validation(figures: Mapping[str, float], count: int) -> str:
-    """One short line of the figures that matter, of `count` held-out examples, with their chance levels."""
+    """The figures that matter, of `count` held-out examples, with their chance levels: a line of under 80 characters.
+
+    The denoising gain is the loss under the empty text minus that under the audio.
+    """
     figures = {name.removeprefix(VALIDATION): value for name, value in figures.items()}
     parts = []
     if "loss" in figures:
         # The paper's loss is a sixth of two TCEOCS, each of which is `chance` for embeddings that say nothing.
         parts.append(f"loss {figures['loss']:.2f} (chance {2 * figures['chance'] / 6:.2f})")
-    parts.append(f"R@10 a→t {figures['R@10_a2t']:.0%} (chance {min(1, 10 / count):.0%})")
+    recall = FIGURES["R@10_a2t"]
+    assert recall.chance
+    parts.append(f"R@10 {recall.write(figures[recall.key])} (chance {recall.write(recall.chance(count))})")
     if "denoise" in figures:
-        parts.append(f"denoising {figures['denoise']:.4f} (no caption {figures['denoise_unconditional']:.4f})")
+        gain = figures["denoise_unconditional"] - figures["denoise"]
+        parts.append(f"gain {FIGURES['denoising gain'].write(gain)}")
     return "  ".join(parts)

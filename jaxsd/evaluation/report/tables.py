@@ -25,6 +25,14 @@ SUMMARY = {
     "denoising gain": "denoising gain",
     "class": "right class",
 }
+RECALL_NOTE = "recall@10: how often a sound's own text or image is among the ten nearest."
+SUMMARY_NOTES = {
+    "R@10_a2t": RECALL_NOTE,
+    "R@10_a2i": RECALL_NOTE,
+    "denoising gain": "Denoising gain: what the conditioning tells the frozen U-Net beyond the empty caption; nothing "
+    "where it is not above 0.",
+    "class": "Right class: the share of images in which the judge sees the class that was heard.",
+}
 
 
 @dataclass(frozen=True)
@@ -76,14 +84,10 @@ def _summary(results: Results) -> Table:
     figures = [figure for figure in _known_figures(entries.values()) if figure.key in SUMMARY]
     chance = [_text(figure.chance(size), figure) if figure.chance else "" for figure in figures]
     rows = [(name, *(_cell(entry, figure, intervals=False) for figure in figures)) for name, entry in entries.items()]
-    note = (
-        f"Over {size:,} clips. recall@10: how often a sound's own text or image is among the ten nearest. Denoising "
-        "gain: what the conditioning tells the frozen U-Net beyond the empty caption; nothing where it is not above 0. "
-        "Right class: the share of images in which the judge sees the class that was heard."
-    )
+    notes = [f"Over {size:,} clips.", *dict.fromkeys(SUMMARY_NOTES[figure.key] for figure in figures)]
     head = ("", *(SUMMARY[figure.key] for figure in figures))
     definitions = {SUMMARY[figure.key]: figure.definition for figure in figures}
-    return Table("Summary", note, head, [*rows, ("chance", *chance)] if rows else [], definitions)
+    return Table("Summary", " ".join(notes), head, [*rows, ("chance", *chance)] if rows else [], definitions)
 
 
 def _images(results: Results) -> Table:
