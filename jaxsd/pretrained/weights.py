@@ -115,7 +115,10 @@ def write_safetensors(arrays: Mapping[str, np.ndarray], path) -> None:
             advice = "; in 16 bits they may overflow: save as float32" if array.dtype.itemsize == 2 else ""
             raise ValueError(f"{path} is not written: {name} has values that are not finite (NaN or infinity){advice}")
     with replacing(path) as part:
+        part.touch()
+        mode = part.stat().st_mode  # what the user's umask allows, where safetensors lets the owner alone read
         save_file(dict(arrays), part, metadata={"format": "pt"})  # the tag that transformers asks for
+        part.chmod(mode)
 
 
 def write_parameters(model: nnx.Module, path, dtype: DTypeLike = np.float32) -> None:

@@ -521,6 +521,11 @@ def test_a_vae_in_place_of_the_folders(folder, tmp_path, name, monkeypatch):
         StableDiffusion.from_pretrained(folder)
 
 
+def test_others_may_read_what_is_saved(saved):
+    modes = {path.name: path.stat().st_mode & 0o777 for path in saved.rglob("*") if path.is_file()}
+    assert modes["diffusion_pytorch_model.safetensors"] == modes["model_index.json"]
+
+
 def test_a_single_file_without_a_vae_says_so(pipe, saved, tmp_path):
     other = other_vae(tmp_path)
     tensors = {k: v for k, v in first_code_names(saved).items() if not k.startswith("first_stage_model.")}
