@@ -1,5 +1,6 @@
 """Encoders in folders: encoder.json (the encoder's name and sizes) beside model.safetensors (its parameters)."""
 
+import difflib
 import importlib.util
 import json
 import os
@@ -26,6 +27,7 @@ ENCODER_JSON, ENCODER_WEIGHTS = "encoder.json", "model.safetensors"
 AUDIO_POOLINGS = ("mean", "first", "last")  # of the 77 vectors, where one vector of a clip is compared with CLIP's
 READ_DTYPES = ("F16", "BF16", "F32", "F64")  # safetensors' names of the dtypes that are read
 POINTER_START = b"version https://git-lfs"  # how the file begins that stands in place of a large file
+LOCAL_FOLDERS = ("runs", "out")  # where the commands write: a name that begins so is no repository on the hub
 NOT_SIZE_KEYS = ("encoder", "audio_pooling", "code")  # of encoder.json; all others are sizes
 
 
@@ -225,6 +227,11 @@ def _find_file(source: str | Path, name: str) -> Path:
             f"no folder {source}, and no Hugging Face repository can be named so; "
             f"the bundled encoders are {', '.join(bundled_encoders()) or 'not installed'}"
         )
+    if folder.parent.is_dir() or folder.parent.name in LOCAL_FOLDERS:  # a path, and not looked up on the hub
+        names = [path.parent.name for path in folder.parent.glob("*/encoder.json")]
+        alike = difflib.get_close_matches(folder.name, names, n=1)
+        hint = f"; did you mean {folder.parent / alike[0]}?" if alike else ""
+        raise FileNotFoundError(f"no folder {source}{hint}")
     import huggingface_hub
 
     try:

@@ -245,6 +245,8 @@ class StableDiffusion:
             instead = f"; {DIFFUSERS_NAMES[name]} is its name here" if name in DIFFUSERS_NAMES else ""
             raise TypeError(f"StableDiffusion takes no argument {name!r}{instead}")
         guidance = self.sampling.guidance if guidance is None else guidance
+        if not np.isfinite(guidance):
+            raise ValueError(f"guidance is {guidance}; allowed: a finite number")
         if not 0 <= guidance_end <= 1:
             raise ValueError(f"guidance_end is {guidance_end}; allowed: 0 to 1")
         if mask is not None and image is None:

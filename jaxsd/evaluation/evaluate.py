@@ -100,7 +100,7 @@ def evaluate(
     clips, drawings = len(split) * len(conditionings), image_count * len(drawn)
     work = f"{len(split):,} clips under {len(conditionings)} conditionings, {drawings:,} images to draw"
     if speed:
-        work += f", about {max(1, round((speed[0] * clips + speed[1] * drawings) / 60))} min on two CPU cores"
+        work += f",\nabout {max(1, round((speed[0] * clips + speed[1] * drawings) / 60))} min on two CPU cores"
     print(work, file=sys.stderr, flush=True)
     passing = {name: EmbeddingStatistics(one, split, unet) for name, one in conditionings.items()}
     before = {

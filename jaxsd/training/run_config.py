@@ -18,8 +18,10 @@ def check_run_config(folder: Path, config: TrainConfig) -> str:
     """Check that the run in `folder`, where there is one, can go on with `config`.
 
     More steps or epochs are allowed. Returns what these mean, in a sentence, or "". Raises ValueError, naming what
-    differs, for another config.
+    differs, for another config, or where `folder` is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; --out is a folder")
     path = folder / CONFIG_JSON
     if not path.is_file():
         return ""

@@ -177,6 +177,7 @@ def operations(jaxpr):
         ({"width": 0}, "width is 0; allowed: multiples of 4"),
         ({"sampler": "magic"}, "unknown sampler 'magic'; allowed: pndm, ddim, lms"),
         ({"steps": 0}, "steps is 0; allowed: 1 to 999"),
+        ({"guidance": float("nan")}, "guidance is nan; allowed: a finite number"),
         ({"latents": np.zeros((2, 8, 8, 4))}, r"latents have shape \(2, 8, 8, 4\); allowed: \(3, height, width, 4\)"),
         ({"image": np.zeros((2, 8, 8, 3))}, "images are 2 and cond are 3; allowed: as many, or one for all"),
         ({"image": np.zeros((1, 8, 8, 3)), "strength": 0.0}, "strength is 0.0; allowed: above 0, up to 1"),

@@ -250,3 +250,19 @@ def test_a_repository_that_cannot_be_reached_is_one_sentence(monkeypatch):
         encoders.load("somebody/gemini")
     assert "somebody/gemini is no folder" in str(caught.value) and "no route" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("kept/toyy", "no folder kept/toyy; did you mean kept/toy?"), ("runs/toy", "no folder runs/toy")],
+)
+def test_a_mistyped_path_is_not_looked_up_on_the_hub(tmp_path, monkeypatch, source, said):
+    import huggingface_hub
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_: pytest.fail("asked the hub"))
+    (tmp_path / "kept" / "toy").mkdir(parents=True)
+    (tmp_path / "kept" / "toy" / "encoder.json").write_text("{}")
+    with pytest.raises(FileNotFoundError) as caught:
+        encoders.load(source)
+    assert str(caught.value) == said
