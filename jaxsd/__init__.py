@@ -5,6 +5,7 @@ process starts faster; the environment variable JAX_ENABLE_COMPILATION_CACHE=fal
 """
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,4 +33,6 @@ def __getattr__(name: str):
     from jaxsd.cli import keep_compiled
 
     keep_compiled()
+    # In a notebook without ipywidgets, tqdm says so when librosa imports it, which draws no progress.
+    warnings.filterwarnings("ignore", "IProgress not found")
     return getattr(importlib.import_module(_MODULES[name]), name)
