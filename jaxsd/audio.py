@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -187,7 +187,9 @@ def _open_sound(path: Path | StoredFile) -> Sound:
 
 
 def _open_libsndfile(path: Path | StoredFile) -> soundfile.SoundFile:
-    return soundfile.SoundFile(os.fsencode(path) if isinstance(path, Path) else path.open())
+    # Bytes, which soundfile takes though its annotations do not say so: a name may be other than UTF-8.
+    source: Any = os.fsencode(path) if isinstance(path, Path) else path.open()
+    return soundfile.SoundFile(source)
 
 
 def _is_chained(path: Path | StoredFile) -> bool:
