@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from encoders.base import AudioEncoder
-    from encoders.catalog import ENCODERS, ChatGPT, DeepSeek, Gemini, Grok, Human
-    from encoders.registry import create, register
+    from encoders.catalog import ENCODERS, ChatGPT, DeepSeek, Gemini, Grok, Human, create
+    from encoders.registry import register
     from encoders.store import describe_encoder, load, read_config, save
 
 # Each is imported when it is first asked for: who needs a module of this package need not load all encoders.
 _HOMES = {
     "encoders.base": ("AudioEncoder",),
-    "encoders.catalog": ("ENCODERS", "ChatGPT", "DeepSeek", "Gemini", "Grok", "Human"),
-    "encoders.registry": ("create", "register"),
+    "encoders.catalog": ("ENCODERS", "ChatGPT", "DeepSeek", "Gemini", "Grok", "Human", "create"),
+    "encoders.registry": ("register",),
     "encoders.store": ("describe_encoder", "load", "read_config", "save"),
 }
 

@@ -20,9 +20,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from encoders import contract
-from encoders.catalog import ENCODERS
+from encoders.catalog import ENCODERS, find_class
 from encoders.layers import abstract
-from encoders.registry import create_from_class, find_class
+from encoders.registry import create_from_class
 
 
 def main(argv: list[str] | None = None) -> int:

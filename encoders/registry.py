@@ -1,15 +1,10 @@
-"""Encoders by name: the bundled ones, and classes in users' Python files."""
+"""The names of encoders, and encoders of their classes."""
 
-import importlib
 import inspect
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from flax import nnx
-
-from encoders.user_code import load_class
 
 ENCODERS: dict[str, type[nnx.Module]] = {}  # those registered so far; `encoders.catalog` registers the bundled ones
 
@@ -32,47 +27,13 @@ def register(name: str) -> Callable[[Class], Class]:
     return add
 
 
-def find_class(name: str) -> type[nnx.Module]:
-    """The class of a bundled encoder, or the class in a user's file, whose code this runs.
-
-    Args:
-        name: "gemini", "my_encoder.py:MyEncoder", or "my_encoder.py" where that file holds one public NNX module class.
-
-    Raises:
-        ValueError: for an unknown name, and for a file that cannot be imported or has no such class.
-    """
-    importlib.import_module("encoders.catalog")
-    if name in ENCODERS:
-        return ENCODERS[name]
-    own = re.fullmatch(r"(.*\.py)(?::(\w+))?", name)
-    if not own:
-        raise ValueError(f"unknown encoder {name!r}; choose from {', '.join(ENCODERS)}, or give your own FILE.py:Class")
-    return load_class(Path(own[1]), own[2])
-
-
 def bundled_name(cls: type[nnx.Module]) -> str | None:
     """The name by which a class is registered, or None."""
     return next((name for name, registered in ENCODERS.items() if registered is cls), None)
 
 
-def create(name: str, *, rngs: nnx.Rngs, **config: Any) -> nnx.Module:
-    """A new encoder in evaluation mode.
-
-    Args:
-        name: a key of `ENCODERS` ("gemini"), or an own class, "my_encoder.py:MyEncoder", whose code this runs.
-        rngs: the source of the first values.
-        **config: keyword arguments of the class: its sizes (by default the paper's), `dtype` and `param_dtype`. A class
-            of one's own that takes no `dtype` is made without it and computes in its own.
-
-    Raises:
-        ValueError: for an unknown name, a size that the class does not take, and sizes that the encoder's `config`
-            would not return, for these would be lost in its folder.
-    """
-    return create_from_class(find_class(name), rngs=rngs, **config)
-
-
 def create_from_class(cls: type[nnx.Module], *, rngs: nnx.Rngs, **config: Any) -> nnx.Module:
-    """`create` of a class in place of a name."""
+    """`encoders.create` of a class in place of a name."""
     accepted = _parameters_of(cls)
     if bundled_name(cls) is None and "dtype" not in accepted:
         config.pop("dtype", None)

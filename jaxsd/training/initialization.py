@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 import encoders
-from encoders.registry import bundled_name, create_from_class, find_class
+from encoders.catalog import find_class
+from encoders.registry import bundled_name, create_from_class
 from encoders.user_code import code_of
 from jaxsd.config import TrainConfig
 from jaxsd.files import read_json

@@ -145,7 +145,8 @@ def test_a_class_of_a_file_is_checked_by_its_name_and_stands_in_the_table(tmp_pa
 
 def test_a_sixth_bundled_encoder_is_listed_and_counted(capsys, monkeypatch):
     monkeypatch.setattr("encoders.registry.ENCODERS", registered := dict(encoders.ENCODERS))
-    monkeypatch.setattr("encoders.__main__.ENCODERS", registered)
+    for module in ("encoders.catalog", "encoders.__main__"):
+        monkeypatch.setattr(f"{module}.ENCODERS", registered)
 
     @encoders.register("whale")
     class Whale(encoders.Grok):
