@@ -164,6 +164,7 @@ def test_two_at_once_are_refused_and_a_lock_dies_with_its_process(small, tmp_pat
     out = tmp_path / "out"
     with lock_folder(out / "train"), pytest.raises(ValueError, match=r"train is being filled by process \d+ on"):
         prepare(small, out, **SMALL)
+    (out / "train").mkdir(parents=True, exist_ok=True)
     (out / "train" / ".lock").write_text("process 1 on a host that was switched off")
     assert prepare(small, out, **SMALL)
     assert not list(out.rglob(".lock"))
