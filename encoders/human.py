@@ -131,7 +131,7 @@ def adaptive_pools(
     """The mean, the largest and the smallest value of `width` windows each, as PyTorch's adaptive pools."""
     windows = _windows(x.shape[2], width)
     if x.dtype.itemsize == 2 and _are_even(windows):
-        pools: Any = _even_pools(windows, x)
+        pools: Any = _even_pools(windows, x.dtype, x)
         return tuple(pool.astype(x.dtype).reshape(*x.shape[:2], width) for pool in pools)
     return tuple(adaptive_pool(x, width, reduce) for reduce in (average, largest, smallest))
 
@@ -182,17 +182,17 @@ def _are_even(windows: tuple[tuple[int, int], ...]) -> bool:
     return len(windows) > 1 and set(apart[1:]) == {windows[-1][1] - windows[-1][0]} and set(overlaps) == {1}
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _even_pools(windows: tuple[tuple[int, int], ...], x: jax.Array) -> tuple[jax.Array, ...]:
-    """`adaptive_pools` for an accelerator, (batch, channels, periods, windows) each, float32.
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _even_pools(windows: tuple[tuple[int, int], ...], dtype: jnp.dtype, x: jax.Array) -> tuple[jax.Array, ...]:
+    """`adaptive_pools` of x, which is of `dtype`: (batch, channels, periods, windows) each, float32.
 
     One reduction makes all three and reads x once, where the slices of x would be written first.
     """
-    return _even_pools_and_positions(windows, x)[0]
+    return _even_pools_and_positions(windows, dtype, x)[0]
 
 
 def _even_pools_and_positions(
-    windows: tuple[tuple[int, int], ...], x: jax.Array
+    windows: tuple[tuple[int, int], ...], dtype: jnp.dtype, x: jax.Array
 ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
     """The three pools, and where in a period the largest and the smallest value of each window are."""
     samples, size = windows[-1][1], windows[-1][1] - windows[-1][0]
@@ -228,7 +228,10 @@ def _even_pools_and_positions(
 
 
 def _even_pools_gradient(
-    windows: tuple[tuple[int, int], ...], positions: tuple[jax.Array, ...], gradients: tuple[jax.Array, ...]
+    windows: tuple[tuple[int, int], ...],
+    dtype: jnp.dtype,
+    positions: tuple[jax.Array, ...],
+    gradients: tuple[jax.Array, ...],
 ) -> tuple[jax.Array]:
     mean, *extremes = gradients
     mean = mean / _window_sizes(windows)
@@ -238,7 +241,7 @@ def _even_pools_gradient(
         x += jnp.where((position >= begin) & (position < end), mean[..., i, None], 0)
         for at, gradient in zip(positions, extremes, strict=True):
             x += jnp.where(position == at[..., i, None], gradient[..., i, None], 0)
-    return (x.reshape(*x.shape[:2], -1).astype(jnp.bfloat16),)
+    return (x.reshape(*x.shape[:2], -1).astype(dtype),)
 
 
 _even_pools.defvjp(_even_pools_and_positions, _even_pools_gradient)

@@ -146,9 +146,7 @@ def _drop(rate: float, x: jax.Array, words: jax.Array) -> jax.Array:
 
 
 def _drop_gradient(rate: float, words: jax.Array, gradient: jax.Array) -> tuple[jax.Array, None]:
-    gradient, words = jax.lax.optimization_barrier(
-        (gradient, words)
-    )  # or XLA would take the mask from the forward pass
+    gradient, words = jax.lax.optimization_barrier((gradient, words))  # or XLA would keep the mask of the forward pass
     return _drop(rate, gradient, words), None
 
 

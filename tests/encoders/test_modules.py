@@ -256,8 +256,9 @@ def test_initialization_of_human():
 
 
 @pytest.mark.parametrize("width", [768, 64])
-def test_16_bit_pools_are_those_of_32_bits_with_their_gradients(rng, width):
-    x = jnp.asarray(rng.integers(-9, 9, (1, 2, 16_000)), jnp.bfloat16)  # with equal values in many windows
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_16_bit_pools_are_those_of_32_bits_with_their_gradients(rng, dtype, width):
+    x = jnp.asarray(rng.integers(-9, 9, (1, 2, 16_000)), dtype)  # with equal values in many windows
     weights = jnp.asarray(rng.normal(size=(3, 1, 2, width)), jnp.bfloat16).astype(jnp.float32)
 
     def pooled(x):
