@@ -69,7 +69,7 @@ class SoundToImage:
                 cross-attention.
         """
         self.encoders, self.pipe = dict(audio_encoders), pipe
-        self.weights = normalize_weights(weights, len(self.encoders))
+        self.weights = normalize_weights(weights, len(self.encoders), "encoders")
         for name, encoder in self.encoders.items():
             _refuse_other_width(name, encoder, pipe.unet.config.cross_attention_dim)
         self._encode = nnx.jit(lambda encoder, clips: encoder(clips).astype(jnp.float32))
@@ -162,7 +162,7 @@ class SoundToImage:
             embeddings = self.encode_audio(np.concatenate([silent, clips]))
             silence, audio_embeddings = embeddings[:1], embeddings[len(silent) :]
             if mix:
-                audio_embeddings = weighted_mean(audio_embeddings[:, None], sound_weights)
+                audio_embeddings = weighted_mean(audio_embeddings[:, None], sound_weights, "sounds")
         text_embeddings = self.pipe.encode_text(prompts) if prompts else None
         cond = combine_embeddings(audio_embeddings, text_embeddings, alpha)
         if with_silence:
@@ -185,7 +185,7 @@ class SoundToImage:
         if not self.encoders:
             raise ValueError("there is no audio encoder to encode the sound with")
         embeddings = [jnp.asarray(self.encode_with(name, clips)) for name in self.encoders]
-        return weighted_mean(jnp.stack(embeddings), self.weights)
+        return weighted_mean(jnp.stack(embeddings), self.weights, "encoders")
 
     def encode_with(self, name: str, clips: Int16[np.ndarray, "batch 16000"]) -> Float[np.ndarray, "batch 77 width"]:
         """The embeddings of one encoder."""
@@ -278,10 +278,10 @@ def combine_embeddings(audio: Array | None, text: Array | None, alpha: float = 0
 
 
 def weighted_mean(
-    embeddings: Float[Array, "count batch 77 width"], weights: Sequence[float] | None = None
+    embeddings: Float[Array, "count batch 77 width"], weights: Sequence[float] | None, of: str
 ) -> Float[Array, "batch 77 width"]:
-    """The mean of embeddings over the first axis; `weights` are scaled to the sum 1, None weighs all alike."""
-    shares = normalize_weights(weights, len(embeddings))
+    """The mean of embeddings over the first axis, that of `of`; `weights` and `of` are those of `normalize_weights`."""
+    shares = normalize_weights(weights, len(embeddings), of)
     return jnp.tensordot(jnp.asarray(shares), embeddings, axes=1, precision="highest")
 
 
@@ -309,13 +309,16 @@ def _load_encoders(names: Sequence[str], dtype: jnp.dtype, trust_code: bool) -> 
     return {str(name): encoders.load(name, dtype=dtype, trust_code=trust_code) for name in names}
 
 
-def normalize_weights(weights: Sequence[float] | None, count: int) -> list[float]:
-    """Shares of `count` embeddings that sum to 1. Raises ValueError where the weights do not fit."""
+def normalize_weights(weights: Sequence[float] | None, count: int, of: str) -> list[float]:
+    """Shares that sum to 1 of `count` things, which `of` calls "sounds", say; None weighs all alike.
+
+    Raises ValueError where the weights do not fit.
+    """
     if weights is None:
         return [1 / max(count, 1)] * count
     weights = [float(weight) for weight in weights]
     if len(weights) != count:
-        raise ValueError(f"weights are {len(weights)} for {count}; allowed: as many")
+        raise ValueError(f"weights are {len(weights)} and {of} are {count}; allowed: as many")
     if not all(0 <= weight < np.inf for weight in weights) or not sum(weights):
         raise ValueError(f"weights are {weights}; allowed: numbers of at least 0, one of them above")
     return [weight / sum(weights) for weight in weights]

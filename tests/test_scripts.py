@@ -105,7 +105,10 @@ def test_every_mode_draws(tmp_path, arguments, files):
         (["--audio", "dog", "--alpha", "0.3"], "--alpha is the share of the text beside sounds"),
         (["--text", "a dog", "--mix"], "--mix and --sound-weights are for sounds"),
         (["--audio", "dog", "--text", "a", "--alpha", "nan"], "alpha is nan; allowed: 0 to 1"),
-        (["--audio", "dog", "waves", "--mix", "--sound-weights", "1"], "weights are 1 for 2; allowed: as many"),
+        (
+            ["--audio", "dog", "waves", "--mix", "--sound-weights", "1"],
+            "weights are 1 and sounds are 2; allowed: as many",
+        ),
         (["--audio", "dog", "waves", "--sound-weights", "1", "1"], "sound_weights need mix=True"),
     ],
 )

@@ -100,7 +100,7 @@ def test_defaults_are_the_models_or_the_papers(model):
         ({"alpha": float("nan")}, "alpha is nan; allowed: 0 to 1"),
         ({"alpha": 1.5}, "alpha is 1.5; allowed: 0 to 1"),
         ({"sound_weights": [1, 1, 1]}, "sound_weights need mix=True"),
-        ({"mix": True, "sound_weights": [1, 1]}, "weights are 2 for 3; allowed: as many"),
+        ({"mix": True, "sound_weights": [1, 1]}, "weights are 2 and sounds are 3; allowed: as many"),
         ({"mix": True, "sound_weights": [1, 1, -2]}, "weights are"),
         ({"mix": True, "sound_weights": [0, 0, 0]}, "weights are"),
     ],
