@@ -63,7 +63,8 @@ def _add_cut(command: argparse.ArgumentParser):
 
 
 def _cut(arguments: argparse.Namespace):
-    from jaxsd.data.cut import MANIFEST_NAME, SUBTITLES, TEMPLATES, CutOptions, cut_videos
+    from jaxsd.data.captions import SUBTITLES, TEMPLATES
+    from jaxsd.data.cut import MANIFEST_NAME, CutOptions, cut_videos
 
     print(
         f"left out: quieter than {arguments.min_loudness:g} dB, more than {arguments.max_clipped:g} of the samples "
