@@ -16,13 +16,12 @@ from safetensors.numpy import save_file
 
 from jaxsd.diffusion.images import pad_image, prepare_mask
 from jaxsd.diffusion.loading import load_single_file
-from jaxsd.diffusion.pipeline import StableDiffusion, _encode_images
+from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.samplers import SAMPLERS
 from jaxsd.diffusion.single_file import single_file_mapping
 from jaxsd.diffusion.unet import UNet
-from jaxsd.diffusion.vae import Gaussian
 from jaxsd.pretrained.mapping import export_parameters
-from tests.diffusion.test_parity import load_torch, set_scheduler, to_torch
+from tests.diffusion.test_parity import latents_are_means, load_torch, set_scheduler, to_torch
 from tests.helpers import models
 
 pytestmark = pytest.mark.slow
@@ -45,12 +44,8 @@ def pair(request, tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def mean_latents():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Gaussian, "sample", lambda self, key: self.mean)
-        patch.setattr(inpaint, "retrieve_latents", lambda output, **_: output.latent_dist.mode())
-        _encode_images.clear_cache()
+    with latents_are_means(inpaint):
         yield
-    _encode_images.clear_cache()
 
 
 def gradient():

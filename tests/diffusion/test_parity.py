@@ -1,5 +1,7 @@
 """Stable Diffusion against PyTorch diffusers: by part, and whole pictures."""
 
+from contextlib import contextmanager
+
 import diffusers
 import numpy as np
 import pytest
@@ -124,15 +126,21 @@ def test_samplers(pair, rng, sampler, steps):
     np.testing.assert_allclose(images, expected, atol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def mean_latents():
-    """A picture's latents are the mean, so that both libraries start from the same."""
+@contextmanager
+def latents_are_means(theirs):
+    """A picture's latents are the mean, in diffusers' module `theirs` too, so that both start from the same."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Gaussian, "sample", lambda self, key: self.mean)
-        patch.setattr(img2img, "retrieve_latents", lambda output, **_: output.latent_dist.mode())
+        patch.setattr(theirs, "retrieve_latents", lambda output, **_: output.latent_dist.mode())
         _encode_images.clear_cache()
         yield
     _encode_images.clear_cache()
+
+
+@pytest.fixture(scope="module")
+def mean_latents():
+    with latents_are_means(img2img):
+        yield
 
 
 # diffusers' PNDM and LMS start in mid-schedule by a rule of their own: see test_samplers.
