@@ -64,7 +64,6 @@ def run_generate():
     add(
         "--encoder",
         nargs="+",
-        default=["gemini"],
         help="bundled encoders, folders or Hugging Face repositories of trained ones, which are averaged (gemini)",
     )
     add("--weights", nargs="+", type=float, help="a number for each encoder: a weighted mean (all alike)")
@@ -72,7 +71,7 @@ def run_generate():
     add("--sound-weights", nargs="+", type=float, metavar="W", help="with --mix, a number for each sound (all alike)")
     add("--alpha", type=float, help="share of the text beside the sounds, 0 to 1 (0.5)")
     add("--random", action="store_true", help="random embeddings in place of sounds and texts, the paper's baseline")
-    add("--model", default="toy", help="Stable Diffusion 1.x: a folder, a .safetensors file or a repository (toy)")
+    add("--model", help="Stable Diffusion 1.x: a folder, a .safetensors file or a repository (toy)")
     add("--revision", help="branch, tag or commit of the model on the hub")
     add("--variant", help="part of the file names of the model's weights, such as fp16")
     add("--tokenizer", help="a folder or repository in place of the model's own tokenizer")
@@ -116,16 +115,35 @@ def run_generate():
     add("--count", type=int, default=1, help="images a sound (1)")
     add("--seed", type=int, default=0, help="of the noise the images start from (0)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="(bfloat16 on accelerators, float32 on the CPU)")
+    add(
+        "--recipe",
+        type=Path,
+        metavar="PNG",
+        help="make an image again; other flags count over its recipe",
+    )
+    add("--show", type=Path, metavar="PNG", help="print how an image was made, and make none")
     add("--out", type=Path, default=Path("out"), metavar="FOLDER", help="where the images go (out)")
     add("--overwrite", action="store_true", help="replace files that are there instead of taking the next free number")
     _add_trust_argument(parser)
+    parser.set_defaults(first=0, batch=None)
     arguments = parser.parse_args()
+    if arguments.show:
+        from jaxsd.recipe import describe_recipe, read_recipe
+
+        print(describe_recipe(read_recipe(arguments.show)))
+        return
+    recipe = None
+    if arguments.recipe:
+        arguments, recipe = _follow_recipe(parser, arguments)
+    else:
+        arguments.encoder, arguments.model = arguments.encoder or ["gemini"], arguments.model or "toy"
 
     from jaxsd.bundled import model_source
     from jaxsd.diffusion.loading import require_tokenizer
     from jaxsd.diffusion.lora import parse_lora
     from jaxsd.diffusion.sampling_defaults import FAST
     from jaxsd.generation import read_inputs, write_images
+    from jaxsd.remake import check_ingredients
     from jaxsd.sound_to_image import SoundToImage, image_keys
 
     if arguments.alpha is not None and not (arguments.audio and arguments.text):
@@ -155,33 +173,64 @@ def run_generate():
     defaults = model.sampling_defaults(image=inputs.image is not None)
     for name in ("guidance", "steps"):
         sampling.setdefault(name, getattr(defaults, name))
+    mixing: dict[str, Any] = {
+        "mix": arguments.mix,
+        "sound_weights": arguments.sound_weights,
+        "alpha": 0.5 if arguments.alpha is None else arguments.alpha,
+        "negative": arguments.negative,
+    }
     if arguments.random:
-        conditioning = model.random(image_keys(arguments.seed, range(max(arguments.count, 1))))
+        numbers = range(arguments.first, arguments.first + max(arguments.count, 1))
+        conditioning = model.random(image_keys(arguments.seed, numbers))
     else:
-        conditioning = model.encode(
-            inputs.clips,
-            inputs.prompts,
-            mix=arguments.mix,
-            sound_weights=arguments.sound_weights,
-            alpha=0.5 if arguments.alpha is None else arguments.alpha,
-            negative=arguments.negative,
-            unconditional=arguments.unconditional if model.is_guided(sampling["guidance"]) else None,
-        )
+        unconditional = arguments.unconditional if model.is_guided(sampling["guidance"]) else None
+        conditioning = model.encode(inputs.clips, inputs.prompts, **mixing, unconditional=unconditional)
+    sampling["strength"] = arguments.strength
+    given_images: dict[str, Any] = {"image": inputs.image, "mask": mask if arguments.mask else None}
+    recipes = model.recipes(
+        [sound.record for sound in inputs.sounds],
+        inputs.prompts,
+        **mixing,
+        unconditional=arguments.unconditional,
+        random=arguments.random,
+        seed=arguments.seed,
+        outpaint=arguments.outpaint,
+        **given_images,
+        **sampling,
+    )
+    if recipe:
+        check_ingredients(arguments.recipe, recipe, recipes[0])
     paths = write_images(
         model.pipe,
         conditioning,
         ["random"] if arguments.random else inputs.stems,
         arguments.out,
+        recipes=recipes,
         count=arguments.count,
+        first=arguments.first,
+        batch=arguments.batch,
         seed=arguments.seed,
         overwrite=arguments.overwrite,
         image=image,
         mask=mask,
-        strength=arguments.strength,
         **sampling,
     )
     for path in paths:
         print(path)
+
+
+def _follow_recipe(parser: argparse.ArgumentParser, named: argparse.Namespace):
+    """The arguments that a recipe stands for, with those of the command line over them, and the recipe."""
+    from jaxsd.recipe import read_recipe
+    from jaxsd.remake import find_ingredients, recipe_flags
+
+    if named.fast:
+        raise ValueError("--fast stands for a sampler and steps, which --recipe has; leave one of them out")
+    recipe = read_recipe(named.recipe)
+    arguments = parser.parse_args(namespace=argparse.Namespace(**recipe_flags(recipe)))
+    for name, value in find_ingredients(named.recipe, recipe, vars(named)).items():
+        setattr(arguments, name, value)
+    return arguments, recipe
 
 
 def _read_mask(arguments: argparse.Namespace, image):

@@ -11,16 +11,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int16
 from PIL import Image
 
-from jaxsd.audio import load_clip
 from jaxsd.bundled import sound_source
 from jaxsd.clip.images import load_image
 from jaxsd.diffusion.pipeline import StableDiffusion, strength_of, to_pil
 from jaxsd.files import place_new, replacing
 from jaxsd.progress import Progress
+from jaxsd.recipe import Recipe, attach_recipe, save_png
 from jaxsd.sharding import padded_batches
-from jaxsd.sound_to_image import Conditioning, image_keys
+from jaxsd.sound_to_image import Conditioning, LoadedSound, image_keys, load_sounds
 
 MOST_IMAGES, MOST_LATENTS = 16, 4 * 64 * 64  # at a time on one device
 
@@ -29,14 +30,19 @@ MOST_IMAGES, MOST_LATENTS = 16, 4 * 64 * 64  # at a time on one device
 class Inputs:
     """What images are made of, read from files before any model is loaded.
 
-    clips: int16 (sounds, 16000), or None. prompts: one for all sounds, one each, or without sounds. stems: what the
-    files are named after. image: the image to start from, or None.
+    prompts: one for all sounds, one each, or without sounds. stems: what the files are named after. image: the image to
+    start from, or None.
     """
 
-    clips: np.ndarray | None
+    sounds: Sequence[LoadedSound]
     prompts: Sequence[str]
     stems: Sequence[str]
     image: Image.Image | None
+
+    @property
+    def clips(self) -> Int16[np.ndarray, "sounds 16000"] | None:
+        """The seconds that are taken, or None without sounds."""
+        return np.stack([sound.clip.samples for sound in self.sounds]) if self.sounds else None
 
 
 def read_inputs(
@@ -60,13 +66,13 @@ def read_inputs(
             f"texts are {len(prompts)} and sounds are {len(sounds)}{mixed}; allowed: as many, or one for all"
         )
     paths = [sound_source(sound) for sound in sounds]
-    clips = [load_clip(path) for path in paths]
-    for path, clip in zip(paths, clips, strict=True):
-        if clip.start:
-            minutes, seconds = divmod(clip.start, 60)
+    loaded = load_sounds(paths) if paths else []
+    for path, sound in zip(paths, loaded, strict=True):
+        if sound.clip.start:
+            minutes, seconds = divmod(sound.clip.start, 60)
             print(f"{path}: the loudest second begins at {minutes:.0f}:{seconds:05.2f}", file=sys.stderr)
     return Inputs(
-        clips=np.stack([clip.samples for clip in clips]) if clips else None,
+        sounds=loaded,
         prompts=prompts,
         stems=_stems(paths, prompts, mix),
         image=None if image is None else load_image(image),
@@ -79,7 +85,10 @@ def write_images(
     stems: Sequence[str],
     folder: Path,
     *,
+    recipes: Sequence[Recipe] = (),
     count: int = 1,
+    first: int = 0,
+    batch: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
     **sampling: Any,
@@ -93,7 +102,11 @@ def write_images(
         conditioning: that of each sound or prompt, as `SoundToImage.encode` gives it, or one of each image.
         stems: what the files of each are named after.
         folder: where the files go; it is made when the first image is drawn.
+        recipes: that of each sound or prompt, for the files to say how they were made.
         count: images of each.
+        first: the number of the first image of each.
+        batch: images that each device draws at once; fewer are filled up. By default as many as there are, up to what
+            a device takes.
         seed: seeds the noise.
         overwrite: whether files that are there are replaced; otherwise a new file gets the next free number.
         sampling: keyword arguments of `StableDiffusion.__call__`: guidance, guidance_end, steps, sampler, image,
@@ -111,8 +124,10 @@ def write_images(
     indices_of, numbers = np.divmod(np.arange(len(paths)), count)
     if len(conditioning.cond) == len(paths):
         indices_of = np.arange(len(paths))
+    numbers = numbers + first
     keys = image_keys(seed, numbers.tolist())
-    size = min(len(paths), batch_size(pipe, sampling.get("height"), sampling.get("width")))
+    size = batch_size(pipe, sampling.get("height"), sampling.get("width"))
+    size = min(len(paths) if batch is None else batch if batch == 1 else batch * jax.local_device_count(), size)
     batches = list(padded_batches(len(paths), size))
     table = pipe.sampler_table(sampling.get("steps"), sampling.get("sampler"), _starting_strength(**sampling))
     with Progress("denoising", len(batches) * len(table.rows())) as progress:
@@ -125,12 +140,15 @@ def write_images(
                 **sampling,
             )
             folder.mkdir(parents=True, exist_ok=True)
-            for index, image in zip(indices[:wanted], to_pil(images)[:wanted], strict=True):
+            for index, image in zip(indices[:wanted], to_pil(np.asarray(images))[:wanted], strict=True):
+                of = int(index) // count
+                if recipes:
+                    attach_recipe(image, recipes[of].drawn(image, int(numbers[index]), size))
                 if overwrite:
                     with replacing(paths[index]) as part:
-                        image.save(part)
+                        save_png(image, part)
                 else:
-                    paths[index] = _save_new(image, folder, stems[int(index) // count])
+                    paths[index] = _save_new(image, folder, stems[of])
     return paths
 
 
@@ -171,7 +189,7 @@ def _save_new(image: Image.Image, folder: Path, stem: str) -> Path:
     """Write a PNG file of the first free name, whole or not at all. Other processes may write to the folder too."""
     part = folder / f".{stem}.{os.getpid()}.part.png"
     try:
-        image.save(part)
+        save_png(image, part)
         return next(path for path in _candidates(folder, stem) if place_new(part, path))
     finally:
         part.unlink(missing_ok=True)

@@ -1,6 +1,8 @@
 """Sound in, image out: audio encoders, averaged or weighted, in front of a Stable Diffusion."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -15,12 +17,25 @@ from jaxtyping import Array, Float, Int16, Key
 
 import encoders
 from encoders.spectrogram import TOKENS
-from jaxsd.audio import RATE, clip_from_samples, load_clip
+from jaxsd.audio import RATE, Clip, clip_from_samples, load_clip
 from jaxsd.bundled import model_source, sound_source
 from jaxsd.diffusion.loading import read_unet_config
-from jaxsd.diffusion.pipeline import StableDiffusion
+from jaxsd.diffusion.pipeline import Images, StableDiffusion, are_the_same, strength_of
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.pretrained.precision import choose_dtype
+from jaxsd.recipe import (
+    ModelRecord,
+    Recipe,
+    SoundRecord,
+    attach_recipe,
+    device_kind,
+    hash_arrays,
+    hash_file,
+    hash_modules,
+    image_record,
+    package_versions,
+    source_name,
+)
 from jaxsd.sharding import map_batches
 
 Audio = str | PathLike[str] | np.ndarray  # a file, the name of a sample, or samples
@@ -37,6 +52,13 @@ class Conditioning(NamedTuple):
 
     cond: Float[Array, "batch 77 width"]
     uncond: Float[Array, "_ 77 width"] | None
+
+
+class LoadedSound(NamedTuple):
+    """The second of a sound that is taken, and the record of it for a recipe."""
+
+    clip: Clip
+    record: SoundRecord
 
 
 class SoundToImage:
@@ -72,6 +94,8 @@ class SoundToImage:
         self.weights = normalize_weights(weights, len(self.encoders), "encoders")
         for name, encoder in self.encoders.items():
             _refuse_other_width(name, encoder, pipe.unet.config.cross_attention_dim)
+        self.origin: dict[str, str] = {}  # what it was loaded from and with, for recipes
+        self._hashes: dict[str, tuple[list, str]] = {}
         self._encode = nnx.jit(lambda encoder, clips: encoder(clips).astype(jnp.float32))
 
     @classmethod
@@ -112,7 +136,10 @@ class SoundToImage:
         pipe = StableDiffusion.from_pretrained(
             model_source(model), revision=revision, variant=variant, tokenizer=tokenizer, vae=vae, dtype=dtype
         )
-        return cls(_load_encoders(encoders, dtype, trust_code), pipe, weights)
+        loaded = cls(_load_encoders(encoders, dtype, trust_code), pipe, weights)
+        origin = {"model": model, "revision": revision, "variant": variant, "tokenizer": tokenizer, "vae": vae}
+        loaded.origin = {name: source_name(value) for name, value in origin.items() if value is not None}
+        return loaded
 
     def encode(
         self,
@@ -198,6 +225,92 @@ class SoundToImage:
         draw = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, RANDOM_STREAM), shape), out_axes=1)
         return Conditioning(*draw(keys))
 
+    def recipes(
+        self,
+        sounds: Sequence[SoundRecord] = (),
+        prompts: Sequence[str] = (),
+        *,
+        mix: bool = False,
+        sound_weights: Sequence[float] | None = None,
+        alpha: float = 0.5,
+        negative: str = "",
+        unconditional: str = "text",
+        random: bool = False,
+        seed: int = 0,
+        image: Any = None,
+        mask: Any = None,
+        outpaint: Sequence[int] | None = None,
+        strength: float | None = None,
+        guidance: float | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        **sampling: Any,
+    ) -> list[Recipe]:
+        """The recipe of the image of each sound or prompt, as `encode` makes conditionings of them.
+
+        The numbers of the images, how many are drawn at once and their size are left to who draws them.
+
+        Args:
+            sounds: the records of the sounds, as `load_sounds` gives them.
+            prompts, mix, sound_weights, alpha, negative, unconditional: those of `encode`.
+            random: whether the image is that of random embeddings.
+            seed, image, mask, strength, guidance, steps, sampler: those of `__call__`.
+            outpaint: by how many pixels the image is grown before, which takes the place of a mask.
+            sampling: its `guidance_end`; others are left out.
+        """
+        defaults = self.sampling_defaults(image=image is not None)
+        common = Recipe(
+            self._record("model", self.origin.get("model"), (self.pipe.unet, self.pipe.vae, self.pipe.text_encoder)),
+            encoders=tuple(
+                self._record(f"encoder {name}", source_name(name), (encoder,), weight)
+                for (name, encoder), weight in zip(self.encoders.items(), self.weights, strict=True)
+            ),
+            loras=tuple(
+                ModelRecord(source_name(name), hash_arrays(lora.arrays()), lora.weight)
+                for name, lora in self.pipe.loras.items()
+            ),
+            revision=self.origin.get("revision"),
+            variant=self.origin.get("variant"),
+            tokenizer=self.origin.get("tokenizer"),
+            vae=self.origin.get("vae"),
+            sound_weights=None if sound_weights is None else tuple(map(float, sound_weights)),
+            alpha=alpha,
+            negative=negative,
+            unconditional=unconditional,
+            random=random,
+            image=image_record(image),
+            mask=image_record(mask),
+            outpaint=None if outpaint is None else tuple(outpaint),
+            strength=strength_of(image, mask or outpaint, strength),
+            guidance=defaults.guidance if guidance is None else guidance,
+            guidance_end=sampling.get("guidance_end", 1.0),
+            steps=defaults.steps if steps is None else steps,
+            sampler=sampler or defaults.sampler or self.pipe.schedule.sampler,
+            seed=seed,
+            dtype=jnp.dtype(self.pipe.unet.dtype).name,
+            device=device_kind(),
+            versions=package_versions(),
+        )
+        groups = [tuple(sounds)] if mix or not sounds else [(sound,) for sound in sounds]
+        images = max(len(groups), len(prompts), 1)
+        return [
+            replace(
+                common,
+                sounds=groups[index % len(groups)],
+                prompt=prompts[index % len(prompts)] if prompts else None,
+            )
+            for index in range(images)
+        ]
+
+    def _record(self, key: str, name: str | None, modules: Sequence[nnx.Module], weight: float = 1.0) -> ModelRecord:
+        """The record of a model; its parameters are hashed again only where one has changed."""
+        leaves = jax.tree.leaves([nnx.state(module) for module in modules])
+        known, digest = self._hashes.get(key, ([], ""))
+        if not are_the_same(known, leaves):
+            digest = hash_modules(modules)
+            self._hashes[key] = leaves, digest
+        return ModelRecord(name, digest, weight)
+
     def __call__(
         self,
         audio: Audio | Sequence[Audio] | None = None,
@@ -211,14 +324,17 @@ class SoundToImage:
         unconditional: str = "text",
         random: int = 0,
         seed: int = 0,
+        output_type: str = "jax",
         **sampling: Any,
-    ) -> Float[Array, "batch height width 3"]:
+    ) -> Images:
         """An image of each sound or prompt, float32 in [0, 1]; `generate.py` draws the same ones.
 
         Args:
             audio, prompts, rate, mix, sound_weights, alpha, negative, unconditional: those of `encode`.
             random: how many images of random embeddings to draw in place of sounds and prompts, the paper's baseline.
             seed: seeds the noise, which is the same for every image.
+            output_type: that of `StableDiffusion.__call__`. PIL images carry their recipe, which `recipe.save_png`
+                writes into the file, unless `key` or `latents` are given.
             sampling: keyword arguments of `StableDiffusion.__call__`: guidance, steps, sampler, image, strength,
                 height, width and others; `key` takes the place of the seed.
 
@@ -227,27 +343,39 @@ class SoundToImage:
         """
         defaults = self.sampling_defaults(image=sampling.get("image") is not None)
         sampling = {"guidance": defaults.guidance, "steps": defaults.steps} | sampling
+        mixing: dict[str, Any] = {"mix": mix, "sound_weights": sound_weights, "alpha": alpha, "negative": negative}
+        sounds: list[LoadedSound] = []
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts or ())
         if random:
             if audio is not None or prompts:
                 raise ValueError("random embeddings take the place of sounds and prompts; give one or the other")
-            keys = image_keys(seed, range(random))
-            return self.pipe(*self.random(keys), **{"key": keys, **sampling})
-        conditioning = self.encode(
-            audio,
-            prompts,
-            rate=rate,
-            mix=mix,
-            sound_weights=sound_weights,
-            alpha=alpha,
-            negative=negative,
-            unconditional=unconditional if self.is_guided(sampling["guidance"]) else None,
-        )
-        sampling.setdefault("key", jnp.stack([jax.random.key(seed)] * len(conditioning.cond)))
-        return self.pipe(*conditioning, **sampling)
+            numbers = list(range(random))
+            conditioning = self.random(image_keys(seed, numbers))
+        else:
+            sounds = [] if audio is None else load_sounds(audio, rate)
+            clips = np.stack([sound.clip.samples for sound in sounds]) if sounds else None
+            guided = self.is_guided(sampling["guidance"])
+            conditioning = self.encode(clips, prompts, **mixing, unconditional=unconditional if guided else None)
+            numbers = [0] * len(conditioning.cond)
+        drawn = {"key": image_keys(seed, numbers), "output_type": output_type, **sampling}
+        images = self.pipe(*conditioning, **drawn)
+        if isinstance(images, list) and not {"key", "latents"} & sampling.keys():
+            records = [sound.record for sound in sounds]
+            mixing |= {"unconditional": unconditional, "random": random > 0, "seed": seed}
+            recipes = self.recipes(records, prompts, **mixing, **sampling)
+            for image, recipe, number in zip(images, recipes * max(random, 1), numbers, strict=True):
+                attach_recipe(image, recipe.drawn(image, number, len(images)))
+        return images
 
 
 def load_clips(audio: Audio | Sequence[Audio], rate: int | None = None) -> Int16[np.ndarray, "batch 16000"]:
-    """Sounds as clips of one second at 16 kHz, int16: the loudest second of each.
+    """Sounds as clips of one second at 16 kHz, int16: the loudest second of each. The arguments and errors are those of
+    `load_sounds`."""
+    return np.stack([sound.clip.samples for sound in load_sounds(audio, rate)])
+
+
+def load_sounds(audio: Audio | Sequence[Audio], rate: int | None = None) -> list[LoadedSound]:
+    """The loudest second of each sound, with its record.
 
     An item of `audio` is a file, the name of a sample sound, or an array of samples: with `rate`, (samples,) of any
     length at so many samples a second, integers or floats in [-1, 1]; without it, an int16 clip (16000,). A 2-D array
@@ -261,7 +389,7 @@ def load_clips(audio: Audio | Sequence[Audio], rate: int | None = None) -> Int16
         items = list(audio)
     if not items:
         raise ValueError("audio is empty; allowed: at least one sound")
-    return np.stack([_load_clip(item, rate) for item in items])
+    return [_load_sound(item, rate) for item in items]
 
 
 def combine_embeddings(audio: Array | None, text: Array | None, alpha: float = 0.5) -> Float[Array, "batch 77 width"]:
@@ -291,12 +419,17 @@ def image_keys(seed: int, numbers: Iterable[int]) -> Key[Array, " images"]:
     return jnp.stack([jax.random.fold_in(key, number) if number else key for number in numbers])
 
 
-def _load_clip(item: Audio, rate: int | None) -> Int16[np.ndarray, "16000"]:
+def _load_sound(item: Audio, rate: int | None) -> LoadedSound:
     if isinstance(item, str | PathLike):
-        return load_clip(sound_source(item)).samples
+        path = sound_source(item)
+        clip = load_clip(path)
+        return LoadedSound(clip, SoundRecord(path.name, hash_file(path), clip.start))
     samples = np.asarray(item)
-    if rate is not None:
-        return clip_from_samples(samples, rate).samples
+    clip = Clip(_checked_clip(samples), 0.0) if rate is None else clip_from_samples(samples, rate)
+    return LoadedSound(clip, SoundRecord(None, hash_arrays({"clip": clip.samples}), clip.start))
+
+
+def _checked_clip(samples: np.ndarray) -> Int16[np.ndarray, "16000"]:
     if samples.dtype != np.int16 or samples.shape != (RATE,):
         raise ValueError(
             f"audio holds {samples.dtype} of shape {samples.shape}; without rate, an array must be an int16 clip of "
@@ -321,7 +454,8 @@ def normalize_weights(weights: Sequence[float] | None, count: int, of: str) -> l
         raise ValueError(f"weights are {len(weights)} and {of} are {count}; allowed: as many")
     if not all(0 <= weight < np.inf for weight in weights) or not sum(weights):
         raise ValueError(f"weights are {weights}; allowed: numbers of at least 0, one of them above")
-    return [weight / sum(weights) for weight in weights]
+    total = sum(weights)
+    return weights if math.isclose(total, 1) else [weight / total for weight in weights]  # shares stay what they are
 
 
 def _check_encoder_config(name: str, model: str, width: int):

@@ -88,7 +88,7 @@ def test_two_at_once_lose_no_image_and_a_full_disk_leaves_none(model, drawn, tmp
     assert [path.name for path in paths] == ["dog.png", "dog-2.png"]
     assert {path.name for path in out.iterdir()} == {"dog.png", "dog-2.png"}
 
-    def full(self, path):
+    def full(self, path, **_):
         Path(path).write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -29,6 +29,8 @@ ROOMS = (
     "jaxsd.evaluation",
     "jaxsd.training",
     "jaxsd.convert",
+    "jaxsd.recipe",
+    "jaxsd.remake",
     "jaxsd.sound_to_image",
     "jaxsd.generation",
     "jaxsd.toy",

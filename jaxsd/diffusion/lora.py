@@ -67,6 +67,15 @@ class LoRA:
         if not math.isfinite(self.weight):
             raise ValueError(f"the weight of a LoRA is {self.weight}; allowed: a finite number")
 
+    def arrays(self) -> dict[str, np.ndarray | jax.Array]:
+        """The factors by name."""
+        return {
+            f"{component}.{name}.{part}": array
+            for component, kernels in self.factors.items()
+            for name, factors in kernels.items()
+            for part, array in factors._asdict().items()
+        }
+
 
 def parse_lora(argument: str) -> tuple[str, float]:
     """`style.safetensors:0.7` as source and weight; without a number at its end, the weight is 1."""

@@ -42,6 +42,10 @@ DIFFUSERS_NAMES = {
 }
 
 
+OUTPUT_TYPES = ("jax", "np", "pil", "latent")
+Images = Float[Array | np.ndarray, "batch height width channels"] | list[Image.Image]
+
+
 class Inpainting(NamedTuple):
     """What of an image a step of the sampler keeps or sees, (batch, latent height, latent width, ...) each.
 
@@ -162,7 +166,7 @@ class StableDiffusion:
             return model
         leaves, applied = jax.tree.leaves(nnx.state(model)), [(lora, lora.weight) for lora in self.loras.values()]
         made_of, applied_then, adapted = self._adapted.get(component, ([], [], None))
-        if applied != applied_then or not _are_the_same(made_of, leaves):
+        if applied != applied_then or not are_the_same(made_of, leaves):
             adapted = apply_loras(model, component, self.loras.values())
             self._adapted[component] = leaves, applied, adapted
         return adapted
@@ -203,8 +207,9 @@ class StableDiffusion:
         width: int | None = None,
         key: Key[Array, "*batch"] | None = None,
         on_step: Callable[[int, int, jax.Array], None] | None = None,
+        output_type: str = "jax",
         **unknown: Any,
-    ) -> Float[Array, "batch height width 3"]:
+    ) -> Images:
         """Generate images from conditioning and, where there is one, from an image.
 
         The batch is spread over all devices of this process. What compiles anew is another shape of `cond` or of the
@@ -231,11 +236,13 @@ class StableDiffusion:
                 its batch. An array of keys (batch,) gives each example its own. By default key 0.
             on_step: `on_step(done, total, latents)` is called after every step with the latents of the image as the
                 U-Net sees it so far. `decode` shows them.
+            output_type: "jax" or "np" for arrays of jax or NumPy, "pil" for a list of PIL images, "latent" for the
+                latents that `decode` takes.
 
         `guidance`, `steps` and `sampler` are those of `sampling` where they are None.
 
         Returns:
-            Images, float32 in [0, 1].
+            Images, float32 in [0, 1] (batch, height, width, 3), or what `output_type` says.
 
         Raises:
             ValueError: A shape, a value, the sampler or the number of steps does not fit, or a network makes values
@@ -244,6 +251,8 @@ class StableDiffusion:
         for name in unknown:
             instead = f"; {DIFFUSERS_NAMES[name]} is its name here" if name in DIFFUSERS_NAMES else ""
             raise TypeError(f"StableDiffusion takes no argument {name!r}{instead}")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type is {output_type!r}; allowed: {', '.join(OUTPUT_TYPES)}")
         guidance = self.sampling.guidance if guidance is None else guidance
         if not np.isfinite(guidance):
             raise ValueError(f"guidance is {guidance}; allowed: a finite number")
@@ -308,11 +317,14 @@ class StableDiffusion:
             history, predicted = _denoise(*networks, (row, shared_guidance), parts)
             if on_step:
                 on_step(done, len(rows), predicted.block_until_ready()[:batch])
-        images = _decode_images(*networks, None, history.xs[0])[:batch]
+        images = history.xs[0] if output_type == "latent" else _decode_images(*networks, None, history.xs[0])
         require_finite(context, "the conditioning", None)
         require_finite(history.xs[0], "the U-Net", self.unet.dtype)
         require_finite(images, "the VAE", self.vae.dtype)
-        return images
+        images = images[:batch]
+        if output_type == "pil":
+            return to_pil(images)
+        return np.asarray(images) if output_type == "np" else images
 
     def sampler_table(
         self, steps: int | None = None, sampler: str | None = None, strength: float | None = None
@@ -357,7 +369,7 @@ class StableDiffusion:
         """The U-Net and the VAE as `_on_each_device` takes them, with their parameters on every device of `mesh`."""
         graph, params = nnx.split((self._with_loras("unet"), self.vae))
         leaves = jax.tree.leaves(params)
-        if self._replicas is None or self._replicas[0] != mesh or not _are_the_same(self._replicas[1], leaves):
+        if self._replicas is None or self._replicas[0] != mesh or not are_the_same(self._replicas[1], leaves):
             formats = parameter_formats(params, mesh)
             self._replicas = mesh, leaves, jax.device_put(params, formats)
         return graph, mesh, self._replicas[2]
@@ -372,7 +384,7 @@ class StableDiffusion:
         return height // factor, width // factor, self.unet.config.out_channels
 
 
-def _are_the_same(before: list, after: list) -> bool:
+def are_the_same(before: list, after: list) -> bool:
     """Whether two lists hold the same arrays, which nothing can have changed in place."""
     pairs = zip(before, after, strict=False)
     return len(before) == len(after) and all(a is b and isinstance(a, jax.Array) for a, b in pairs)
