@@ -258,6 +258,8 @@ def _replace(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:  # which names no file where the disk is full
+        raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
     finally:
         part.unlink(missing_ok=True)
 

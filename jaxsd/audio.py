@@ -7,6 +7,7 @@ whose length libsndfile only estimates (MP3) or does not know (FLAC that was wri
 import math
 import os
 import re
+import wave
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ import soundfile
 import soxr
 from jaxtyping import Float, Float32, Int16
 
-from jaxsd.files import StoredFile, check_not_pointer
+from jaxsd.files import StoredFile, check_not_pointer, naming
 
 RATE = 16_000  # Hz
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz; a rate beyond these is a broken header, not a recording
@@ -398,3 +399,12 @@ def _resample_all(mono: _Mono) -> Int16[np.ndarray, " samples"]:
     if stream is not None:
         parts.append(_to_int16(stream.resample_chunk(np.zeros(0), last=True)))
     return np.concatenate(parts)
+
+
+def write_wav(path: str | PathLike[str], samples: Int16[np.ndarray, " samples"]) -> None:
+    """Write 16 kHz mono samples as a WAV file of 16 bits."""
+    with naming(path), wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(samples.astype("<i2").tobytes())

@@ -33,9 +33,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     try:
         sys.exit(main())
     except USER_ERRORS as error:
-        _fail(2, _message(error))
+        _fail(2, error_message(error))
     except FloatingPointError as error:
-        _fail(1, _message(error))
+        _fail(1, error_message(error))
     except KeyboardInterrupt as stop:
         if (status := getattr(stop, "status", None)) is not None:  # stopped in good order
             _fail(status, str(stop))
@@ -133,17 +133,18 @@ def start_distributed(arguments: argparse.Namespace) -> None:
     jax.distributed.initialize(None if coordinator == "auto" else coordinator, count, index)
 
 
-def program() -> str:
-    """How the running program was called: `train.py`, `python -m jaxsd.toy` or `jaxsd toy`."""
-    spec = sys.modules["__main__"].__spec__
-    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
-
-
-def _message(error: Exception) -> str:
+def error_message(error: Exception) -> str:
+    """What a user is told of an error, in a line of at most LONGEST characters."""
     message = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None:
         message = f"{error.filename}: {error.strerror}"
     return message if len(message) <= LONGEST else f"{message[:LONGEST]} ..."
+
+
+def program() -> str:
+    """How the running program was called: `train.py`, `python -m jaxsd.toy` or `jaxsd toy`."""
+    spec = sys.modules["__main__"].__spec__
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
 
 
 def _fail(status: int, message: str) -> NoReturn:

@@ -17,6 +17,19 @@ POINTER_BEGINNING = b"version https://git-lfs.github.com/spec/"
 
 
 @contextmanager
+def naming(path) -> Iterator[None]:
+    """Errors of the system that name no file, such as that of a full disk, name `path`; those that name one stay."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        if error.errno is None:  # one of a library's own
+            raise OSError(f"{path} cannot be written ({error})") from error
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
 def replacing(path) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` at the end: a reader sees the old file or the whole new one.
 
@@ -25,10 +38,11 @@ def replacing(path) -> Iterator[Path]:
     path = Path(path)
     part = path.with_name(f"{path.stem}.part{path.suffix}")
     try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+        with naming(path):
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -73,9 +87,9 @@ def lock_folder(folder) -> Iterator[None]:
             break
         file.close()  # the process before this one has just removed the file that this one opened
     try:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        with naming(path):
+            file.truncate(0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
         path.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from PIL import Image
 from jaxsd.bundled import sound_source
 from jaxsd.clip.images import load_image
 from jaxsd.diffusion.pipeline import StableDiffusion, strength_of, to_pil
-from jaxsd.files import place_new, replacing
+from jaxsd.files import naming, place_new, replacing
 from jaxsd.progress import Progress
 from jaxsd.recipe import Recipe, attach_recipe, save_png
 from jaxsd.sharding import padded_batches
@@ -189,7 +189,8 @@ def _save_new(image: Image.Image, folder: Path, stem: str) -> Path:
     """Write a PNG file of the first free name, whole or not at all. Other processes may write to the folder too."""
     part = folder / f".{stem}.{os.getpid()}.part.png"
     try:
-        save_png(image, part)
+        with naming(folder / f"{stem}.png"):
+            save_png(image, part)
         return next(path for path in _candidates(folder, stem) if place_new(part, path))
     finally:
         part.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from jaxsd.files import read_json, write_json
+from jaxsd.files import naming, read_json, write_json
 
 SPLITS = ("train", "validation", "test")
 METADATA = "dataset.json"
@@ -108,7 +108,8 @@ def create_columns(folder, size: int, types: Mapping[str, ColumnType]):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, (dtype, shape) in types.items():
-        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, (size, *shape))
+        with naming(folder / f"{name}.npy"):
+            np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, (size, *shape))
 
 
 def write_examples(folder, first: int, columns: Mapping[str, np.ndarray]):
@@ -122,14 +123,11 @@ def write_examples(folder, first: int, columns: Mapping[str, np.ndarray]):
         fits = examples.dtype == column.dtype and examples.shape[1:] == column.shape[1:]
         if not fits or first + len(examples) > len(column):
             raise ValueError(f"{path}: {examples.dtype} {examples.shape} at index {first} does not fit {column.shape}")
-        try:
-            with path.open("r+b") as file:
-                file.seek(column.offset + first * column.strides[0])
-                file.write(np.ascontiguousarray(examples).data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        with naming(path), path.open("r+b") as file:
+            file.seek(column.offset + first * column.strides[0])
+            file.write(np.ascontiguousarray(examples).data)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def digest_column(column: np.ndarray, first: int = 0, last: int | None = None) -> str:

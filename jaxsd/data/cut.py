@@ -5,7 +5,9 @@ none, and ends with the same bytes. Worker processes cut the videos.
 """
 
 import csv
+import errno
 import hashlib
+import io
 import math
 import re
 import time
@@ -17,21 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 from jaxtyping import Int16
 from PIL import Image
 
-from jaxsd.audio import FORMATS, RATE, load_sound
+from jaxsd.audio import FORMATS, RATE, load_sound, write_wav
 from jaxsd.data.captions import TEMPLATES, caption_all, caption_source
 from jaxsd.data.layouts.tables import list_files
 from jaxsd.data.video import VIDEO_SUFFIXES, Frame, read_frames
 from jaxsd.data.workers import Workers
-from jaxsd.files import lock_folder, read_json, replacing, write_json
+from jaxsd.files import lock_folder, naming, read_json, replacing, write_json
 from jaxsd.progress import Progress
 
 CUT_PLAN, MANIFEST_NAME, BAD_VIDEOS = "cut.json", "manifest.csv", "bad.csv"
 IDENTIFIED = 2**20  # bytes at either end of a video that tell it from others, beside its size
 JPEG_QUALITY = 95
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no fault of a video
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,8 @@ def _cut_block(block: Sequence[tuple[str, str]], out: Path, options: CutOptions,
             raise ValueError(given_up)
         return cut_video(Path(path), out, Path("clips") / name, options)
     except Exception as error:  # whatever a decoder makes of a broken video, it is left out and listed
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise
         reason = " ".join(str(error).split())
         return {"bad": reason if isinstance(error, ValueError) else f"{type(error).__name__}: {reason}"}
 
@@ -263,8 +267,8 @@ def cut_video(path: Path, out: Path, folder: Path, options: CutOptions) -> dict[
         else:
             name = folder / f"{round(start * 1000):09d}"
             (out / folder).mkdir(parents=True, exist_ok=True)
-            soundfile.write(out / f"{name}.wav", seconds[start], RATE, subtype="PCM_16")
-            _fit(frame.to_image(), options.side).save(out / f"{name}.jpg", quality=JPEG_QUALITY)
+            write_wav(out / f"{name}.wav", seconds[start])
+            _write_jpeg(out / f"{name}.jpg", _fit(frame.to_image(), options.side))
             row = {"start": start, "audio": f"{name}.wav", "image": f"{name}.jpg"}
             if options.subtitles:
                 row["subtitle"] = " ".join(text for begin, end, text in cues if begin < start + 1 and end > start)
@@ -272,6 +276,14 @@ def cut_video(path: Path, out: Path, folder: Path, options: CutOptions) -> dict[
     if kept and not pictures:
         raise ValueError(f"{path} has no picture that can be decoded")
     return {"rows": rows, "left_out": dict(sorted(left_out.items()))}
+
+
+def _write_jpeg(path: Path, image: Image.Image):
+    """Through memory: into a file, Pillow's encoder does not notice that a disk took only a part."""
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=JPEG_QUALITY)
+    with naming(path):
+        path.write_bytes(encoded.getvalue())
 
 
 def _fault_of_sound(samples: Int16[np.ndarray, " samples"], options: CutOptions) -> str | None:

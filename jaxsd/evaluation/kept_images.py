@@ -1,7 +1,6 @@
 """Images and sounds of an evaluation as files, for its report and for people."""
 
 import re
-import wave
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxsd.audio import RATE
+from jaxsd.audio import write_wav
 from jaxsd.diffusion.pipeline import to_pil
 from jaxsd.evaluation.inputs import EvaluationSplit
+from jaxsd.files import replacing
 
 GALLERY_CLIPS = 10  # of the first clips, the sounds are kept for the report's gallery
 
@@ -28,7 +28,8 @@ def keep_images(
     for old in target.glob("[0-9]*.png"):
         old.unlink()
     for index, image in enumerate(to_pil(images)):
-        image.save(target / f"{index:04}.png")
+        with replacing(target / f"{index:04}.png") as part:
+            image.save(part)
     return {"folder": str(target), "right": None if right is None else [bool(one) for one in right]}
 
 
@@ -38,11 +39,8 @@ def keep_sounds(folder: Path, split: EvaluationSplit, count: int) -> dict[str, A
     target.mkdir(parents=True, exist_ok=True)
     count = min(count, GALLERY_CLIPS)
     for index in range(count):
-        with wave.open(str(target / f"{index:04}.wav"), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(RATE)
-            file.writeframes(split.columns["audio"][index].astype("<i2").tobytes())
+        with replacing(target / f"{index:04}.wav") as part:
+            write_wav(part, split.columns["audio"][index])
     tokens = split.columns["tokens"][:count].tolist()
     captions = [split.clip.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in tokens]
     return {"folder": str(target), "captions": captions}

@@ -117,7 +117,10 @@ def write_safetensors(arrays: Mapping[str, np.ndarray], path) -> None:
     with replacing(path) as part:
         part.touch()
         mode = part.stat().st_mode  # what the user's umask allows, where safetensors lets the owner alone read
-        save_file(dict(arrays), part, metadata={"format": "pt"})  # the tag that transformers asks for
+        try:
+            save_file(dict(arrays), part, metadata={"format": "pt"})  # the tag that transformers asks for
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
         part.chmod(mode)
 
 

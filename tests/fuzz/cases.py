@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxsd.cli import USER_ERRORS, _message
+from jaxsd.cli import USER_ERRORS, error_message
 from tests.fuzz.targets import TARGETS
 
 
@@ -50,7 +50,7 @@ class Cases:
                 self.target.read(path)
             outcome = "read"
         except USER_ERRORS as error:
-            message = _message(error)
+            message = error_message(error)
             outcome = "refused" if message and len(message) < 2_000 else f"a message of {len(message)} characters"
         except Exception:
             if not catch:

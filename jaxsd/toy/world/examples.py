@@ -6,7 +6,7 @@ Worker processes import this file, so nothing here imports JAX.
 import csv
 import multiprocessing
 import os
-import wave
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -17,7 +17,9 @@ import numpy as np
 from jaxtyping import Int16, UInt8
 from PIL import Image
 
+from jaxsd.audio import write_wav
 from jaxsd.data.workers import Examples
+from jaxsd.files import naming
 from jaxsd.progress import Progress
 from jaxsd.toy.world.drawing import draw
 from jaxsd.toy.world.scene import CLASSES, Scene, sample_scene
@@ -99,39 +101,41 @@ def make_examples(items: Sequence[tuple[str, int]], seed: int) -> Examples:
 def write_samples(folder: str | Path) -> None:
     """Write one sound of every class, from the split "samples", as `<class>.wav`: 16 kHz, mono, 16 bits."""
     for index, class_name in enumerate(CLASSES):
-        _write_wav(Path(folder) / f"{class_name}.wav", example("samples", index).audio)
+        write_wav(Path(folder) / f"{class_name}.wav", example("samples", index).audio)
 
 
 def write_files(folder: str | Path, size: int) -> None:
     """Write examples of the split "train" as somebody's own files: `0000.wav`, `0000.png`, ..., and captions.csv.
 
-    captions.csv has the columns name and caption. Raises ValueError where `folder` is there and not empty, or where
-    `size` is below 1.
+    captions.csv has the columns name and caption. The folder is whole or not there. Raises ValueError where `folder` is
+    there and not empty, or where `size` is below 1.
     """
     folder = Path(folder)
     if size < 1:
         raise ValueError(f"{folder}: {size} examples; allowed: 1 or more")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there already; choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    part = folder.resolve().with_name(f"{folder.name}.{os.getpid()}.part")
+    part.mkdir(parents=True)
+    try:
+        _write_examples(part, size)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_examples(folder: Path, size: int) -> None:
     lines = [("name", "caption")]
     with Progress("files", size, unit="example") as progress:
         for index in range(size):
             one, name = example("train", index), f"{index:04}"
-            _write_wav(folder / f"{name}.wav", one.audio)
-            Image.fromarray(one.image).save(folder / f"{name}.png")
+            write_wav(folder / f"{name}.wav", one.audio)
+            with naming(folder / f"{name}.png"):
+                Image.fromarray(one.image).save(folder / f"{name}.png")
             lines.append((name, one.caption))
             progress.advance(index + 1)
-    with (folder / "captions.csv").open("w", newline="") as file:
+    with naming(folder / "captions.csv"), (folder / "captions.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
-
-
-def _write_wav(path: Path, audio: Int16[np.ndarray, " samples"]) -> None:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
-        file.writeframes(audio.astype("<i2").tobytes())
 
 
 def _rng(split: str, index: int, seed: int, stream: str) -> np.random.Generator:
