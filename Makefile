@@ -9,7 +9,7 @@ PIP := $(PYTHON) -m pip install --quiet
 JAX = $(shell driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | grep -oE -m1 '^[0-9]+'); \
 	if [ "$${driver:-0}" -ge 580 ]; then echo '[cuda13]'; elif [ "$${driver:-0}" -ge 525 ]; then echo '[cuda12]'; fi)
 
-.PHONY: install demo test test-fast test-long test-examples test-full fuzz gpu-check lint clean
+.PHONY: install demo test test-fast test-long test-examples test-full test-browser fuzz gpu-check lint clean
 
 install: .venv/run.stamp
 
@@ -34,6 +34,12 @@ test-examples: .venv/test.stamp
 
 test-full: .venv/test.stamp
 	$(PYTHON) -m pytest -q -m full_size
+
+# The page in a headless Chromium, in an environment of its own; axe-core checks that everybody can use it. Without
+# Chromium (apt-get install chromium) or npm, a line says what is skipped.
+test-browser: .venv-app/stamp
+	npm install --no-save --silent axe-core || true
+	.venv-app/bin/python -m pytest -q -rs -m 'browser or not browser' tests/serving
 
 fuzz: .venv/test.stamp
 	$(PYTHON) -m tests.fuzz --minutes 2
@@ -64,6 +70,11 @@ clean:
 .venv-gpu/stamp: pyproject.toml
 	test -x .venv-gpu/bin/python || $(PYTHON3) -m venv .venv-gpu
 	.venv-gpu/bin/python -m pip install --quiet -e '.[cuda12]'
+	touch $@
+
+.venv-app/stamp: pyproject.toml
+	test -x .venv-app/bin/python || $(PYTHON3) -m venv .venv-app
+	.venv-app/bin/python -m pip install --quiet -e '.[app,browser,test]'
 	touch $@
 
 # torch comes first: here the build at hand is taken, where the range in `parity` would take the newest.

@@ -95,14 +95,17 @@ def load_clip(path: str | PathLike[str] | StoredFile, start: float | None = None
         raise _unreadable(path, error) from error
 
 
-def load_sound(path: str | PathLike[str] | StoredFile) -> Int16[np.ndarray, " samples"]:
-    """The whole of a sound file as 16 kHz mono int16, by the rules of `load_clip`. Raises AudioError as that does."""
+def load_sound(path: str | PathLike[str] | StoredFile, longest: float | None = None) -> Int16[np.ndarray, " samples"]:
+    """The whole of a sound file as 16 kHz mono int16, by the rules of `load_clip`.
+
+    Raises AudioError as `load_clip` does, and where more than `longest` seconds can be decoded, which ends there.
+    """
     sound = _open_sound(_existing(path))
     _check_rate(sound)
     try:
         mono = _Mono(sound)
-        samples = _resample_all(mono)
-        return _resample_all(_Mono(sound, channel=0)) if mono.cancels() else samples
+        samples = _resample_all(mono, longest)
+        return _resample_all(_Mono(sound, channel=0), longest) if mono.cancels() else samples
     except soundfile.SoundFileError as error:
         raise _unreadable(path, error) from error
 
@@ -388,11 +391,14 @@ def _resample_second(mono: _Mono, begin: int) -> Float[np.ndarray, "16000"]:
     return around[RATE : 2 * RATE]
 
 
-def _resample_all(mono: _Mono) -> Int16[np.ndarray, " samples"]:
+def _resample_all(mono: _Mono, longest: float | None) -> Int16[np.ndarray, " samples"]:
     """The whole sound at 16 kHz; memory holds it in 16 bits, a block of it in more."""
     stream = None if mono.sound.rate == RATE else soxr.ResampleStream(mono.sound.rate, RATE, 1, dtype="float64")
-    parts = [np.zeros(0, np.int16)]
+    parts, frames = [np.zeros(0, np.int16)], 0
     for block in mono.read(0):
+        frames += len(block)
+        if longest is not None and frames > longest * mono.sound.rate:
+            raise AudioError(f"{mono.sound.name} lasts more than {longest:g} s; allowed: up to that")
         parts.append(_to_int16(block if stream is None else stream.resample_chunk(block)))
     if len(parts) == 1:
         raise AudioError(f"{mono.sound.name} is damaged: no samples can be read")

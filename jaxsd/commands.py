@@ -1,4 +1,4 @@
-"""The commands `jaxsd generate | train | eval | data | convert | encoders | toy | arena`.
+"""The commands `jaxsd generate | train | eval | serve | data | convert | encoders | toy | arena`.
 
 Flags are read here, before anything slow is imported.
 """
@@ -18,6 +18,7 @@ COMMANDS = {
     "generate": ("turn sounds into images", "jaxsd.commands:run_generate"),
     "train": ("train an audio encoder", "jaxsd.commands:run_train"),
     "eval": ("evaluate audio encoders on held-out data", "jaxsd.commands:run_eval"),
+    "serve": ("a page to play with, and its API", "jaxsd.serving.__main__:main"),
     "data": ("prepare a data set of one's own, or look at one", "jaxsd.data.__main__:main"),
     "convert": ("convert encoders from and to PyTorch", "jaxsd.convert.__main__:main"),
     "encoders": ("list encoders, check one, count its layers", "encoders.__main__:main"),
@@ -57,6 +58,11 @@ def _dispatch() -> int | None:
 
 
 def run_generate():
+    if "--serve" in sys.argv[1:]:
+        from jaxsd.serving.__main__ import main as serve
+
+        sys.argv.remove("--serve")
+        return serve()
     parser = argparse.ArgumentParser(description="Turn sounds into images: python generate.py --audio dog.wav")
     add = parser.add_argument
     add("--audio", nargs="+", default=[], metavar="FILE", help="sound files, or names of the sample sounds")
@@ -124,6 +130,7 @@ def run_generate():
     add("--show", type=Path, metavar="PNG", help="print how an image was made, and make none")
     add("--out", type=Path, default=Path("out"), metavar="FOLDER", help="where the images go (out)")
     add("--overwrite", action="store_true", help="replace files that are there instead of taking the next free number")
+    add("--serve", action="store_true", help="show a page to play with; its flags: --serve --help")
     _add_trust_argument(parser)
     parser.set_defaults(first=0, batch=None)
     arguments = parser.parse_args()

@@ -1,5 +1,6 @@
 """Sound in, image out: audio encoders, averaged or weighted, in front of a Stable Diffusion."""
 
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -140,6 +141,18 @@ class SoundToImage:
         origin = {"model": model, "revision": revision, "variant": variant, "tokenizer": tokenizer, "vae": vae}
         loaded.origin = {name: source_name(value) for name, value in origin.items() if value is not None}
         return loaded
+
+    def with_encoders(self, names: Sequence[str], weights: Sequence[float] | None = None) -> "SoundToImage":
+        """The same model with some of its encoders; parameters and compiled programs are shared.
+
+        Raises ValueError for a name that is none of them, or where the weights do not fit.
+        """
+        if unknown := [name for name in names if name not in self.encoders]:
+            raise ValueError(f"encoder is {unknown[0]!r}; allowed: {', '.join(self.encoders)}")
+        chosen = copy.copy(self)
+        chosen.encoders = {name: self.encoders[name] for name in names}
+        chosen.weights = normalize_weights(weights, len(chosen.encoders), "encoders")
+        return chosen
 
     def encode(
         self,

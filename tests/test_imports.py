@@ -35,6 +35,7 @@ ROOMS = (
     "jaxsd.generation",
     "jaxsd.toy",
     "jaxsd.arena",
+    "jaxsd.serving",
     "jaxsd.commands",
 )
 # Every config file and every command has one.

@@ -1,0 +1,394 @@
+"""The page: a thin Gradio view over the service.
+
+Images go to the page in its answers, so that no file is made of them. Uploads are files in one folder. The page calls
+them by paths that begin in the process's working folder, and those are all that it shows of the machine.
+"""
+
+import base64
+import html
+import inspect
+import io
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+
+import gradio as gr
+from gradio.components.gallery import GalleryData, GalleryImage
+from gradio.data_classes import ImageData
+from gradio.themes import Default
+from PIL import Image, ImageChops
+
+from jaxsd.audio import load_clip
+from jaxsd.bundled import TOY_SAMPLES, sound_source
+from jaxsd.cli import USER_ERRORS
+from jaxsd.clip.images import load_image
+from jaxsd.diffusion.samplers import SAMPLERS
+from jaxsd.serving.service import UNEXPECTED, ImageRequest, ImageService, ImageUpdate
+from jaxsd.serving.sounds import LEFT, RIGHT, draw_sound, read_sound
+
+OWN_SAMPLER = "the model's own"
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the strip
+PREVIEW_SECONDS = 0.25  # between previews
+TOUCH_SECONDS = 60  # between the signs of life of a page that is open
+KEPT_SECONDS = 180  # that an upload is kept after the last of them, or after a request
+SYSTEM_FONTS = ["system-ui", "sans-serif"]  # Gradio's own would come from another server
+THEME = Default(primary_hue="blue", font=SYSTEM_FONTS, font_mono=["ui-monospace", "monospace"])
+# Gradio's own colors of small texts have too little contrast (WCAG 2 AA).
+DARKER = "#time, #duration, .playback span, .min_value, .max_value, .or { color: var(--body-text-color) !important }"
+CSS = "footer { display: none } #image img { object-fit: contain } " + DARKER
+
+# The figure of a sound. A slider over it, whose thumb is as wide as a second, is the second that is heard.
+HEARD_HTML = """
+<div class="heard">
+  <img src="${value?.figure ?? ''}" alt="Waveform and spectrogram of the sound">
+  <input type="range" min="0" max="${value?.latest ?? 0}" step="0.01" value="${value?.start ?? 0}"
+    aria-label="The second that is heard, in seconds from the start"
+    style="--second: ${100 / ((value?.latest ?? 0) + 1)}%">
+</div>
+${value?.sound ? `<audio controls src="${value.sound}" aria-label="The sample sound"></audio>` : ''}
+"""
+HEARD_CSS = f"""
+.heard {{ position: relative; line-height: 0 }}
+.heard img, audio {{ width: 100% }}
+.heard input {{
+  appearance: none; position: absolute; left: {LEFT:.0%}; width: {RIGHT - LEFT:.0%}; top: 2%; height: 84%;
+  margin: 0; background: none; cursor: pointer
+}}
+.heard input::-webkit-slider-thumb {{
+  appearance: none; box-sizing: border-box; width: var(--second); height: 100%;
+  border: 3px solid #ff8c00; background: rgb(255 255 255 / 15%); cursor: grab
+}}
+.heard input::-moz-range-thumb {{
+  box-sizing: border-box; width: var(--second); height: 100%; border-radius: 0;
+  border: 3px solid #ff8c00; background: rgb(255 255 255 / 15%); cursor: grab
+}}
+"""
+HEARD_JS = "element.addEventListener('change', event => trigger('input', {start: Number(event.target.value)}))"
+
+
+def build_page(service: ImageService) -> gr.Blocks:
+    """The page of a service."""
+    limits, model = service.limits, service.model
+    defaults = model.sampling_defaults()
+    names = list(model.encoders)
+    sizes = [f"{width} x {height}" for height, width in service.sizes]
+    samples = sorted(path.stem for path in TOY_SAMPLES.glob("*.wav"))
+
+    with gr.Blocks(title="Sound to image", delete_cache=(30, KEPT_SECONDS), analytics_enabled=False) as page:
+        gr.Markdown("# Sound to image\nRecord a sound, upload one, or take a sample. Then see what the model draws.")
+        with gr.Row():
+            with gr.Column():
+                sound = gr.Audio(
+                    sources=["upload", "microphone"],
+                    type="filepath",
+                    label=f"Sound, up to {limits.seconds} s",
+                    buttons=["download"],
+                    elem_id="sound",
+                    visible=bool(names),
+                )
+                sample = gr.Dropdown(["", *samples], value="", label="Sample sound", visible=bool(names))
+                heard = gr.HTML(html_template=HEARD_HTML, css_template=HEARD_CSS, js_on_load=HEARD_JS, visible=False)
+                start = gr.Number(
+                    None,
+                    label="The second that is heard begins at (s); empty: the loudest second",
+                    minimum=0,
+                    visible=bool(names),
+                )
+                text = gr.Textbox("", label="Text, as: at night", max_length=limits.characters, elem_id="text")
+                alpha = gr.Slider(0, 1, 0.5, step=0.01, label="Alpha: the share of the text beside the sound")
+                with gr.Accordion("More", open=False):
+                    encoders = gr.CheckboxGroup(names, value=names[:1], label="Encoders, averaged")
+                    weights = gr.Textbox("", label="Weights: one number for each chosen encoder (empty: all alike)")
+                    negative = gr.Textbox("", label="What the image should not show", max_length=limits.characters)
+                    seed = gr.Number(0, precision=0, label="Seed")
+                    steps = gr.Slider(1, limits.steps, min(defaults.steps, limits.steps), step=1, label="Steps")
+                    guidance = gr.Slider(0, 20, defaults.guidance, step=0.1, label="Guidance")
+                    sampler = gr.Dropdown([OWN_SAMPLER, *SAMPLERS], value=OWN_SAMPLER, label="Sampler")
+                    size = gr.Dropdown(sizes, value=sizes[0], label="Size (width x height)")
+                    image = gr.ImageEditor(
+                        label="Image to start from; draw on it where it may change",
+                        sources=["upload"],
+                        type="filepath",
+                        layers=False,
+                        transforms=(),
+                        brush=gr.Brush(colors=["#ffffff"], color_mode="fixed"),
+                        elem_id="start-image",
+                    )
+                    strength = gr.Slider(0.01, 1, 0.7, step=0.01, label="Strength: how little is left of that image")
+            with gr.Column():
+                with gr.Row():
+                    generate = gr.Button("Generate", variant="primary", elem_id="generate")
+                    strip = gr.Button("Strip over alpha", elem_id="strip")
+                    stop = gr.Button("Stop", elem_id="stop")
+                status = gr.HTML(_status("Ready."), elem_id="status")
+                drawn = gr.Image(
+                    label="Image",
+                    alt_text="The image that the model drew",
+                    interactive=False,
+                    buttons=["download", "fullscreen"],
+                    height=420,
+                    elem_id="image",
+                )
+                gallery = gr.Gallery(
+                    label="From the sound alone to the text alone",
+                    columns=len(ALPHAS),
+                    visible=False,
+                    interactive=False,
+                    elem_id="gallery",
+                )
+        for upload in (sound, image):  # what damaged files do is not for Gradio to say
+            _replace_methods(upload, preprocess=_as_sent, async_move_resource_to_block_cache=_refuse_url)
+        _replace_methods(drawn, postprocess=_optional_inline_image)
+        _replace_methods(gallery, postprocess=_inline_images)
+
+        inputs = [sound, sample, start, text, alpha, seed, steps, guidance, encoders, weights, negative, sampler, size]
+        inputs += [image, strength]
+
+        def read(values) -> ImageRequest:
+            return _read_request(service, *values)
+
+        @_with_arguments_of_a_request
+        def draw(*values) -> Iterator[tuple[Any, str]]:
+            """Draw an image of a sound, of a text, or of both; the last of what comes is the image."""
+            with _one_sentence():
+                job = service.submit(read(values))
+                try:
+                    shown = 0.0
+                    for update in job.updates():
+                        if update.finished or time.monotonic() - shown >= PREVIEW_SECONDS:
+                            shown = time.monotonic()
+                            yield update.image, _status(_progress(update))
+                finally:
+                    job.stop()  # nothing where it is finished
+
+        @_with_arguments_of_a_request
+        def draw_strip(*values) -> Iterator[tuple[Any, str]]:
+            """Draw an image for each of five shares of the text."""
+            with _one_sentence():
+                request = read(values)
+                if request.clip is None or not request.text.strip():
+                    raise ValueError("a strip over alpha goes from a sound to a text; give both")
+                jobs = []
+                try:
+                    for share in ALPHAS:
+                        jobs.append(service.submit(replace(request, alpha=share)))
+                    for update in jobs[-1].updates():
+                        yield gr.skip(), _status(_progress(update))
+                    images = [(job.result(), f"alpha {share:g}") for job, share in zip(jobs, ALPHAS, strict=True)]
+                finally:
+                    for job in jobs:
+                        job.stop()
+                yield gr.update(value=images, visible=True), _status("Done.")
+
+        def describe(sound, sample: str):
+            """The figure of a sound, where it is loudest, and the sample where it is one."""
+            if sound is None and not sample:
+                return gr.update(visible=False), None, ""
+            with _one_sentence():
+                path = _path_of_sound(sound, "" if sound else sample)
+                read = _by_its_name(read_sound, path, limits.seconds)
+                value = {"figure": _inline(draw_sound(read), "image/png"), "latest": max(read.seconds - 1, 0)}
+                value["start"] = read.loudest
+                if sound is None:
+                    value["sound"] = _inline(Path(path).read_bytes(), "audio/wav")
+                return gr.update(value=value, visible=True), read.loudest, "" if sound else sample
+
+        def touch(sound, image):
+            """Keep the uploads of an open page."""
+            image = image or {"background": None, "layers": []}
+            for upload in (sound, image["background"], *image["layers"]):
+                if upload is not None and Path(upload["path"]).is_file():
+                    os.utime(upload["path"])
+
+        hidden: dict[str, Any] = {"api_visibility": "private"}
+        sound.change(None, None, start, js="() => null", **hidden)
+        sound.change(describe, [sound, sample], [heard, start, sample], show_progress="minimal", **hidden)
+        taken = sample.input(lambda: (None, None), None, [sound, start], queue=False, **hidden)
+        taken.then(describe, [sound, sample], [heard, start, sample], show_progress="minimal", **hidden)
+        heard.input(_moved_to, None, start, queue=False, **hidden)
+        start.input(_move_to, [heard, start], heard, queue=False, show_progress="hidden", **hidden)
+        gr.Timer(TOUCH_SECONDS).tick(touch, [sound, image], queue=False, show_progress="hidden", **hidden)
+        shown: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": limits.queue}
+        drawing = generate.click(draw, inputs, [drawn, status], api_name="generate", **shown)
+        entered = text.submit(draw, inputs, [drawn, status], **shown, **hidden)
+        stripping = strip.click(draw_strip, inputs, [gallery, status], api_name="strip", **shown)
+        stop.click(
+            lambda: _status("Stopped."), None, status, cancels=[drawing, entered, stripping], queue=False, **hidden
+        )
+    page.queue(max_size=2 * limits.queue, default_concurrency_limit=8, status_update_rate=1)
+    return page
+
+
+def _read_request(
+    service: ImageService,
+    sound: Mapping[str, Any] | None = None,
+    sample: str = "",
+    start: float | None = None,
+    text: str = "",
+    alpha: float = 0.5,
+    seed: int = 0,
+    steps: int = 1,
+    guidance: float = 1.0,
+    encoders: Sequence[str] = (),
+    weights: str = "",
+    negative: str = "",
+    sampler: str = OWN_SAMPLER,
+    size: str = "",
+    image: Mapping[str, Any] | None = None,
+    strength: float = 0.7,
+) -> ImageRequest:
+    """What the page's inputs, in their order, ask for. Raises ValueError with a sentence.
+
+    The API has the names of these arguments; its defaults are what the page shows at first.
+    """
+    clip = None
+    if sound is not None or sample:
+        path = _path_of_sound(sound, sample)
+        _by_its_name(read_sound, path, service.limits.seconds)  # refuses what is too long
+        clip = _by_its_name(load_clip, path, start).samples
+    width, height = (int(side) for side in size.split(" x "))
+    started, mask = _read_image(image)
+    return ImageRequest(
+        clip=clip,
+        text=text,
+        alpha=alpha,
+        encoders=encoders,
+        weights=_read_weights(weights),
+        negative=negative,
+        image=started,
+        mask=mask,
+        strength=strength,
+        seed=int(seed or 0),
+        guidance=guidance,
+        steps=int(steps),
+        sampler=None if sampler == OWN_SAMPLER else sampler,
+        height=height,
+        width=width,
+    )
+
+
+def _path_of_sound(sound: Mapping[str, Any] | None, sample: str) -> str:
+    """The path of an upload or of a sample sound, of which there is one."""
+    if sound is None:
+        return str(sound_source(sample))
+    if sample:
+        raise ValueError("there are a sound and a sample; give one of them")
+    return sound["path"]
+
+
+def _read_image(image: Mapping[str, Any] | None) -> tuple[Image.Image | None, Image.Image | None]:
+    """The image to start from, and the mask that was drawn on it; None where there is none."""
+    if image is None or image["background"] is None:
+        return None, None
+    mask = None
+    for layer in image["layers"]:
+        drawn = _by_its_name(load_image, layer["path"])
+        drawn = drawn.getchannel("A") if "A" in drawn.getbands() else drawn.convert("L")
+        mask = drawn if mask is None else ImageChops.lighter(mask, drawn.resize(mask.size))
+    return _by_its_name(load_image, image["background"]["path"]), mask if mask and mask.getbbox() else None
+
+
+def _by_its_name(read: Callable, path: str, *rest):
+    """`read(path, *rest)`, whose errors call the file by its name, without its folder."""
+    name = Path(path).name
+    if not Path(path).is_file():
+        raise ValueError(f"{name} is not kept any longer; upload it again")
+    try:
+        return read(path, *rest)
+    except USER_ERRORS as error:
+        raise ValueError(str(error).replace(path, name)) from None
+
+
+def _as_sent(payload: Any) -> Any:
+    """The files that a component sends, which nothing has opened."""
+    return None if payload is None else payload.model_dump()
+
+
+async def _refuse_url(path: str) -> str:
+    """The path of an upload; Gradio itself would have the server load what is at a URL."""
+    if "://" in path:
+        raise gr.Error("a URL is not loaded; upload the file", print_exception=False)
+    return path
+
+
+def _with_arguments_of_a_request(function: Callable) -> Callable:
+    """A function of the page's inputs, under whose names the API takes them."""
+    parameters = list(inspect.signature(_read_request).parameters.values())[1:]
+    function.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    return function
+
+
+def _read_weights(text: str) -> list[float] | None:
+    try:
+        return [float(word) for word in text.replace(",", " ").split()] or None
+    except ValueError:
+        raise ValueError("weights are numbers with spaces between them, one for each chosen encoder") from None
+
+
+def _moved_to(event: gr.EventData) -> float:
+    """Where the second that is heard was dragged to."""
+    return event.start
+
+
+def _move_to(heard: dict[str, Any] | None, start: float | None):
+    """The figure of a sound with the second that is heard at another place."""
+    return gr.skip() if heard is None or start is None else {**heard, "start": start}
+
+
+def _replace_methods(component: Any, **methods: Callable):
+    """Give a component methods in place of Gradio's."""
+    vars(component).update(methods)
+
+
+def _inline_image(image: Image.Image) -> ImageData:
+    """An image within the answer."""
+    memory = io.BytesIO()
+    image.save(memory, format="png")
+    return ImageData(url=_inline(memory.getvalue(), "image/png"), orig_name="image.png", mime_type="image/png")
+
+
+def _optional_inline_image(image: Image.Image | None) -> ImageData | None:
+    return None if image is None else _inline_image(image)
+
+
+def _inline_images(images: Sequence[tuple[Image.Image, str]] | None) -> GalleryData:
+    return GalleryData(
+        root=[GalleryImage(image=_inline_image(image), caption=caption) for image, caption in images or ()]
+    )
+
+
+def _inline(content: bytes, media_type: str) -> str:
+    """A data URL."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def _progress(update: ImageUpdate) -> str:
+    if update.finished:
+        return "Done."
+    if update.ahead:
+        return f"{update.ahead} images are drawn before yours."
+    return f"Step {update.done} of {update.steps}."
+
+
+def _status(sentence: str) -> str:
+    return f'<p role="status">{html.escape(sentence)}</p>'
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """A mistake as one sentence on the page."""
+    try:
+        yield
+    except USER_ERRORS as error:
+        sentence = " ".join(str(error).split())
+        raise gr.Error(html.escape(sentence, quote=False), print_exception=False) from None
+    except Exception:
+        traceback.print_exc()
+        raise gr.Error(UNEXPECTED, print_exception=False) from None
