@@ -11,11 +11,10 @@ import argparse
 
 import jax
 import numpy as np
-import torch
-from diffusers import UNet2DConditionModel
 from flax import nnx
 
 from benchmarks.diffusion import random
+from benchmarks.parity import diffusers, torch
 from benchmarks.timing import in_turns
 from encoders.flops import count_flops
 from encoders.layers import rematerialize
@@ -65,7 +64,7 @@ def theirs(name: str, size: int):
     """The same step in PyTorch eager, with gradient checkpointing; on an accelerator under bfloat16 autocast."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    unet = UNet2DConditionModel(**published.UNET).to(device, dtype).requires_grad_(False).train()
+    unet = diffusers.UNet2DConditionModel(**published.UNET).to(device, dtype).requires_grad_(False).train()
     unet.enable_gradient_checkpointing()
     sizes = reference_sizes(name)
     encoder = torch_encoder(name, sizes).eval().to(device)

@@ -19,10 +19,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from flax import nnx
 
+from benchmarks.parity import diffusers, torch
 from benchmarks.timing import in_turns
 from encoders import attention
 from encoders.flops import count_flops
@@ -63,7 +62,7 @@ def on_cpu(repeats: int):
         step = step.lower(params, x, keys_values).compile()
         return lambda: jax.block_until_ready(step(params, x, keys_values))
 
-    unet = UNet2DConditionModel(**published.UNET).eval()
+    unet = diffusers.UNet2DConditionModel(**published.UNET).eval()
     arguments = (torch.tensor(x).permute(0, 3, 1, 2).contiguous(), torch.tensor(t), torch.tensor(context))
 
     @torch.no_grad()
@@ -200,10 +199,10 @@ def ours_on_gpu(batch: int):
 
 
 def theirs_on_gpu(batch: int, compiled: bool):
-    pipe = StableDiffusionPipeline(
-        vae=AutoencoderKL(**published.VAE),
-        unet=UNet2DConditionModel(**published.UNET),
-        scheduler=PNDMScheduler(
+    pipe = diffusers.StableDiffusionPipeline(
+        vae=diffusers.AutoencoderKL(**published.VAE),
+        unet=diffusers.UNet2DConditionModel(**published.UNET),
+        scheduler=diffusers.PNDMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
         ),
         text_encoder=None,

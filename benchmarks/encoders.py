@@ -9,10 +9,10 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 from flax import nnx
 
 import encoders
+from benchmarks.parity import torch
 from benchmarks.timing import in_turns
 from tests.references.encoders import Sizes, torch_encoder
 

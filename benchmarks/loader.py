@@ -15,8 +15,8 @@ from pathlib import Path
 import grain
 import jax
 import numpy as np
-import torch
 
+from benchmarks.parity import torch
 from jaxsd.data.columns import open_columns, write_columns
 from jaxsd.data.loader import Loader
 

@@ -68,8 +68,7 @@ def ours(name: str, batch: dict[str, np.ndarray], accumulate: int) -> tuple[Call
 
 def theirs(name: str, batch: dict[str, np.ndarray], compiled: bool) -> Callable[[], None]:
     """The same step as one writes it in PyTorch."""
-    import torch
-
+    from benchmarks.parity import torch
     from tests.references.encoders import Sizes, torch_encoder
 
     sizes = nnx.eval_shape(lambda: encoders.create(name, rngs=nnx.Rngs(0))).config
@@ -92,7 +91,7 @@ def theirs(name: str, batch: dict[str, np.ndarray], compiled: bool) -> Callable[
 
 
 def on_cpu(names: list[str], batch: dict[str, np.ndarray], repeats: int, compiled: bool):
-    import torch
+    from benchmarks.parity import torch
 
     ways = ["jaxsd", "PyTorch eager"] + ["PyTorch compiled"] * compiled
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, batch {len(batch['audio'])}")

@@ -65,6 +65,8 @@ def test_a_printed_command_has_the_flags_that_it_takes(document, line, only_pars
         program, arguments = words[:2], words[2:]
     else:
         program, arguments = words[1:3] if words[1] == "-m" else words[1:2], words[1 + (words[1] == "-m") * 1 + 1 :]
+    if program[-1].startswith("benchmarks."):
+        pytest.importorskip("torch")
     if program == ["-m", "pytest"]:
         assert all((ROOT / word).exists() for word in arguments if word.startswith("tests/"))
         return
@@ -84,6 +86,18 @@ def test_a_printed_command_has_the_flags_that_it_takes(document, line, only_pars
         load_config(found.config, [word for word in rest if "my_encoder" not in word])
     elif rest:
         load_config("toy.py", rest)
+
+
+def test_a_benchmark_without_torch_ends_in_one_sentence():
+    script = "import sys; sys.modules['torch'] = None; import benchmarks.parity"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "this benchmark compares with PyTorch, and torch is not installed: pip install -e '.[parity]'\n"
+    )
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        direct = re.search(r"^\s*(import|from) (torch|diffusers)", path.read_text(), re.MULTILINE)
+        assert not direct or path.stem == "parity", f"{path.name} imports {direct[2]}, not from benchmarks.parity"
 
 
 def test_links_lead_somewhere():
