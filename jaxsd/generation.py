@@ -130,7 +130,7 @@ def write_images(
     size = min(len(paths) if batch is None else batch if batch == 1 else batch * jax.local_device_count(), size)
     batches = list(padded_batches(len(paths), size))
     table = pipe.sampler_table(sampling.get("steps"), sampling.get("sampler"), _starting_strength(**sampling))
-    with Progress("denoising", len(batches) * len(table.rows())) as progress:
+    with Progress("denoising", len(batches) * len(table.rows()), compiles=True) as progress:
         for number, (indices, wanted) in enumerate(batches):
             images = pipe(
                 conditioning.cond[indices_of[indices]],

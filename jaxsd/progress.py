@@ -8,17 +8,22 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 LINE_EVERY = 15.0  # seconds between plain lines
+WORTH_SAYING = 5.0  # seconds of compilation
 
 
 class Progress:
     """Counts the steps of one job, as a context manager: `advance` says how many are done.
 
     `update` sets the figures shown beside the count, `note` prints a line for good, `status` says what is being done
-    where that is no step. Nothing is printed where `shown` is false: several processes at one job need one bar.
+    where that is no step. Nothing is printed where `shown` is false: several processes at one job need one bar. Where
+    the first step `compiles`, rate and time left are reckoned without it.
     """
 
-    def __init__(self, name: str, total: int, done: int = 0, unit: str = "step", shown: bool = True):
+    def __init__(
+        self, name: str, total: int, done: int = 0, unit: str = "step", shown: bool = True, compiles: bool = False
+    ):
         self.name, self.total, self.first, self.unit, self.shown = name, total, done, unit, shown
+        self.compiles = compiles
         self.figures: dict[str, float] = {}
         self.bar: tqdm | None = None
 
@@ -36,9 +41,15 @@ class Progress:
             if self.bar is not None:
                 self.bar.leave = False
                 self.bar.close()
-            self.bar = tqdm(desc=self.name, total=self.total, initial=done, unit=self.unit)
+            name = f"{self.name}: compiling" if self.compiles else self.name
+            self.bar = tqdm(desc=name, total=self.total, initial=done, unit=self.unit)
 
     def advance(self, done: int):
+        if self.compiles:
+            self.compiles = False
+            if time.monotonic() - self.start >= WORTH_SAYING:
+                self.note(f"{self.name}: compiled in {time.monotonic() - self.start:.0f} s")
+            self.restart(done)
         if self.bar is not None:
             self.bar.update(done - self.done)
         self.done = done

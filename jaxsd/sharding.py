@@ -51,12 +51,21 @@ def replicate(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda _: np.asarray(x)), tree)
 
 
-def shard_batch(tree: PyTree, mesh: Mesh) -> PyTree:
+def round_up(count: int) -> int:
+    """The least of 1, 2, 3, 4, 6, 8, 12, 16, ... that is not below `count`: sizes for which few programs compile."""
+    power = 1 << (count - 1).bit_length()
+    return power * 3 // 4 if power > 2 and count <= power * 3 // 4 else power
+
+
+def shard_batch(tree: PyTree, mesh: Mesh, *, few_sizes: bool = False) -> PyTree:
     """Spread the arrays (batch, ...) of `tree` over the devices of a mesh of this process.
 
-    Where the devices do not divide the batch, its last example is repeated until they do.
+    Where the devices do not divide the batch, its last example is repeated until they do. With `few_sizes`, it is
+    repeated until every device has one of the numbers that `round_up` gives.
     """
-    missing = -len(jax.tree.leaves(tree)[0]) % mesh.size
+    count = len(jax.tree.leaves(tree)[0])
+    each = -(-count // mesh.size)
+    missing = (round_up(each) if few_sizes else each) * mesh.size - count
     if missing:
         tree = jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], missing, axis=0)]), tree)
     return jax.device_put(tree, batch_sharding(mesh))

@@ -8,7 +8,15 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsd.sharding import batch_sharding, gather_examples, local_mesh, map_batches, padded_batches
+from jaxsd.sharding import (
+    batch_sharding,
+    gather_examples,
+    local_mesh,
+    map_batches,
+    padded_batches,
+    round_up,
+    shard_batch,
+)
 
 
 def test_examples_are_gathered_in_the_order_asked_for():
@@ -34,6 +42,13 @@ assert len(batch["x"].sharding.device_set) == 4
 """
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_batches_of_many_sizes_become_few():
+    sizes = [round_up(count) for count in range(1, 65)]
+    assert all(count <= size < 1.5 * count for count, size in enumerate(sizes, 1))
+    assert sorted(set(sizes)) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
+    assert shard_batch(np.arange(5), local_mesh(1), few_sizes=True).tolist() == [0, 1, 2, 3, 4, 4]
 
 
 def test_the_last_example_fills_up_the_last_batch():

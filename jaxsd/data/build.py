@@ -275,7 +275,7 @@ def _fill(splits: Sequence[SplitBuild], workers: Workers, towers: Towers, share:
                 yield split.items(indices[0], indices[-1] + 1)
 
     waited, start, warned = 0.0, time.monotonic(), 0
-    with workers as pool, _writer() as writer, Progress("data", total, done, unit="example") as progress:
+    with workers as pool, _writer() as writer, Progress("data", total, done, unit="example", compiles=True) as progress:
         made, writing = pool.map(items()), deque[Future]()
         for split, chunk in left:
             asked = time.monotonic()
@@ -301,7 +301,7 @@ def _fill(splits: Sequence[SplitBuild], workers: Workers, towers: Towers, share:
         seconds = time.monotonic() - start
         print(
             f"{seconds:.0f} s, {(done - first) / seconds:.0f} examples/s, "
-            f"{waited / seconds:.0%} of the time the towers waited for files to be read",
+            f"and CLIP waited for files to be read {waited / seconds:.0%} of the time",
             file=sys.stderr,
         )
 

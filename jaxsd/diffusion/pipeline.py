@@ -27,7 +27,7 @@ from jaxsd.diffusion.tiles import decode_latents
 from jaxsd.diffusion.unet import UNet
 from jaxsd.diffusion.vae import VAE, Gaussian
 from jaxsd.pretrained.precision import choose_dtype, require_finite
-from jaxsd.sharding import AXIS, local_mesh, shard_batch
+from jaxsd.sharding import AXIS, local_mesh, padded_batches, round_up, shard_batch
 
 # What diffusers calls the arguments of a pipeline, for those who come from there.
 DIFFUSERS_NAMES = {
@@ -188,7 +188,8 @@ class StableDiffusion:
             tokens = np.repeat(empty_text(self.text_encoder.config), len(texts), axis=0)
         else:
             tokens = tokenize(self.tokenizer, texts)
-        return _encode_tokens(self._with_loras("text_encoder"), tokens)
+        indices, count = next(padded_batches(len(texts), round_up(len(texts))))
+        return _encode_tokens(self._with_loras("text_encoder"), tokens[indices])[:count]
 
     def __call__(
         self,
@@ -212,8 +213,9 @@ class StableDiffusion:
     ) -> Images:
         """Generate images from conditioning and, where there is one, from an image.
 
-        The batch is spread over all devices of this process. What compiles anew is another shape of `cond` or of the
-        images, a sampler of another order, and guidance 1; prompts, keys, steps and strengths do not.
+        The batch is spread over all devices of this process. What compiles anew is another size of the images, a
+        sampler of another order, guidance 1, and a batch of more than any before it: each device computes 1, 2, 3, 4,
+        6, 8, 12, ... images, the last one repeated. Prompts, keys, steps and strengths do not.
 
         Args:
             cond: The conditioning, or prompts to encode.
@@ -283,13 +285,14 @@ class StableDiffusion:
             raise ValueError(f"masks are {len(masks)} and cond are {batch}; allowed: as many, or one for all")
 
         mesh = local_mesh(batch)
-        noise, context, image_keys, step_keys = shard_batch((noise, context, image_keys, step_keys), mesh)
+        arrays = noise, context, image_keys, step_keys
+        noise, context, image_keys, step_keys = shard_batch(arrays, mesh, few_sizes=True)
         networks = self._on_devices(mesh)
 
         def encode(images, keys):
             if len(images) == 1:  # encoded but once
                 return _encode_images(*networks, images, keys)
-            return _encode_images(*networks, None, (shard_batch(images, mesh), keys))
+            return _encode_images(*networks, None, (shard_batch(images, mesh, few_sizes=True), keys))
 
         known = None if images is None else encode(images, image_keys)
         starts_from_noise = known is None or strength_of(image, mask, strength) is None
@@ -298,7 +301,7 @@ class StableDiffusion:
         if mask is not None or self.unet.config.in_channels > self.unet.config.out_channels:
             factor = self.vae.config.factor
             small = np.broadcast_to(masks[:, ::factor, ::factor], (batch, *noise.shape[1:3], 1))
-            small = shard_batch(small, mesh)
+            small = shard_batch(small, mesh, few_sizes=True)
             if self.unet.config.in_channels == self.unet.config.out_channels:
                 inpainting = Inpainting(kept=(small, jnp.asarray(known), noise))
             else:  # gray, which is 0 for the VAE, where the image is painted
@@ -343,7 +346,8 @@ class StableDiffusion:
         """Images, float32 in [0, 1], of latents at the scale of the U-Net."""
         latents = jnp.asarray(latents, jnp.float32)
         mesh = local_mesh(len(latents))
-        return _decode_images(*self._on_devices(mesh), None, shard_batch(latents, mesh))[: len(latents)]
+        batch = shard_batch(latents, mesh, few_sizes=True)
+        return _decode_images(*self._on_devices(mesh), None, batch)[: len(latents)]
 
     def _embed(self, prompts):
         """The hidden states of prompts; embeddings, and None, as they are."""

@@ -108,7 +108,7 @@ def evaluate(
         for one in encoders
         if one.before
     }
-    with Progress("evaluate", len(split), unit="clip") as progress:
+    with Progress("evaluate", len(split), unit="clip", compiles=True) as progress:
         for indices, count in padded_batches(len(split), min(EVALUATED_TOGETHER, len(split))):
             states = text.hidden_states_at(indices)
             for statistics in (*passing.values(), *before.values()):
@@ -177,7 +177,7 @@ def _draw_all(
 ) -> dict[str, Float[np.ndarray, "{count} height width 3"]]:
     """The images of the first `count` clips under every conditioning."""
     images = {}
-    with Progress("images", count * len(conditionings), unit="image") as progress:
+    with Progress("images", count * len(conditionings), unit="image", compiles=True) as progress:
         for number, (name, conditioning) in enumerate(conditionings.items()):
             embeddings = embed_first(conditioning, text, count)
             before = number * count

@@ -80,7 +80,7 @@ def sample_sheet(path: Path, sources: Mapping[str, str]) -> Path:
     clips = np.stack([load_clip(TOY_SAMPLES / f"{name}.wav").samples for name in world.CLASSES])
     pipe = StableDiffusion.from_pretrained(TOY_MODEL)
     steps, images = pipe.sampling.steps, {}
-    with Progress("sheet", steps * len(sources)) as progress:
+    with Progress("sheet", steps * len(sources), compiles=True) as progress:
         for number, (label, source) in enumerate(sources.items()):
             embeddings = encode_audio(encoders.load(source), clips)
             images[label] = np.asarray(

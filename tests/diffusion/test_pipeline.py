@@ -97,6 +97,14 @@ def test_prompt_seed_guidance_steps_strength_sampler_and_progress_do_not_recompi
     assert compiled() == before
 
 
+def test_another_number_of_images_does_not_recompile(pipe, cond):
+    six = np.concatenate([cond, cond[::-1]])
+    images = pipe(six, steps=2)
+    before = compiled()
+    np.testing.assert_allclose(pipe(six[:5], steps=2), images[:5], atol=1e-5)
+    assert compiled() == before
+
+
 def test_progress_and_previews(pipe, cond):
     """The latents of the last step are the picture; those before are on their way to it."""
     calls = []

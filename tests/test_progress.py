@@ -1,0 +1,58 @@
+"""What a job says of itself while it runs."""
+
+import re
+
+import pytest
+
+from jaxsd import progress
+from jaxsd.progress import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that a test sets."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_line_says_how_much_is_done_how_fast_and_how_long_it_takes(clock, capsys):
+    with Progress("verify", 100) as bar:
+        clock[0] = 20
+        bar.update({"loss": 0.25})
+        bar.advance(10)
+    assert capsys.readouterr().err == "verify 10/100 steps, 0.50/s, 180 s left, loss 0.25\n"
+
+
+def test_compilation_counts_apart(clock, capsys):
+    with Progress("denoising", 25, compiles=True) as bar:
+        clock[0] = 30  # the first step compiled
+        bar.advance(1)
+        clock[0] = 42
+        bar.advance(13)
+        clock[0] = 54
+        bar.advance(25)
+    assert capsys.readouterr().err.splitlines() == [
+        "denoising: compiled in 30 s",
+        "denoising 1/25 steps",
+        "denoising 25/25 steps, 1.00/s, 0 s left",
+    ]
+
+
+def test_compilation_that_is_over_at_once_is_not_mentioned(clock, capsys):
+    with Progress("denoising", 3, compiles=True) as bar:
+        for step in range(3):
+            clock[0] += 1
+            bar.advance(step + 1)
+    assert capsys.readouterr().err == "denoising 3/3 steps, 1.00/s, 0 s left\n"
+
+
+def test_on_a_terminal_the_first_step_says_that_it_compiles(clock, capsys, monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
+    with Progress("denoising", 25, compiles=True) as bar:
+        clock[0] = 30
+        bar.advance(1)
+    shown = re.split(r"[\r\n]+", capsys.readouterr().err)
+    assert any(line.startswith("denoising: compiling:   0%") for line in shown)
+    assert "denoising: compiled in 30 s" in shown
+    assert shown[-2].startswith("denoising:   4%")
