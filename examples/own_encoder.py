@@ -1,7 +1,7 @@
 """An audio encoder of one's own, for the toy world. Train it, and draw what it hears:
 
-python train.py --config toy.py --config.encoder=examples/own_encoder.py:OwnEncoder --out runs/own
-python generate.py --audio dog.wav --encoder runs/own --trust-code
+python train.py --config toy.py --config.encoder=examples/own_encoder.py:OwnEncoder --out runs/own-encoder
+python generate.py --audio dog.wav --encoder runs/own-encoder --trust-code
 
 `encoders.AudioEncoder` says what such a class must have.
 """

@@ -4,11 +4,9 @@ import sys
 
 import jax
 
-from jaxsd import StableDiffusion, cli
+from jaxsd import StableDiffusion
 from jaxsd.bundled import model_source
 from jaxsd.diffusion.pipeline import to_pil
-
-cli.keep_compiled()  # the next run starts faster
 
 # A folder in diffusers' layout, a Hugging Face id, or a .safetensors file; "toy" is the bundled model.
 source = sys.argv[2] if len(sys.argv) > 2 else "toy"

@@ -1,17 +1,27 @@
 """Audio-conditioned image generation and Stable Diffusion 1.x in JAX.
 
-The first use of a class of this package turns on JAX's compilation cache (`jaxsd.cli.keep_compiled`), so that the next
-process starts faster; the environment variable JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+Importing it turns on JAX's compilation cache (`jaxsd.cli.keep_compiled`), so that the next process starts faster. The
+environment variable JAX_ENABLE_COMPILATION_CACHE=false turns it off, and so does
+`jax.config.update("jax_enable_compilation_cache", False)`.
 """
 
 import importlib
+import os
 import warnings
 from typing import TYPE_CHECKING
+
+from jaxsd.cli import keep_compiled
 
 if TYPE_CHECKING:
     from jaxsd.clip.pipeline import CLIP
     from jaxsd.diffusion.pipeline import StableDiffusion
     from jaxsd.sound_to_image import SoundToImage
+
+keep_compiled()
+# In a notebook without ipywidgets, tqdm says so when librosa imports it, which draws no progress.
+warnings.filterwarnings("ignore", "IProgress not found")
+# transformers is here for its tokenizer: that torch is missing is no news.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 # Each is imported when it is first asked for: a script's --help need not wait for JAX.
 _MODULES = {
@@ -30,9 +40,4 @@ def __getattr__(name: str):
         return version("jaxsd")
     if name not in _MODULES:
         raise AttributeError(f"module 'jaxsd' has no attribute {name!r}")
-    from jaxsd.cli import keep_compiled
-
-    keep_compiled()
-    # In a notebook without ipywidgets, tqdm says so when librosa imports it, which draws no progress.
-    warnings.filterwarnings("ignore", "IProgress not found")
     return getattr(importlib.import_module(_MODULES[name]), name)

@@ -24,12 +24,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     A wrong value or file ends in `prog: message` on stderr and status 2, a loss that is not finite in status 1 and an
     interrupt in its own `status` or 130, all without a traceback; other exceptions are bugs and keep theirs.
     """
-    keep_compiled()
     _watch_interrupts()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files need not be UTF-8
-    # transformers is here for its tokenizer: that torch is missing is no news.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         sys.exit(main())
     except USER_ERRORS as error:

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 LINE_EVERY = 15.0  # seconds between plain lines
 WORTH_SAYING = 5.0  # seconds of compilation
+KNOWN_AFTER = 5.0  # seconds, from which on the time left is reckoned
 
 
 class Progress:
@@ -29,14 +30,13 @@ class Progress:
 
     def __enter__(self):
         self.on_terminal = self.shown and sys.stderr.isatty()
-        self.last_line = time.monotonic()
         self.restart(self.first)
         return self
 
     def restart(self, done: int):
         """Count rate and time left from here on; `done` steps are done."""
         self.first = self.done = done
-        self.start = time.monotonic()
+        self.start = self.last_line = time.monotonic()
         if self.on_terminal:
             if self.bar is not None:
                 self.bar.leave = False
@@ -77,6 +77,13 @@ class Progress:
         yield
         if self.bar is not None:
             self.bar.set_description(self.name, refresh=False)
+
+    def seconds_left(self) -> float | None:
+        """How long the rest takes, or None where nothing is known yet: in the first seconds."""
+        seconds = time.monotonic() - self.start
+        if self.done == self.first or seconds < KNOWN_AFTER:
+            return None
+        return (self.total - self.done) * seconds / (self.done - self.first)
 
     def _rate(self, now: float) -> list[str]:
         if self.done == self.first:

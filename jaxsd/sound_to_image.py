@@ -99,6 +99,13 @@ class SoundToImage:
         self._hashes: dict[str, tuple[list, str]] = {}
         self._encode = nnx.jit(lambda encoder, clips: encoder(clips).astype(jnp.float32))
 
+    def __repr__(self) -> str:
+        encoders = "\n".join(
+            f"  {weight:.0%} {name}: {encoder!r}"
+            for weight, (name, encoder) in zip(self.weights, self.encoders.items(), strict=True)
+        )
+        return f"SoundToImage\n{encoders}\n  {self.pipe!r}"
+
     @classmethod
     def from_pretrained(
         cls,

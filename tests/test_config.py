@@ -260,7 +260,6 @@ def fail(error: BaseException):
     ],
 )
 def test_a_mistake_is_one_line_and_a_status(main, status, message, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "keep_compiled", lambda: None)
     monkeypatch.setattr(cli, "program", lambda: "train.py")
     monkeypatch.setattr(cli, "_watch_interrupts", lambda: None)
     monkeypatch.setattr(os, "_exit", sys.exit)
@@ -271,7 +270,6 @@ def test_a_mistake_is_one_line_and_a_status(main, status, message, monkeypatch, 
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(cli, "keep_compiled", lambda: None)
     monkeypatch.setattr(cli, "_watch_interrupts", lambda: None)
     with pytest.raises(ZeroDivisionError):
         cli.run(lambda: 1 // 0)
@@ -301,8 +299,13 @@ class FakeJax:
 
 
 def test_compiled_programs_are_kept_in_the_users_cache(tmp_path):
-    script = "from jaxsd import cli; cli.keep_compiled(); import jax; print(jax.config.jax_compilation_cache_dir)"
-    assert python("-c", script, XDG_CACHE_HOME=str(tmp_path)).stdout == f"{tmp_path}/jaxsd/jax\n"
+    script = (
+        "import jaxsd.clip, jax; print(jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache)"
+    )
+    folder = f"{tmp_path}/jaxsd/jax"
+    assert python("-c", script, XDG_CACHE_HOME=str(tmp_path)).stdout == f"{folder} True\n"
+    off = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    assert python("-c", script, XDG_CACHE_HOME=str(tmp_path), **off).stdout == f"{folder} False\n"
 
 
 @pytest.mark.parametrize("folder", [None, "mine"])

@@ -34,9 +34,18 @@ def test_compilation_counts_apart(clock, capsys):
         bar.advance(25)
     assert capsys.readouterr().err.splitlines() == [
         "denoising: compiled in 30 s",
-        "denoising 1/25 steps",
         "denoising 25/25 steps, 1.00/s, 0 s left",
     ]
+
+
+def test_the_time_left_is_known_after_some_seconds(clock):
+    with Progress("train", 100, shown=False) as bar:
+        clock[0] = 1
+        bar.advance(1)
+        assert bar.seconds_left() is None
+        clock[0] = 10
+        bar.advance(20)
+        assert bar.seconds_left() == 40
 
 
 def test_compilation_that_is_over_at_once_is_not_mentioned(clock, capsys):

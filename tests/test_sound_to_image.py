@@ -116,6 +116,13 @@ def test_weights_that_do_not_fit_are_refused(pipe, weights):
         SoundToImage({"one": small_encoder(0), "two": small_encoder(1)}, pipe, weights)
 
 
+def test_models_say_what_they_are(model):
+    lines = repr(model).splitlines()
+    assert lines[0] == "SoundToImage"
+    assert lines[1].startswith("  50% one: ChatGPT(width=24, depth=1")
+    assert lines[3].startswith("  StableDiffusion: images of 32 x 32 pixels; million parameters: U-Net 0.")
+
+
 def test_a_second_call_compiles_nothing(model, clips):
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(

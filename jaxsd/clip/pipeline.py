@@ -78,6 +78,11 @@ class CLIP:
         self._embed_text = nnx.jit(lambda model, tokens: model.embed_text(tokens))
         self._embed_image = nnx.jit(lambda model, images: model.embed_image(self._normalize(images)))
 
+    def __repr__(self) -> str:
+        parameters = sum(p.size for p in jax.tree.leaves(nnx.state(self.model)))
+        side, width = self.model.vision_model.config.image_size, self.model.text_projection.out_features
+        return f"CLIP: images of {side} pixels, embeddings of {width}, {parameters / 1e6:.1f} million parameters"
+
     @classmethod
     def from_pretrained(
         cls,

@@ -33,7 +33,7 @@ class Classes:
     labels: Int[np.ndarray, " M"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EvaluationSplit:
     """A split of a data set, and the models that its features are of.
 
@@ -48,6 +48,9 @@ class EvaluationSplit:
 
     def __len__(self) -> int:
         return len(self.columns["audio"])
+
+    def __repr__(self) -> str:
+        return f"EvaluationSplit {self.folder}: {len(self):,} examples of {', '.join(self.columns)}"
 
     @property
     def classes(self) -> Classes | None:

@@ -7,18 +7,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+WRITTEN_TO = ("runs", "out", "data")  # where the commands write: a name that begins so is a path, there or not
 
 
 def fetch(source: str | Path, patterns: Iterable[str], revision: str | None = None) -> Path:
     """The folder `source`, or else the hub's repository of that id in the cache, with the files of these globs.
 
-    A name whose first part is a folder here is taken for a path, and not looked up on the hub. HF_TOKEN, HF_HOME and
-    HF_HUB_OFFLINE mean what they mean to huggingface_hub. Raises FileNotFoundError in one sentence where there is no
-    such folder or repository, or it cannot be had.
+    A name whose first part is a folder here, or one that the commands write to, is taken for a path and not looked up
+    on the hub. HF_TOKEN, HF_HOME and HF_HUB_OFFLINE mean what they mean to huggingface_hub. Raises FileNotFoundError in
+    one sentence where there is no such folder or repository, or it cannot be had.
     """
     if Path(source).is_dir():
         return Path(source)
-    if not REPOSITORY.fullmatch(str(source)) or Path(source).parent.is_dir():
+    parent = Path(source).parent
+    if not REPOSITORY.fullmatch(str(source)) or parent.is_dir() or parent.name in WRITTEN_TO:
         raise FileNotFoundError(_no_such_folder(Path(source)))
     from huggingface_hub import constants, errors, snapshot_download  # takes a while: only where it is needed
 
@@ -46,6 +48,8 @@ def _no_such_folder(path: Path) -> str:
         return f"{path}: a file where a folder is needed"
     if not REPOSITORY.fullmatch(str(path)):
         return f"{path}: no such folder, and no Hugging Face repository can be named so"
+    if not path.parent.is_dir():
+        return f"{path}: no such folder"
     names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
     alike = difflib.get_close_matches(path.name, names, n=1)
     return f"{path}: no such folder" + (f"; did you mean {path.parent / alike[0]}?" if alike else f" in {path.parent}")

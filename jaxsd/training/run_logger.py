@@ -70,6 +70,7 @@ class RunLogger:
         self.progress = Progress(name, steps, first, shown=self.main)
         self.with_wandb = wandb and self.main
         self.meter = ThroughputMeter()
+        self.duration_said = False
         self.pending: tuple[int, dict[str, jax.Array]] | None = None
 
     def __enter__(self):
@@ -130,6 +131,19 @@ class RunLogger:
             self.write(index, values)
             self.progress.update({"loss": values["loss"]})
         self.progress.advance(index + 1)
+        self.say_duration()
+
+    def say_duration(self) -> None:
+        """Say once, when it is known, how long a training takes that takes minutes."""
+        left = None if self.duration_said else self.progress.seconds_left()
+        if left is None:
+            return
+        self.duration_said = True
+        if left >= 60:
+            duration = f"{left / 60:.0f} min" if left < 2 * 3600 else f"{left / 3600:.1f} hours"
+            self.progress.note(
+                f"about {duration} for the {self.last + 1 - self.progress.done:,} steps to come, besides validations"
+            )
 
     def evaluation(self, index: int, figures: dict[str, float]) -> None:
         """Write all figures of an evaluation after step `index`, and show a line of them."""

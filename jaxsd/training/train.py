@@ -27,7 +27,13 @@ from jaxsd.training.metric_writers import import_wandb
 from jaxsd.training.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer
 from jaxsd.training.run_config import check_run_config, check_run_data, identify_data, write_run_config
 from jaxsd.training.samples import make_sampling
-from jaxsd.training.validation import VALIDATION_COLUMNS, make_validation, summarize_validation, validation_models
+from jaxsd.training.validation import (
+    VALIDATION_COLUMNS,
+    explain_validation,
+    make_validation,
+    summarize_validation,
+    validation_models,
+)
 
 TRAINING_DTYPES = ("auto", "float32", "bfloat16")
 TRAINING_SPLITS = ("train", "validation")
@@ -120,7 +126,7 @@ def train(
             summarize=partial(summarize_validation, count=len(held_out["audio"])),
             sample=sample,
             eval_every=config.eval_every or loader.steps_per_epoch,
-            note=longer,
+            note="\n".join(filter(None, (longer, explain_validation(config)))),
             wandb=wandb,
         )
     return trained(state)

@@ -108,6 +108,18 @@ def make_validation(
     return evaluate
 
 
+def explain_validation(config: TrainConfig) -> str:
+    """What `summarize_validation` shows, for the terminal, in lines of under 80 characters."""
+    lines = [
+        "a validation shows, of held-out sounds:",
+        "  loss   in brackets that of embeddings which know nothing (chance)",
+        "  R@10   how often a sound's own caption is among the 10 nearest to it",
+    ]
+    if config.weights.get("denoise"):
+        lines.append("  gain   how much lower the image model's error is than without the sound")
+    return "\n".join(lines)
+
+
 def summarize_validation(figures: Mapping[str, float], count: int) -> str:
     """The figures that matter, of `count` held-out examples, with their chance levels: a line of under 80 characters.
 

@@ -807,6 +807,8 @@ def test_16_bits_that_overflow(folder):
 def test_a_mistyped_path_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="^runs/gemini: no such folder$"):
+        StableDiffusion.from_pretrained("runs/gemini")
     (tmp_path / "runs" / "gemini").mkdir(parents=True)
     for name, message in (
         ("runs/gemni", "runs/gemni: no such folder; did you mean runs/gemini\\?"),
