@@ -2,7 +2,7 @@
 
 python train.py --config toy.py
 python train.py --config toy.py:aligned --config.encoder=deepseek
-python train.py --config toy.py --config.encoder=my_encoder.py:MyEncoder --config.encoder_config.width=128
+python train.py --config toy.py --config.encoder=my_encoder.py:MyEncoder --out runs/mine
 """
 
 from jaxsd.configs.common import make_config

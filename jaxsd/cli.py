@@ -9,12 +9,16 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # What a user can mend: a wrong value, a missing file, a full disk.
 USER_ERRORS = (ValueError, OSError)
 INTERRUPTED = 130  # exit status after Ctrl-C, as of a shell
 LONGEST = 1_000  # characters of a message, which may quote what is in a file
+PIPE_WIDTH = 80  # columns where there is no terminal
 GRACE = 3.0  # seconds after Ctrl-C in which Python may end the program itself
 
 
@@ -37,6 +41,13 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         if (status := getattr(stop, "status", None)) is not None:  # stopped in good order
             _fail(status, str(stop))
         _end_at_once(str(stop) or "interrupted")
+
+
+def make_console() -> "Console":
+    """What tables are printed on: as wide as the terminal, or 80 columns where there is none."""
+    from rich.console import Console  # takes a while
+
+    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def _watch_interrupts() -> None:

@@ -3,7 +3,6 @@
 import itertools
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +47,7 @@ class Inputs:
 def read_inputs(
     sounds: Sequence[str], prompts: Sequence[str], image: str | None, *, mix: bool = False, random: bool = False
 ) -> Inputs:
-    """Read the files, and say on stderr which second of a longer sound is taken.
+    """Read the files; stderr says which second of a longer sound is taken.
 
     With `mix`, all sounds make one image, which is named after all of them. With `random`, there is neither sound nor
     prompt.
@@ -67,10 +66,6 @@ def read_inputs(
         )
     paths = [sound_source(sound) for sound in sounds]
     loaded = load_sounds(paths) if paths else []
-    for path, sound in zip(paths, loaded, strict=True):
-        if sound.clip.start:
-            minutes, seconds = divmod(sound.clip.start, 60)
-            print(f"{path}: the loudest second begins at {minutes:.0f}:{seconds:05.2f}", file=sys.stderr)
     return Inputs(
         sounds=loaded,
         prompts=prompts,

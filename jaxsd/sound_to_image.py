@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -395,7 +396,7 @@ def load_clips(audio: Audio | Sequence[Audio], rate: int | None = None) -> Int16
 
 
 def load_sounds(audio: Audio | Sequence[Audio], rate: int | None = None) -> list[LoadedSound]:
-    """The loudest second of each sound, with its record.
+    """The loudest second of each sound, with its record; of a longer sound, stderr says which second that is.
 
     An item of `audio` is a file, the name of a sample sound, or an array of samples: with `rate`, (samples,) of any
     length at so many samples a second, integers or floats in [-1, 1]; without it, an int16 clip (16000,). A 2-D array
@@ -443,9 +444,11 @@ def _load_sound(item: Audio, rate: int | None) -> LoadedSound:
     if isinstance(item, str | PathLike):
         path = sound_source(item)
         clip = load_clip(path)
+        _say_start(str(path), clip)
         return LoadedSound(clip, SoundRecord(path.name, hash_file(path), clip.start))
     samples = np.asarray(item)
     clip = Clip(_checked_clip(samples), 0.0) if rate is None else clip_from_samples(samples, rate)
+    _say_start("the array of samples", clip)
     return LoadedSound(clip, SoundRecord(None, hash_arrays({"clip": clip.samples}), clip.start))
 
 
@@ -456,6 +459,13 @@ def _checked_clip(samples: np.ndarray) -> Int16[np.ndarray, "16000"]:
             f"shape ({RATE},)"
         )
     return samples
+
+
+def _say_start(name: str, clip: Clip) -> None:
+    """Say on stderr which second of a longer sound a clip is."""
+    if clip.start:
+        minutes, seconds = divmod(clip.start, 60)
+        print(f"{name}: the loudest second begins at {minutes:.0f}:{seconds:05.2f}", file=sys.stderr)
 
 
 def _load_encoders(names: Sequence[str], dtype: jnp.dtype, trust_code: bool) -> dict[str, nnx.Module]:

@@ -100,6 +100,26 @@ def test_a_benchmark_without_torch_ends_in_one_sentence():
         assert not direct or path.stem == "parity", f"{path.name} imports {direct[2]}, not from benchmarks.parity"
 
 
+def test_prose_is_wrapped():
+    for document in DOCUMENTS:
+        for number, line in enumerate(document.read_text().splitlines(), 1):
+            assert len(line) <= 120 or line.startswith("|"), f"{document.name}:{number} has {len(line)} characters"
+
+
+def test_commands_that_train_differ_in_their_folders():
+    """Otherwise the second is refused by whoever runs the documents in their order."""
+    folders = {}
+    for _, line in CASES:
+        if line.startswith("python train.py") and "..." not in line:
+            words = line.split()
+            config = words[words.index("--config") + 1]
+            default = f"runs/{config.removesuffix('.py').replace('.py:', '-')}"
+            folder = words[words.index("--out") + 1] if "--out" in words else default
+            folders.setdefault(folder, set()).add(" ".join(sorted(words)))
+    assert folders["runs/own-encoder"]
+    assert not {folder: lines for folder, lines in folders.items() if len(lines) > 1}
+
+
 def test_links_lead_somewhere():
     for document in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):

@@ -173,6 +173,15 @@ def test_arrays_of_any_rate_are_heard_as_files_are(tmp_path, rng):
     np.testing.assert_array_equal(load_clips(samples, 44_100)[0], load_clip(tmp_path / "noise.wav").samples)
 
 
+def test_which_second_of_a_longer_sound_is_heard_is_said(capsys):
+    samples = np.zeros(44_100 * 110, np.float32)
+    samples[44_100 * 102 : 44_100 * 103] = 0.5 * np.sin(np.arange(44_100) / 16)
+    load_clips(samples, rate=44_100)
+    assert capsys.readouterr().err == "the array of samples: the loudest second begins at 1:42.00\n"
+    load_clips("dog")  # a second long
+    assert not capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "audio, rate, message",
     [

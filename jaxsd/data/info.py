@@ -1,17 +1,16 @@
 """What a data set holds, and whether it is what it says."""
 
 import hashlib
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich import box, filesize
-from rich.console import Console
 from rich.table import Table
 
 from jaxsd.audio import RATE
+from jaxsd.cli import make_console
 from jaxsd.data.build import PLAN
 from jaxsd.data.columns import METADATA, SPLITS, open_columns, read_metadata
 from jaxsd.data.twins import describe_twins, find_twins
@@ -77,14 +76,14 @@ def _find_splits(folder: Path) -> list[Path]:
 
 
 def _print(folder: Path, metadata: Mapping[Path, dict], columns: Mapping[Path, Mapping[str, np.ndarray]]):
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = make_console()
     first, *_ = metadata.values()
     facts = {key: first.get(key) for key in ("source", "seed", *MODEL_KEYS)}
     if "classes" in first:
         facts["classes"] = len(first["classes"])
     table = Table(title=str(folder), title_justify="left", box=box.SIMPLE)
-    for name in ("split", "examples", "skipped", "column", "dtype", "shape of an example", "size on disk"):
-        table.add_column(name, justify="right" if name in ("examples", "skipped", "size on disk") else "left")
+    for name in ("split", "examples", "skipped", "column", "dtype", "shape", "on disk"):
+        table.add_column(name, justify="right" if name in ("examples", "skipped", "on disk") else "left")
     for path, split in columns.items():
         head = (path.name, f"{metadata[path]['size']:,}", f"{metadata[path].get('skipped', 0):,}")
         for name, column in split.items():

@@ -53,10 +53,10 @@ def find_twins(held_out: Mapping[str, np.ndarray], train: Mapping[str, np.ndarra
 
 
 def describe_twins(found: Mapping[str, np.ndarray], name: str) -> str:
-    """A sentence that says how many of a split's examples have a twin in training."""
+    """How many of a split's examples have a twin in training, in two lines of a terminal."""
     either = found["image"] | found["audio"]
     return (
-        f"{name}: {int(either.sum()):,} of {len(either):,} examples ({either.mean():.1%}) have a twin in train: "
-        f"{int(found['image'].sum()):,} by the image (cosine from {SAME_IMAGE:g}), "
-        f"{int(found['audio'].sum()):,} by the sound (fingerprint from {SAME_AUDIO:g})"
+        f"{name}: {int(either.sum()):,} of {len(either):,} examples ({either.mean():.1%}) have a twin in train,\n"
+        f"  {int(found['image'].sum()):,} by the image (a cosine from {SAME_IMAGE:g}), "
+        f"{int(found['audio'].sum()):,} by the sound (from {SAME_AUDIO:g})"
     )

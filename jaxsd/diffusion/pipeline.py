@@ -172,7 +172,7 @@ class StableDiffusion:
         return adapted
 
     def __repr__(self) -> str:
-        """One line, such as "StableDiffusion: images of 64 x 64 pixels, U-Net of 12.3 million parameters, ..."."""
+        """One line: the size of the images and the parameters of the networks."""
         networks = {"U-Net": self.unet, "VAE": self.vae, "text encoder": self.text_encoder}
         counts = {name: sum(p.size for p in jax.tree.leaves(nnx.state(one))) for name, one in networks.items()}
         side = self.unet.config.sample_size * self.vae.config.factor
@@ -221,9 +221,9 @@ class StableDiffusion:
     ) -> Images:
         """Generate images from conditioning and, where there is one, from an image.
 
-        The batch is spread over all devices of this process. What compiles anew is another size of the images, a
-        sampler of another order, guidance 1, and a batch of more than any before it: each device computes 1, 2, 3, 4,
-        6, 8, 12, ... images, the last one repeated. Prompts, keys, steps and strengths do not.
+        The batch is spread over all devices of this process, of which each computes 1, 2, 3, 4, 6, 8, 12, ... images,
+        the last one repeated. What compiles anew is another of these numbers, another size of the images, a sampler of
+        another order, and guidance 1; prompts, keys, steps and strengths do not.
 
         Args:
             cond: The conditioning, or prompts to encode.
@@ -261,5 +261,228 @@ class StableDiffusion:
         for name in unknown:
             instead = f"; {DIFFUSERS_NAMES[name]} is its name here" if name in DIFFUSERS_NAMES else ""
             raise TypeError(f"StableDiffusion takes no argument {name!r}{instead}")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type is {output_type!r}; allowed: {', '.join(OUTPUT_TYPES)}")
         if cond is None:
             raise TypeError("StableDiffusion needs cond, the embeddings or the prompts that the images are of")
+        guidance = self.sampling.guidance if guidance is None else guidance
+        if not np.isfinite(guidance):
+            raise ValueError(f"guidance is {guidance}; allowed: a finite number")
+        if not 0 <= guidance_end <= 1:
+            raise ValueError(f"guidance_end is {guidance_end}; allowed: 0 to 1")
+        if mask is not None and image is None:
+            raise ValueError("there is a mask and no image; allowed: a mask with the image that it covers")
+        table = self.sampler_table(steps, sampler, strength_of(image, mask, strength))
+        context = self._context(self._embed(cond), self._embed(uncond), guidance)
+        batch = len(context[0])
+        noise_keys, image_keys, step_keys = _split_keys(key, batch)
+        if latents is None:
+            noise = normal(noise_keys, self._latent_shape(height, width))
+        else:
+            noise = jnp.asarray(latents, jnp.float32)
+            shape = (batch, "height", "width", self.unet.config.out_channels)
+            if noise.ndim != 4 or noise.shape[::3] != shape[::3]:
+                raise ValueError(f"latents have shape {noise.shape}; allowed: ({', '.join(map(str, shape))})")
+        images = None
+        if image is not None:
+            images = prepare_image(image, *(side * self.vae.config.factor for side in noise.shape[1:3]))
+            if len(images) not in (1, batch):
+                raise ValueError(f"images are {len(images)} and cond are {batch}; allowed: as many, or one for all")
+
+        height, width = (side * self.vae.config.factor for side in noise.shape[1:3])
+        masks = np.ones((1, height, width, 1), np.float32) if mask is None else prepare_mask(mask, height, width)
+        if len(masks) not in (1, batch):
+            raise ValueError(f"masks are {len(masks)} and cond are {batch}; allowed: as many, or one for all")
+
+        mesh = local_mesh(batch)
+        arrays = noise, context, image_keys, step_keys
+        noise, context, image_keys, step_keys = shard_batch(arrays, mesh, few_sizes=True)
+        networks = self._on_devices(mesh)
+
+        def encode(images, keys):
+            if len(images) == 1:  # encoded but once
+                return _encode_images(*networks, images, keys)
+            return _encode_images(*networks, None, (shard_batch(images, mesh, few_sizes=True), keys))
+
+        known = None if images is None else encode(images, image_keys)
+        starts_from_noise = known is None or strength_of(image, mask, strength) is None
+        history = init_history(table, noise, 0.0 if starts_from_noise else jnp.asarray(known))
+        inpainting = Inpainting()
+        if mask is not None or self.unet.config.in_channels > self.unet.config.out_channels:
+            factor = self.vae.config.factor
+            small = np.broadcast_to(masks[:, ::factor, ::factor], (batch, *noise.shape[1:3], 1))
+            small = shard_batch(small, mesh, few_sizes=True)
+            if self.unet.config.in_channels == self.unet.config.out_channels:
+                inpainting = Inpainting(kept=(small, jnp.asarray(known), noise))
+            else:  # gray, which is 0 for the VAE, where the image is painted
+                covered = 0.5 * masks + (0 if images is None else (1 - masks) * images)
+                covered = np.asarray(covered + np.zeros(3, np.float32), np.float32)
+                seen = encode(covered, jax.vmap(partial(jax.random.fold_in, data=1))(image_keys))
+                inpainting = Inpainting(channels=jnp.concatenate([small, seen], axis=-1))
+        keys_values = _compute_keys_values(*networks, None, context)
+        shared_guidance = np.float32(guidance)
+        rows = table.rows()
+        guided = round(len(rows) * guidance_end)
+        for done, row in enumerate(rows, 1):
+            if done == guided + 1 and len(context) > 1:
+                keys_values = _compute_keys_values(*networks, None, context[-1:])
+            parts = history, keys_values, step_keys, inpainting
+            history, predicted = _denoise(*networks, (row, shared_guidance), parts)
+            if on_step:
+                on_step(done, len(rows), predicted.block_until_ready()[:batch])
+        images = history.xs[0] if output_type == "latent" else _decode_images(*networks, None, history.xs[0])
+        require_finite(context, "the conditioning", None)
+        require_finite(history.xs[0], "the U-Net", self.unet.dtype)
+        require_finite(images, "the VAE", self.vae.dtype)
+        images = images[:batch]
+        if output_type == "pil":
+            return to_pil(images)
+        return np.asarray(images) if output_type == "np" else images
+
+    def sampler_table(
+        self, steps: int | None = None, sampler: str | None = None, strength: float | None = None
+    ) -> Sampler:
+        """The coefficients of the steps that a call with these arguments runs; `strength` None is without an image.
+
+        What is None is what the model suggests. Raises ValueError where a value does not fit.
+        """
+        steps = self.sampling.steps if steps is None else steps
+        sampler = sampler or self.sampling.sampler or self.schedule.sampler
+        return make_sampler(sampler, self.schedule, steps, strength)
+
+    def decode(
+        self, latents: Float[ArrayLike, "batch latent_height latent_width channels"]
+    ) -> Float[Array, "batch height width 3"]:
+        """Images, float32 in [0, 1], of latents at the scale of the U-Net."""
+        latents = jnp.asarray(latents, jnp.float32)
+        mesh = local_mesh(len(latents))
+        batch = shard_batch(latents, mesh, few_sizes=True)
+        return _decode_images(*self._on_devices(mesh), None, batch)[: len(latents)]
+
+    def _embed(self, prompts):
+        """The hidden states of prompts; embeddings, and None, as they are."""
+        texts = [prompts] if isinstance(prompts, str) else prompts
+        if isinstance(texts, list | tuple) and texts and all(isinstance(text, str) for text in texts):
+            return self.encode_text(texts)
+        return prompts
+
+    def _context(self, cond, uncond, guidance: float) -> tuple[jax.Array, ...]:
+        """The conditioning (batch, tokens, width), after that which guidance moves away from unless that is none."""
+        width = self.unet.config.cross_attention_dim
+        cond = jnp.asarray(cond, jnp.float32)
+        if cond.ndim != 3 or not len(cond) or cond.shape[-1] != width:
+            raise ValueError(f"cond has shape {cond.shape}; allowed: (batch, tokens, {width})")
+        if guidance == 1:
+            return (cond,)
+        uncond = self.encode_text([""]) if uncond is None else jnp.asarray(uncond, jnp.float32)
+        if uncond.shape not in (cond.shape, (1, *cond.shape[1:])):
+            raise ValueError(f"uncond has shape {uncond.shape}; allowed: {cond.shape}, or one row of it for all")
+        return jnp.broadcast_to(uncond, cond.shape), cond
+
+    def _on_devices(self, mesh: Mesh) -> tuple[nnx.GraphDef, Mesh, nnx.State]:
+        """The U-Net and the VAE as `_on_each_device` takes them, with their parameters on every device of `mesh`."""
+        graph, params = nnx.split((self._with_loras("unet"), self.vae))
+        leaves = jax.tree.leaves(params)
+        if self._replicas is None or self._replicas[0] != mesh or not are_the_same(self._replicas[1], leaves):
+            formats = parameter_formats(params, mesh)
+            self._replicas = mesh, leaves, jax.device_put(params, formats)
+        return graph, mesh, self._replicas[2]
+
+    def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
+        factor = self.vae.config.factor
+        default = self.unet.config.sample_size * factor
+        height, width = (default if side is None else side for side in (height, width))
+        for name, side in (("height", height), ("width", width)):
+            if side < factor or side % factor:
+                raise ValueError(f"{name} is {side}; allowed: multiples of {factor}")
+        return height // factor, width // factor, self.unet.config.out_channels
+
+
+def are_the_same(before: list, after: list) -> bool:
+    """Whether two lists hold the same arrays, which nothing can have changed in place."""
+    pairs = zip(before, after, strict=False)
+    return len(before) == len(after) and all(a is b and isinstance(a, jax.Array) for a, b in pairs)
+
+
+def _split_keys(key: jax.Array | None, batch: int) -> jax.Array:
+    """Keys (3, batch) of the noise, of the image's latents and of the sampler's steps."""
+    key = jax.random.key(0) if key is None else key
+    if key.shape not in ((), (batch,)):
+        raise ValueError(f"key has shape {key.shape}; allowed: one key, or {batch} of them")
+    if not key.ndim:
+        key = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch))
+    return jax.vmap(partial(jax.random.split, num=3), out_axes=1)(key)
+
+
+def _on_each_device(function):
+    """Compile `function(unet, vae, shared, batch)`, which each device runs on its part of the arrays of `batch`.
+
+    The compiled function is called with the graph of the networks, the mesh and the parameters in place of the
+    networks. A device runs the program that it would run alone, so kernels and loops over the batch know nothing of
+    the other devices.
+    """
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    @wraps(function)
+    def run_on_mesh(graph, mesh, params, shared, batch):
+        def run_part(params, shared, batch):
+            return function(*nnx.merge(graph, params), shared, batch)
+
+        whole, part = PartitionSpec(), PartitionSpec(AXIS)
+        spread = jax.shard_map(run_part, mesh=mesh, in_specs=(whole, whole, part), out_specs=part, check_vma=False)
+        return spread(params, shared, batch)
+
+    return run_on_mesh
+
+
+@nnx.jit
+def _encode_tokens(text_encoder, tokens):
+    return text_encoder(tokens).hidden_states
+
+
+@_on_each_device
+def _encode_images(unet, vae, one_for_all, batch):
+    """Sampled latents, scaled, of images in [0, 1]: of one for all, or of those in the batch."""
+    images, keys = (one_for_all, batch) if one_for_all is not None else batch
+    moments = vae.encode(2 * images - 1)
+    moments = Gaussian(*(jnp.broadcast_to(part, (len(keys), *part.shape[1:])) for part in moments))
+    return vae.config.scaling_factor * jax.vmap(Gaussian.sample)(moments, keys)
+
+
+@_on_each_device
+def _compute_keys_values(unet, vae, _, context):
+    return unet.keys_values(jnp.concatenate(context))
+
+
+@_on_each_device
+def _denoise(unet, vae, shared, batch):
+    """One step of the sampler on the guided prediction of the U-Net."""
+    (row, guidance), (history, keys_values, keys, inpainting) = shared, batch
+
+    def network(x, t):
+        if inpainting.channels is not None:
+            x = jnp.concatenate([x, inpainting.channels], axis=-1)
+        halves = len(jax.tree.leaves(keys_values)[0]) // len(x)
+        both = unet.denoise(jnp.tile(x, (halves, 1, 1, 1)), jnp.broadcast_to(t, halves * len(x)), keys_values)
+        if halves == 1:
+            return both
+        without, with_ = jnp.split(both, 2)
+        return without + guidance * (with_ - without)
+
+    history, predicted = step(row, network, history, keys)
+    if inpainting.kept is not None:
+        mask, known, noise = inpainting.kept
+        kept = row.known_alpha * known + row.known_sigma * noise
+        history = history._replace(xs=(mask * history.xs[0] + (1 - mask) * kept, *history.xs[1:]))
+    return history, predicted
+
+
+@_on_each_device
+def _decode_images(unet, vae, _, latents):
+    return jnp.clip(decode_latents(vae, latents / vae.config.scaling_factor) / 2 + 0.5, 0, 1)
+
+
+def to_pil(images: Float[ArrayLike, "batch height width 3"]) -> list[Image.Image]:
+    """Images in [0, 1] as PIL images. Raises ValueError where a value is not finite."""
+    require_finite(images, "the network behind the images", None)
+    return [Image.fromarray(image) for image in np.round(np.asarray(images) * 255).astype(np.uint8)]

@@ -34,7 +34,9 @@ def test_info_lists_what_is_there(tmp_path, capsys):
     for index, split in enumerate(("train", "test")):
         write_columns(tmp_path / split, columns(index * SIZE), METADATA)
     info(tmp_path)
-    printed = " ".join(capsys.readouterr().out.split())
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    printed = " ".join(shown.split())
     assert "train 30 2 audio int16 16000 960.1 kB class int32 1 248 bytes image float16 64 4.0 kB latents" in printed
     assert "latents float16 8 x 8 x 4 15.5 kB" in printed
     assert "test 30 2 audio" in printed and "clip toy, eos_token_id 9, classes 2" in printed

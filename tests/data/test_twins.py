@@ -24,7 +24,7 @@ def test_copies_that_are_softer_and_noisier_are_twins_and_others_are_not():
     found = find_twins(test, train, "test")
     assert np.flatnonzero(found["audio"]).tolist() == [2] and np.flatnonzero(found["image"]).tolist() == [4]
     assert describe_twins(found, "test").startswith(
-        "test: 2 of 6 examples (33.3%) have a twin in train: 1 by the image"
+        "test: 2 of 6 examples (33.3%) have a twin in train,\n  1 by the image"
     )
 
 

@@ -3,20 +3,18 @@
 import csv
 import io
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 
 from rich import box
-from rich.console import Console
 from rich.table import Table as RichTable
 
+from jaxsd.cli import make_console
 from jaxsd.evaluation.conditionings import OWN_CAPTION
 from jaxsd.evaluation.figures import FIGURES, Figure, decimals, verdict_figure
 from jaxsd.evaluation.results import Results
 
-PIPE_WIDTH = 80  # columns where there is no terminal
 CELL_PADDING = 2
 # The figures to look at first, and what the summary calls them.
 SUMMARY = {
@@ -219,7 +217,7 @@ def _text(value: float, figure: Figure) -> str:
 
 def show(results: Results):
     """Print the tables, no wider than the terminal, or than 80 columns where there is none."""
-    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console = make_console()
     for table in tables(results):
         console.print(table.title, style="bold")
         console.print(table.note, style="dim", highlight=False)

@@ -23,7 +23,7 @@ from jaxsd.evaluation.report.tables import Table
 from jaxsd.files import replacing
 from jaxsd.sharding import map_batches
 from jaxsd.toy import world
-from jaxsd.toy.experiments.runs import Runs, configure, mean, run_all
+from jaxsd.toy.experiments.runs import Runs, configure, mean, run_all, write_table
 from jaxsd.toy.judge import load_judge, verdicts
 from jaxsd.training.metric_writers import read_metrics
 
@@ -168,7 +168,7 @@ def _recipes_section(runs: Runs, images: int, figure: str) -> str:
         f"{seeds} seeds a recipe, {images} images a seed and guidance, of held-out sounds.\n",
         f"![Share of right classes by guidance, and denoising gain against distance; a dot a seed]({figure})\n",
     ]
-    parts += [f"### {table.title}\n\n{table.note}\n\n{table.to_markdown()}" for table in _recipe_tables(runs, images)]
+    parts += [write_table(table) for table in _recipe_tables(runs, images)]
     return "\n".join(parts)
 
 

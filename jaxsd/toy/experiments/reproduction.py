@@ -19,7 +19,7 @@ from jaxsd.evaluation.report.tables import Table
 from jaxsd.evaluation.results import Results
 from jaxsd.files import replacing
 from jaxsd.toy import maker
-from jaxsd.toy.experiments.runs import Key, Runs, configure, mean, run_all
+from jaxsd.toy.experiments.runs import Key, Runs, configure, mean, run_all, wrap, write_table
 
 # As the recipes have it at full size.
 ADAMW: dict[str, object] = {"optimizer": "adamw", "learning_rate": 5e-4, "weight_decay": 0.05}
@@ -186,13 +186,15 @@ def _differences(title: str, note: str, contrasts: Mapping[str, Mapping[Key, Key
 def _reproduction_section(runs: Runs, figure: str) -> str:
     size = next(iter(runs.values())).size
     parts = [
-        f"Evaluated on {size:,} held-out sounds of the toy world at once: chance is TCEOCS 2 ln M = "
-        f"{metrics.chance(size):.4f}, the least without a temperature {metrics.floor(size):.4f}, and recall@10 "
-        f"{1_000 / size:.1f} %.\n",
+        wrap(
+            f"Evaluated on {size:,} held-out sounds of the toy world at once: chance is TCEOCS 2 ln M = "
+            f"{metrics.chance(size):.4f}, the least without a temperature {metrics.floor(size):.4f}, and recall@10 "
+            f"{1_000 / size:.1f} %."
+        ),
         f"![Every run: a row a recipe, a color an encoder, a dot a seed]({figure})\n",
     ]
     tables = (_every_run(runs), _compare_changes(runs), _compare_encoders(runs))
-    parts += [f"### {table.title}\n\n{table.note}\n\n{table.to_markdown()}" for table in tables if table.rows]
+    parts += [write_table(table) for table in tables if table.rows]
     return "\n".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from scipy import stats
 
 from jaxsd.config import TrainConfig, load_config
 from jaxsd.evaluation.inputs import EvaluationSplit, open_evaluation_split
+from jaxsd.evaluation.report.tables import Table
 from jaxsd.files import lock_folder, replacing
 from jaxsd.toy.maker import make_split
 from jaxsd.training.train import train
@@ -152,3 +154,13 @@ def mean(values: Iterable[float], form: str) -> str:
         return form.format(values.mean())
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     return f"{form.format(values.mean())} ± {form.format(half)}"
+
+
+def wrap(text: str) -> str:
+    """A paragraph of Markdown in lines of at most 120 characters."""
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False) + "\n"
+
+
+def write_table(table: Table) -> str:
+    """A table as a section of a Markdown file."""
+    return f"### {table.title}\n\n{wrap(table.note)}\n{table.to_markdown()}"
