@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jaxsd.evaluation.figures import DIRECTIONS
 from jaxsd.files import replacing
 from jaxsd.training.metric_writers import read_metrics
 
@@ -18,12 +19,14 @@ NOT_DRAWN = ("step", "time", "examples_per_second", "input_wait", "mfu", "parame
 class Panel:
     """Figures of one quantity: the key of each curve by its label, and dashed lines that one value of a figure makes.
 
-    `lines` has for each label the figure's key, and the line's height from the figure's value.
+    `lines` has for each label the figure's key, and the line's height from the figure's value. A panel is
+    `logarithmic` where the first values would leave the others no room.
     """
 
     title: str
     curves: Mapping[str, str]
     lines: Mapping[str, tuple[str, Callable[[float], float]]] = field(default_factory=dict)
+    logarithmic: bool = False
 
 
 def _examples(chance: float) -> float:
@@ -36,6 +39,7 @@ PANELS = (
         "denoising loss",
         {"training": "denoise", "validation": f"{VALIDATION}denoise"},
         {"no caption": (f"{VALIDATION}denoise_unconditional", float)},
+        logarithmic=True,
     ),
     Panel(
         "the paper's loss, validation",
@@ -47,13 +51,14 @@ PANELS = (
     ),
     Panel(
         "recall@10, validation",
-        {way.replace("2", " → "): f"{VALIDATION}R@10_{way}" for way in ("a2t", "t2a", "a2i", "i2a")},
+        {name: f"{VALIDATION}R@10_{way}" for way, name in DIRECTIONS.items()},
         {"chance": (f"{VALIDATION}chance", lambda value: min(1, 10 / _examples(value)))},
     ),
     Panel(
         "median rank, validation",
-        {way.replace("2", " → "): f"{VALIDATION}medR_{way}" for way in ("a2t", "t2a", "a2i", "i2a")},
+        {name: f"{VALIDATION}medR_{way}" for way, name in DIRECTIONS.items()},
         {"chance": (f"{VALIDATION}chance", lambda value: (_examples(value) + 1) / 2)},
+        logarithmic=True,
     ),
     Panel(
         "R² of the embeddings, validation",
@@ -72,6 +77,7 @@ def draw_curves(metrics: Path, path: Path) -> None:
     columns = min(COLUMNS_OF_PANELS, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(4.5 * columns, 3 * rows), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     for place, panel in enumerate(panels, 1):
         axes = figure.add_subplot(rows, columns, place, title=panel.title, xlabel="step")
         for label, key in panel.curves.items():
@@ -84,7 +90,11 @@ def draw_curves(metrics: Path, path: Path) -> None:
                 axes.axhline(height(values[-1]), label=label, color=f"{0.3 + 0.3 * number}", linestyle="--")
         if len(axes.get_legend_handles_labels()[0]) > 1:
             axes.legend(fontsize="small")
-        axes.grid(alpha=0.3)
+        axes.grid(alpha=0.3, which="both")
+        if panel.logarithmic:  # with numbers also where no power of ten is in sight
+            axes.set_yscale("log", subs=(2, 5))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
     with replacing(path) as part:
         figure.savefig(part, dpi=100)
 
@@ -97,4 +107,4 @@ def _panels(names: set[str], lines: list[dict]) -> list[Panel]:
     others = [name for name in of_training if name not in drawn and name not in NOT_DRAWN]
     others.sort(key=lambda name: (name != "loss", name == "gradient_norm"))
     panels = [Panel(f"{name.replace('_', ' ')}, training", {"training": name}) for name in others]
-    return (panels + declared)[:MOST_PANELS]
+    return panels[: MOST_PANELS - len(declared)] + declared

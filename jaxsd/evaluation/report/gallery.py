@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -85,10 +85,11 @@ def gallery(results: Results) -> str:
     lines = zip(sounds, _mel_decibels(clips), results["gallery"]["captions"], strict=False)
     head = "".join(f"<th scope=col>{escape(name)}</th>" for name in ("sound", *entries))
     rows = "\n".join(
-        f"<tr><th scope=row>{_sound_cell(path, spectrogram, caption)}</th>{_image_cells(entries.values(), index)}</tr>"
+        f"<tr><th scope=row>{_sound_cell(path, spectrogram, caption)}</th>{_image_cells(entries, index)}</tr>"
         for index, (path, spectrogram, caption) in enumerate(lines)
     )
-    return f"<table class=gallery><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>"
+    columns = f"--images: {len(entries)}"  # for the style, which gives them the width that there is
+    return f"<table class=gallery style='{columns}'><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>"
 
 
 def _sound_cell(path: Path, spectrogram: np.ndarray, caption: str) -> str:
@@ -103,15 +104,18 @@ def _sound_cell(path: Path, spectrogram: np.ndarray, caption: str) -> str:
     )
 
 
-def _image_cells(entries: Iterable[Mapping], index: int) -> str:
+def _image_cells(entries: Mapping[str, Mapping], index: int) -> str:
     cells = []
-    for entry in entries:
+    for label, entry in entries.items():
         path = Path(entry["folder"]) / f"{index:04}.png"
         if not path.is_file():
             cells.append("<td></td>")
             continue
         name, mark = MARKS[entry["right"][index] if entry["right"] else None]
-        cells.append(f'<td class="{name}"><img alt="{name} image" src="{_thumbnail(path)}"><div>{mark}</div></td>')
+        cells.append(
+            f'<td class="{name}" data-label="{escape(label)}">'
+            f'<img alt="{name} image" src="{_thumbnail(path)}"><div>{mark}</div></td>'
+        )
     return "".join(cells)
 
 

@@ -34,13 +34,24 @@ code {{ font-size: 0.9em; }}
 .gallery th, .gallery td {{ text-align: center; padding: 0.4rem 0.8rem 0.4rem 0; vertical-align: top; }}
 .gallery thead th {{ min-width: 6rem; }}
 .gallery th:first-child {{ text-align: left; min-width: 16.5rem; }}
-.gallery td img {{ width: 6rem; height: 6rem; object-fit: contain; image-rendering: pixelated; }}
+.gallery td img {{ width: var(--side); aspect-ratio: 1; object-fit: contain; image-rendering: pixelated;
+  --side: clamp(6rem, (min(100vw, 100rem) - 22rem) / var(--images) - 1rem, 10rem); }}
 .gallery td div {{ line-height: 1; font-weight: 600; }}
 .gallery .right {{ color: #2e7d32; }}
 .gallery .wrong {{ color: #c62828; }}
 .gallery .wrong img {{ outline: 2px solid #c62828; }}
 .gallery audio {{ display: block; width: 16rem; height: 2rem; }}
 .gallery .spectrogram {{ display: block; }}
+@media (max-width: 40rem) {{  /* a telephone: the images of a sound stand below it, each with its name */
+  body {{ padding: 0 1rem; }}
+  .wide th, .wide td {{ padding-right: 0.7rem; }}
+  .gallery thead {{ display: none; }}
+  .gallery tr {{ display: flex; flex-wrap: wrap; gap: 0 0.5rem; padding: 0.6rem 0; }}
+  .gallery th:first-child {{ flex: 1 0 100%; }}
+  .gallery td img {{ --side: 6rem; }}
+  .gallery td {{ width: 6.5rem; white-space: normal; padding-right: 0; }}
+  .gallery td::before {{ content: attr(data-label); display: block; font-size: 0.75rem; color: #222; }}
+}}
 </style>
 <h1>{title}</h1>
 <p>{about}</p>
