@@ -108,3 +108,14 @@ def test_a_long_name_makes_no_long_message(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.run(main)
     assert ended.value.code == 2 and len(capsys.readouterr().err) < 1_100
+
+
+def test_a_sheet_takes_the_next_free_name(tmp_path, monkeypatch, capsys):
+    from jaxsd.toy import __main__, demo
+
+    monkeypatch.setattr(demo, "sample_sheet", lambda path, _: path)
+    monkeypatch.setattr(sys, "argv", ["toy", "sheet", "--out", str(tmp_path / "sheet.png")])
+    __main__.main()
+    (tmp_path / "sheet.png").touch()
+    __main__.main()
+    assert capsys.readouterr().out.split() == [str(tmp_path / "sheet.png"), str(tmp_path / "sheet-2.png")]

@@ -16,7 +16,9 @@ def main():
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--dry-run", action="store_true", help="say what would be trained, and how long it takes")
     command = commands.add_parser("sheet", help="draw the sample sounds with bundled encoders, or others")
-    command.add_argument("--out", type=Path, default=Path("out/contact-sheet.png"))
+    command.add_argument(
+        "--out", type=Path, default=Path("out/contact-sheet.png"), help="PNG file; one that is there stays"
+    )
     command.add_argument("--encoder", nargs="+", default=["gemini"], help="names or folders, a row each (gemini)")
     command = commands.add_parser("files", help="write examples as files, as somebody's own sounds and images would be")
     command.add_argument("--out", type=Path, required=True, help="a new folder")
@@ -95,9 +97,11 @@ def main():
         )
         print(section or "nothing was trained")
     else:
+        from jaxsd.generation import output_paths
         from jaxsd.toy.demo import sample_sheet
 
-        print(sample_sheet(arguments.out, {name: name for name in arguments.encoder}))
+        (path,) = output_paths([arguments.out.stem], arguments.out.parent, count=1, overwrite=False)
+        print(sample_sheet(path, {name: name for name in arguments.encoder}))
 
 
 if __name__ == "__main__":

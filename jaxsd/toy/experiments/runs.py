@@ -115,8 +115,8 @@ def _announcement(count: int, left: Sequence[TrainConfig]) -> str:
     steps = sum(config.steps for config in left)
     low, high = (steps * seconds / 3600 for seconds in SECONDS_A_STEP)
     return (
-        f"{count} trainings, {len(left)} of them to do: {steps:,} steps, about {low:.1f} to {high:.1f} hours on two "
-        "CPU cores, and the evaluations"
+        f"{count} trainings, {len(left)} of them to do: {steps:,} steps,\n"
+        f"about {low:.1f} to {high:.1f} hours on two CPU cores, and the evaluations"
     )
 
 
