@@ -81,7 +81,7 @@ def test_the_file_of_runs_comes_back(tmp_path, rng):
 
 def test_a_dry_run_counts_what_is_left_and_trains_nothing(tmp_path, capsys):
     assert reproduce(tmp_path, encoders=["gemini"], recipes=["bos", "eos"], seeds=3, images=0, dry_run=True) is None
-    assert "6 trainings, 6 of them to do: 7,200 steps, about 0.4 to 1.0 hours" in capsys.readouterr().out
+    assert "6 trainings, 6 of them to do: 7,200 steps,\nabout 0.4 to 1.0 hours" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 
