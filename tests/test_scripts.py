@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxsd import cli, commands
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
@@ -17,6 +19,21 @@ ROOT = Path(__file__).parents[1]
 def run(*arguments, cwd):
     script, *rest = map(str, arguments)
     return subprocess.run([sys.executable, ROOT / script, *rest], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.fixture
+def run_here(tmp_path, monkeypatch, capsys):
+    """The exit status and stderr of a command that runs in this process, from an empty folder."""
+
+    def run_command(command, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(cli, "_watch_interrupts", lambda: None)  # this process is pytest's
+        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.run(getattr(commands, f"run_{command}"))
+        return ended.value.code, capsys.readouterr().err
+
+    return run_command
 
 
 def test_a_sample_sound_becomes_a_picture(tmp_path):
@@ -38,12 +55,12 @@ def test_a_sample_sound_becomes_a_picture(tmp_path):
         (["--audio", "dog.wav", "--encoder", "empty"], "encoder.json"),
     ],
 )
-def test_mistakes_get_one_line_and_write_nothing(tmp_path, arguments, message):
+def test_mistakes_get_one_line_and_write_nothing(tmp_path, run_here, arguments, message):
     (tmp_path / "text.wav").write_text("not a sound at all")
     (tmp_path / "empty").mkdir()
-    done = run("generate.py", *arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr and done.stderr.count("\n") == 1
+    status, printed = run_here("generate", *arguments)
+    assert status == 2
+    assert message in printed and printed.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -75,10 +92,10 @@ def test_train_resumes_refuses_another_config_and_evaluates(tmp_path):
         (["toy.py", "--config.encoder=whisper"], "unknown encoder 'whisper'; choose from gemini, human, chatgpt"),
     ],
 )
-def test_training_that_cannot_be_is_refused_in_one_line(tmp_path, arguments, message):
-    refused = run("train.py", "--config", *arguments, cwd=tmp_path)
-    assert refused.returncode == 2
-    assert message in refused.stderr and refused.stderr.count("\n") == 1
+def test_training_that_cannot_be_is_refused_in_one_line(tmp_path, run_here, arguments, message):
+    status, printed = run_here("train", "--config", *arguments)
+    assert status == 2
+    assert message in printed and printed.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -112,8 +129,8 @@ def test_every_mode_draws(tmp_path, arguments, files):
         (["--audio", "dog", "waves", "--sound-weights", "1", "1"], "sound_weights need mix=True"),
     ],
 )
-def test_mixes_that_cannot_be_get_one_line(tmp_path, arguments, message):
-    done = run("generate.py", *arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr and done.stderr.count("\n") == 1
+def test_mixes_that_cannot_be_get_one_line(tmp_path, run_here, arguments, message):
+    status, printed = run_here("generate", *arguments)
+    assert status == 2
+    assert message in printed and printed.count("\n") == 1
     assert not (tmp_path / "out").exists()

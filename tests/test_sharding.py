@@ -1,6 +1,5 @@
 """Arrays on meshes of the devices that are there, and many examples in batches of one size."""
 
-import os
 import subprocess
 import sys
 
@@ -17,6 +16,7 @@ from jaxsd.sharding import (
     round_up,
     shard_batch,
 )
+from tests.helpers.processes import environment_of_devices
 
 
 def test_examples_are_gathered_in_the_order_asked_for():
@@ -40,8 +40,7 @@ batch = shard_batch({"x": np.arange(5), "y": np.ones((5, 2))}, local_mesh(5))
 assert batch["x"].tolist() == [0, 1, 2, 3, 4, 4, 4, 4] and batch["y"].shape == (8, 2)
 assert len(batch["x"].sharding.device_set) == 4
 """
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", code], env=environment_of_devices(4), check=True)
 
 
 def test_batches_of_many_sizes_become_few():

@@ -40,12 +40,13 @@ def processes_of(path: Path) -> list[str]:
 
 @needs_sandbox
 @pytest.mark.slow
-def test_a_sound_design_is_accepted_with_its_counts(tmp_path):
+def test_a_sound_design_is_accepted_with_its_counts_and_a_bad_one_is_not(tmp_path):
     verdict = judge(answer(linear(64)), tmp_path)
     assert verdict.accepted and not any(problem for _, problem in verdict.clauses)
     assert verdict.parameters == 208 * 64 + 64 + 64 * 768 + 768
     assert verdict.layers == {"Linear": 2}
     assert verdict.flops == 2 * 77 * (208 * 64 + 64 * 768)
+    assert judge(answer(design("raise KeyError('no')")), tmp_path).reason == "not constructed"
 
 
 @needs_sandbox
@@ -75,7 +76,7 @@ def test_a_hostile_design_ends_within_its_limits_and_changes_nothing(name, tmp_p
 
 
 @needs_sandbox
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("layers", "compute", "reason"),
     [

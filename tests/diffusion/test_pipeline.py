@@ -1,6 +1,5 @@
 """What a user of the pipeline relies on."""
 
-import os
 import subprocess
 import sys
 import warnings
@@ -33,6 +32,7 @@ from jaxsd.diffusion.vae import VAE
 from jaxsd.files import read_json, write_json
 from jaxsd.pretrained.mapping import parameters
 from tests.helpers import models
+from tests.helpers.processes import environment_of_devices
 
 pytestmark = pytest.mark.slow
 
@@ -142,9 +142,8 @@ def test_devices_share_a_batch(pipe, cond, rng, tmp_path):
     """Three pictures on two devices are those of one."""
     arrays = {"cond": cond, "uncond": cond[:1] * 0.5, "image": rng.random((1, 32, 32, 3), np.float32)}
     np.savez(tmp_path / "in.npz", **arrays)
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", ON_TWO_DEVICES, tmp_path / "in.npz", tmp_path / "out.npy"]
-    subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[2])
+    subprocess.run(command, check=True, env=environment_of_devices(2), cwd=Path(__file__).parents[2])
     expected = pipe(**arrays, steps=3, sampler="euler_a", guidance=3)
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
 

@@ -26,6 +26,7 @@ from jaxsd.training.loop import Interrupted, fit, init_state, make_step
 from jaxsd.training.metric_writers import MetricsFile, read_metrics
 from tests.helpers import curve
 from tests.helpers.kill_and_resume import kill_and_resume
+from tests.helpers.processes import environment_of_devices
 
 pytestmark = pytest.mark.slow
 
@@ -242,17 +243,16 @@ def test_one_device_eight_and_two_processes_give_the_same_curve(tmp_path):
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
     # A busy machine may let a collective wait longer than XLA has patience.
-    flags = "--xla_force_host_platform_device_count=8 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    patience = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
     runs = {
-        "eight": ({"XLA_FLAGS": flags}, []),
-        "two": ({}, [coordinator, "2", "0"]),
-        "two, process 1": ({}, [coordinator, "2", "1"]),
+        "eight": (environment_of_devices(8, patience), []),
+        "two": (environment_of_devices(1), [coordinator, "2", "0"]),
+        "two, process 1": (environment_of_devices(1), [coordinator, "2", "1"]),
     }
     processes = {}
     try:
         for name, (environment, arguments) in runs.items():
             command = [sys.executable, "-m", "tests.helpers.curve", tmp_path / name.split(",")[0], *arguments]
-            environment = os.environ | {"JAX_PLATFORMS": "cpu"} | environment
             with (tmp_path / f"{name}.txt").open("w") as printed:
                 processes[name] = subprocess.Popen(command, env=environment, stderr=printed)
         curve.main(tmp_path / "one")

@@ -1,7 +1,6 @@
 """Training by the recipes: exact however it is computed, on any prepared data, refusing what does not fit."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from jaxsd.training.metric_writers import read_metrics
 from jaxsd.training.run_config import check_run_config, write_run_config
 from jaxsd.training.validation import make_validation
 from tests.helpers import models
+from tests.helpers.processes import environment_of_devices
 from tests.helpers.training_curve import losses
 
 pytestmark = pytest.mark.slow
@@ -139,9 +139,8 @@ def test_accumulated_and_rematerialized_a_step_is_the_same(data, whole):
 @pytest.mark.long
 def test_on_any_number_of_devices_and_in_parts_the_losses_are_the_same():
     """20 steps of the paper's batch, 1,151, which is a prime."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     command = [sys.executable, "-m", "tests.helpers.training_curve"]
-    others = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    others = subprocess.run(command, cwd=ROOT, env=environment_of_devices(8), capture_output=True, text=True)
     assert others.returncode == 0, others.stderr
     one = losses()
     assert one[-1] < one[0]
