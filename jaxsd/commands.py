@@ -6,6 +6,7 @@ Flags are read here, before anything slow is imported.
 import argparse
 import importlib
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ COMMANDS = {
     "arena": ("ask a chatbot for an encoder and check it in a sandbox", "jaxsd.arena.__main__:main"),
 }
 TOY_DATA = Path("data/toy")
+STUDY_ONLY = ("clip", "limit", "shard", "dry_run")
+NOT_IN_STUDY = ("audio", "text", "image", "mask", "outpaint", "weights", "mix", "sound_weights", "alpha", "random")
+NOT_IN_STUDY += ("negative", "overwrite", "recipe", "show")
 
 
 def main():
@@ -70,7 +74,8 @@ def run_generate():
     add(
         "--encoder",
         nargs="+",
-        help="bundled encoders, folders or Hugging Face repositories of trained ones, which are averaged (gemini)",
+        help="bundled encoders, folders or Hugging Face repositories of trained ones, which are averaged (gemini; of a "
+        "study all five)",
     )
     add("--weights", nargs="+", type=float, help="a number for each encoder: a weighted mean (all alike)")
     add("--mix", action="store_true", help="all sounds in one image: the mean of their embeddings")
@@ -118,7 +123,7 @@ def run_generate():
     add("--sampler", help="ddim, pndm, lms, euler, euler_a, dpm++2m, lcm or tcd (the model's own)")
     add("--width", type=int, help="of the images in pixels (what the model was trained at)")
     add("--height", type=int, help="of the images in pixels (what the model was trained at)")
-    add("--count", type=int, default=1, help="images a sound (1)")
+    add("--count", type=int, help="images a sound (1), or of each input, conditioning and mode of a study (2)")
     add("--seed", type=int, default=0, help="of the noise the images start from (0)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="(bfloat16 on accelerators, float32 on the CPU)")
     add(
@@ -131,9 +136,13 @@ def run_generate():
     add("--out", type=Path, default=Path("out"), metavar="FOLDER", help="where the images go (out)")
     add("--overwrite", action="store_true", help="replace files that are there instead of taking the next free number")
     add("--serve", action="store_true", help="show a page to play with; its flags: --serve --help")
+    _add_study_arguments(parser)
     _add_trust_argument(parser)
     parser.set_defaults(first=0, batch=None)
     arguments = parser.parse_args()
+    if arguments.study:
+        return _draw_study(parser, arguments)
+    _refuse_given(parser, arguments, STUDY_ONLY, "is for a study; give --study, or leave it out")
     if arguments.show:
         from jaxsd.recipe import describe_recipe, read_recipe
 
@@ -144,14 +153,13 @@ def run_generate():
         arguments, recipe = _follow_recipe(parser, arguments)
     else:
         arguments.encoder, arguments.model = arguments.encoder or ["gemini"], arguments.model or "toy"
+    arguments.count = 1 if arguments.count is None else arguments.count
 
     from jaxsd.bundled import model_source
     from jaxsd.diffusion.loading import require_tokenizer
-    from jaxsd.diffusion.lora import parse_lora
-    from jaxsd.diffusion.sampling_defaults import FAST
     from jaxsd.generation import read_inputs, write_images
     from jaxsd.remake import check_ingredients
-    from jaxsd.sound_to_image import SoundToImage, image_keys
+    from jaxsd.sound_to_image import image_keys
 
     if arguments.alpha is not None and not (arguments.audio and arguments.text):
         raise ValueError("--alpha is the share of the text beside sounds; give --audio and --text")
@@ -161,22 +169,8 @@ def run_generate():
     image, mask = _read_mask(arguments, inputs.image)
     if (arguments.text or arguments.negative) and not arguments.tokenizer:
         require_tokenizer(model_source(arguments.model))
-    model = SoundToImage.from_pretrained(
-        arguments.encoder if arguments.audio else [],
-        arguments.model,
-        weights=arguments.weights,
-        revision=arguments.revision,
-        variant=arguments.variant,
-        tokenizer=arguments.tokenizer,
-        vae=arguments.vae,
-        trust_code=arguments.trust_code,
-        dtype=arguments.dtype,
-    )
-    for source, weight in map(parse_lora, arguments.lora):
-        model.pipe.load_lora(source, weight)
-    names = ("guidance", "guidance_end", "steps", "sampler", "height", "width")
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    sampling: dict[str, Any] = {**(FAST if arguments.fast else {}), **given}
+    model = _load_model(arguments, arguments.encoder if arguments.audio else [], arguments.weights)
+    sampling = _given_sampling(arguments)
     defaults = model.sampling_defaults(image=inputs.image is not None)
     for name in ("guidance", "steps"):
         sampling.setdefault(name, getattr(defaults, name))
@@ -238,6 +232,104 @@ def _follow_recipe(parser: argparse.ArgumentParser, named: argparse.Namespace):
     for name, value in find_ingredients(named.recipe, recipe, vars(named)).items():
         setattr(arguments, name, value)
     return arguments, recipe
+
+
+def _load_model(arguments: argparse.Namespace, names: list[str], weights: list[float] | None = None):
+    """The encoders of these names in front of the Stable Diffusion that the flags name, with its LoRAs."""
+    from jaxsd.diffusion.lora import parse_lora
+    from jaxsd.sound_to_image import SoundToImage
+
+    model = SoundToImage.from_pretrained(
+        names,
+        arguments.model,
+        weights=weights,
+        revision=arguments.revision,
+        variant=arguments.variant,
+        tokenizer=arguments.tokenizer,
+        vae=arguments.vae,
+        trust_code=arguments.trust_code,
+        dtype=arguments.dtype,
+    )
+    for source, weight in map(parse_lora, arguments.lora):
+        model.pipe.load_lora(source, weight)
+    return model
+
+
+def _given_sampling(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say of sampling, less what an image to start from needs."""
+    from jaxsd.diffusion.sampling_defaults import FAST
+
+    names = ("guidance", "guidance_end", "steps", "sampler", "height", "width")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    return {**(FAST if arguments.fast else {}), **given}
+
+
+def _add_study_arguments(parser: argparse.ArgumentParser):
+    group = parser.add_argument_group("a study: every conditioning, mode and input, and a page of them")
+    group.add_argument("--study", type=Path, metavar="CSV|FOLDER", help="the sounds, their captions and the images")
+    group.add_argument(
+        "--clip", metavar="CLIP", help="scores the images: a folder or repository (of the toy model: toy)"
+    )
+    group.add_argument("--limit", type=int, metavar="N", help="draw no more than the first N images")
+    group.add_argument("--shard", metavar="i/n", help="draw the i-th of n parts, for several machines and one folder")
+    group.add_argument("--dry-run", action="store_true", help="say how many images there are to draw, and how long")
+
+
+def _draw_study(parser: argparse.ArgumentParser, arguments: argparse.Namespace):
+    """`--study`: draw what is missing of it, and write the page."""
+    began = time.monotonic()
+    _refuse_given(parser, arguments, NOT_IN_STUDY, "is not for a study, which has every input and mode; leave it out")
+
+    from encoders import ENCODERS
+    from jaxsd.bundled import model_source
+    from jaxsd.diffusion.loading import require_tokenizer
+    from jaxsd.study.draw import Study
+    from jaxsd.study.inputs import read_study
+    from jaxsd.study.plan import parse_shard, study_conditionings
+    from jaxsd.study.run import run_study
+
+    arguments.model = arguments.model or "toy"
+    shard = parse_shard(arguments.shard or "1/1")
+    inputs = read_study(arguments.study)
+    names = arguments.encoder or list(ENCODERS)
+    conditionings = study_conditionings(names)
+    if not arguments.tokenizer:
+        require_tokenizer(model_source(arguments.model))
+    copies = 2 if arguments.count is None else arguments.count
+    if copies < 1:
+        raise ValueError(f"--count is {copies}; allowed: 1 or more")
+    sampling = _given_sampling(arguments)
+    if arguments.strength is not None:
+        sampling["strength"] = arguments.strength
+    study = Study(
+        arguments.out,
+        inputs,
+        _load_model(arguments, names),
+        conditionings,
+        sampling,
+        copies=copies,
+        seed=arguments.seed,
+        unconditional=arguments.unconditional,
+    )
+    toy = "toy" if arguments.model == "toy" else None
+    page = run_study(
+        study,
+        clip=arguments.clip or toy,
+        judge=toy,
+        limit=arguments.limit,
+        shard=shard,
+        dry_run=arguments.dry_run,
+        began=began,
+    )
+    if page:
+        print(page)
+
+
+def _refuse_given(parser: argparse.ArgumentParser, arguments: argparse.Namespace, names: tuple[str, ...], why: str):
+    """Raise ValueError where one of these flags was given."""
+    for name in names:
+        if getattr(arguments, name) != parser.get_default(name):
+            raise ValueError(f"--{name.replace('_', '-')} {why}")
 
 
 def _read_mask(arguments: argparse.Namespace, image):

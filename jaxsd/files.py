@@ -63,12 +63,13 @@ def place_new(part: Path, path: Path) -> bool:
 
 
 @contextmanager
-def lock_folder(folder) -> Iterator[None]:
+def lock_folder(folder, *, wait: bool = False) -> Iterator[None]:
     """Keep a folder to this process for the length of a `with` block; the folder is made where there is none.
 
     A folder that was made for it and stays empty is removed.
 
-    The lock goes with the process, however that ends. Raises ValueError that names the process which has the folder.
+    The lock goes with the process, however that ends. Where another process has the folder, wait for it if `wait`, or
+    else raise ValueError that names the process.
     """
     path = Path(folder) / LOCK
     made = not path.parent.exists()
@@ -77,7 +78,7 @@ def lock_folder(folder) -> Iterator[None]:
         file = path.open("a+")
         try:
             # On NFS, Linux turns this into a lock that other hosts see too (nfs(5), local_lock=none).
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"

@@ -98,7 +98,6 @@ class SoundToImage:
             _refuse_other_width(name, encoder, pipe.unet.config.cross_attention_dim)
         self.origin: dict[str, str] = {}  # what it was loaded from and with, for recipes
         self._hashes: dict[str, tuple[list, str]] = {}
-        self._encode = nnx.jit(lambda encoder, clips: encoder(clips).astype(jnp.float32))
 
     def __repr__(self) -> str:
         encoders = "\n".join(
@@ -238,7 +237,7 @@ class SoundToImage:
     def encode_with(self, name: str, clips: Int16[np.ndarray, "batch 16000"]) -> Float[np.ndarray, "batch 77 width"]:
         """The embeddings of one encoder."""
         size = min(MOST_CLIPS, round_up(len(clips)))
-        return map_batches(partial(self._encode, self.encoders[name]), clips, size)
+        return map_batches(partial(_encode_clips, self.encoders[name]), clips, size)
 
     def random(self, keys: Key[Array, " batch"]) -> Conditioning:
         """The paper's random baseline: N(0, 1) in both halves, of one key for each image."""
@@ -387,6 +386,14 @@ class SoundToImage:
             for image, recipe, number in zip(images, recipes * max(random, 1), numbers, strict=True):
                 attach_recipe(image, recipe.drawn(image, number, len(images)))
         return images
+
+
+@nnx.jit
+def _encode_clips(
+    encoder: nnx.Module, clips: Int16[np.ndarray | Array, "batch 16000"]
+) -> Float[Array, "batch 77 width"]:
+    """Compiled once for an encoder, whatever stands beside it."""
+    return encoder(clips).astype(jnp.float32)  # pyright: ignore[reportCallIssue]
 
 
 def load_clips(audio: Audio | Sequence[Audio], rate: int | None = None) -> Int16[np.ndarray, "batch 16000"]:

@@ -33,6 +33,7 @@ ROOMS = (
     "jaxsd.remake",
     "jaxsd.sound_to_image",
     "jaxsd.generation",
+    "jaxsd.study",
     "jaxsd.toy",
     "jaxsd.arena",
     "jaxsd.serving",

@@ -1,4 +1,4 @@
-"""The toy world: python -m jaxsd.toy demo | train | sheet | files | reproduce | recipes."""
+"""The toy world: python -m jaxsd.toy demo | train | sheet | files | study | reproduce | recipes | questions."""
 
 import argparse
 from pathlib import Path
@@ -23,6 +23,9 @@ def main():
     command = commands.add_parser("files", help="write examples as files, as somebody's own sounds and images would be")
     command.add_argument("--out", type=Path, required=True, help="a new folder")
     command.add_argument("--size", type=int, required=True, help="how many examples")
+    command = commands.add_parser("study", help="write the sounds, captions and images of a study as files")
+    command.add_argument("--out", type=Path, required=True, help="a new folder, for generate.py --study")
+    command.add_argument("--size", type=int, default=3, help="how many images to start from (3)")
     command = commands.add_parser(
         "reproduce",
         help="train every encoder by the paper's recipe and by what would change in it; goes on where it stopped",
@@ -47,6 +50,17 @@ def main():
     command.add_argument("--pictures", type=int, default=170, help="images of every run and guidance (170)")
     command.add_argument("--section", type=Path, help="the Markdown file to write (OUT/recipes.md)")
     command.add_argument("--dry-run", action="store_true", help="say what would be trained, and how long it takes")
+    command = commands.add_parser(
+        "questions", help="sound, text or both, in which proportion, how much guidance; goes on where it stopped"
+    )
+    command.add_argument("--out", type=Path, default=Path("runs/questions"))
+    command.add_argument("--encoder", nargs="+", help="names or folders (all five)")
+    command.add_argument("--pictures", type=int, default=200, help="images a row (200)")
+    command.add_argument("--steps", type=int, help="sampling steps (the model's)")
+    command.add_argument("--sampler", help="the sampler (the model's own)")
+    command.add_argument("--limit", type=int, metavar="N", help="draw no more than the first N rows (all)")
+    command.add_argument("--section", type=Path, help="the Markdown file to write (OUT/questions.md)")
+    command.add_argument("--dry-run", action="store_true", help="say how many images would be drawn")
     arguments, overrides = parser.parse_known_args()
     if overrides and arguments.command not in ("reproduce", "recipes"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
@@ -64,6 +78,11 @@ def main():
         from jaxsd.toy.world import write_files
 
         write_files(arguments.out, arguments.size)
+        print(arguments.out)
+    elif arguments.command == "study":
+        from jaxsd.toy.world import write_study_files
+
+        write_study_files(arguments.out, arguments.size)
         print(arguments.out)
     elif arguments.command == "reproduce":
         import encoders
@@ -96,6 +115,21 @@ def main():
             dry_run=arguments.dry_run,
         )
         print(section or "nothing was trained")
+    elif arguments.command == "questions":
+        import encoders
+        from jaxsd.toy.experiments.questions import answer_questions
+
+        section = answer_questions(
+            arguments.out,
+            encoders=arguments.encoder or list(encoders.ENCODERS),
+            images=arguments.pictures,
+            steps=arguments.steps,
+            sampler=arguments.sampler,
+            section=arguments.section,
+            limit=arguments.limit,
+            dry_run=arguments.dry_run,
+        )
+        print(section or "nothing was drawn")
     else:
         from jaxsd.generation import output_paths
         from jaxsd.toy.demo import sample_sheet

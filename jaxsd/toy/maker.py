@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import nnx
+from jaxtyping import UInt8
+from PIL import Image
 
 from jaxsd.bundled import TOY_MODEL, model_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.data.build import SplitBuild, build, is_built
 from jaxsd.data.columns import METADATA, ColumnType
-from jaxsd.data.features import FeatureTowers
+from jaxsd.data.features import FeatureTowers, to_float
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.evaluation.inputs import EvaluationSplit
 from jaxsd.files import read_json
@@ -80,6 +83,14 @@ def evaluation_options(split: EvaluationSplit, count: int | None = None) -> dict
         "judge": partial(verdicts, load_judge(), scenes=scenes, captions=world.captions(*drawn)),
         "real_images": world.images(scenes).astype(np.float32) / 255,
     }
+
+
+def see_classes(images: UInt8[np.ndarray, "n height width 3"]) -> list[str]:
+    """The class that the judge sees in each image of any size."""
+    side = world.images([]).shape[1]
+    small = [np.asarray(Image.fromarray(image).resize((side, side))) for image in images]
+    logits = nnx.jit(lambda judge, pixels: judge(pixels))(load_judge(), to_float(np.stack(small)))
+    return [world.CLASSES[index] for index in np.asarray(logits["class"]).argmax(axis=1)]
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from jaxsd.toy.world.examples import (
     sounds,
     write_files,
     write_samples,
+    write_study_files,
 )
 from jaxsd.toy.world.scene import BACKGROUNDS, CLASSES, COLORS, SIDES, Scene
 from jaxsd.toy.world.synthesis import SAMPLE_RATE
@@ -38,4 +39,5 @@ __all__ = [
     "sounds",
     "write_files",
     "write_samples",
+    "write_study_files",
 ]

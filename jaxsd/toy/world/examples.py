@@ -24,7 +24,7 @@ from jaxsd.progress import Progress
 from jaxsd.toy.world.drawing import draw
 from jaxsd.toy.world.scene import CLASSES, Scene, sample_scene
 from jaxsd.toy.world.synthesis import SAMPLE_RATE, synthesize
-from jaxsd.toy.world.wording import describe
+from jaxsd.toy.world.wording import class_caption, describe
 
 WORLD_SPLITS = ("train", "validation", "test", "samples")
 """The splits of a data set, and that of the sounds that ship with the package."""
@@ -110,15 +110,31 @@ def write_files(folder: str | Path, size: int) -> None:
     captions.csv has the columns name and caption. The folder is whole or not there. Raises ValueError where `folder` is
     there and not empty, or where `size` is below 1.
     """
-    folder = Path(folder)
     if size < 1:
         raise ValueError(f"{folder}: {size} examples; allowed: 1 or more")
+    _write_new_folder(Path(folder), partial(_write_examples, size=size))
+
+
+def write_study_files(folder: str | Path, size: int) -> None:
+    """Write the inputs of a study as `generate.py --study` reads them.
+
+    These are the sample sounds, one of every class, captions that name the class alone, and `size` images to start
+    from, of the split "validation". The folder is whole or not there. Raises ValueError where `folder` is there and not
+    empty, or where `size` is below 0.
+    """
+    if size < 0:
+        raise ValueError(f"{folder}: {size} images; allowed: 0 or more")
+    _write_new_folder(Path(folder), partial(_write_study, size=size))
+
+
+def _write_new_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a folder that is new, or empty; the folder is whole or not there."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there already; choose another folder")
     part = folder.resolve().with_name(f"{folder.name}.{os.getpid()}.part")
     part.mkdir(parents=True)
     try:
-        _write_examples(part, size)
+        write(part)
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -134,6 +150,21 @@ def _write_examples(folder: Path, size: int) -> None:
                 Image.fromarray(one.image).save(folder / f"{name}.png")
             lines.append((name, one.caption))
             progress.advance(index + 1)
+    _write_captions(folder, lines)
+
+
+def _write_study(folder: Path, size: int) -> None:
+    for name in ("sounds", "images"):
+        (folder / name).mkdir()
+    write_samples(folder / "sounds")
+    _write_captions(folder, [("name", "caption", "class"), *((name, class_caption(name), name) for name in CLASSES)])
+    for index, scene in enumerate(scenes("validation", size)):
+        path = folder / "images" / f"{scene.color}-{scene.class_name}-{scene.background}-{index}.png"
+        with naming(path):
+            Image.fromarray(draw(scene)).save(path)
+
+
+def _write_captions(folder: Path, lines: Sequence[Sequence[str]]) -> None:
     with naming(folder / "captions.csv"), (folder / "captions.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
 
