@@ -51,16 +51,21 @@ def write_study_page(study: Study, shown: Sequence[Shown]) -> Path:
 
 def _about(study: Study, missing: int) -> str:
     inputs, names = study.inputs, ", ".join(study.model.encoders)
+    sounds, images = _count(len(inputs.sounds), "sound"), _count(len(inputs.images), "image")
     parts = []
     for with_image, said in ((False, "without an image"), (True, "with one")):
         if any((image is not None) == with_image for _, image in inputs.pairs):
             sampling = study.sampling_of(with_image)
             parts.append(f"guidance {sampling['guidance']:g}, {sampling['steps']} steps {said}")
-    still = f" {missing:,} images are still to be drawn." if missing else ""
+    still = f" Still to be drawn: {missing:,} images." if missing else ""
     return (
-        f"{len(inputs.sounds)} sounds, {len(inputs.images)} images to start from, encoders {names}; "
-        f"{'; '.join(parts)}; {study.copies} copies, seed {study.seed}.{still}"
+        f"{sounds}, {images} to start from, encoders {names}; "
+        f"{'; '.join(parts)}; {study.copies} of each, seed {study.seed}.{still}"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _page_data(study: Study, shown: Sequence[Shown]) -> dict[str, Any]:

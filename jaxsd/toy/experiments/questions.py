@@ -127,9 +127,11 @@ def _rows(conditionings: Mapping[str, Sequence[str]], guidance: float) -> Iterat
     """Every row, the most telling first; a row may come twice."""
     for alpha in ALPHAS[:3]:
         yield from (_row(name, alpha, guidance) for name in conditionings)
+    for alpha in ALPHAS[3:5]:
+        yield from (_row(name, alpha, guidance) for name in conditionings if name != CHATBOTS)
     for other in ASKED_GUIDANCES:
         yield from (_row(EVERYONE, alpha, other) for alpha in ALPHAS[:3])
-    for alpha in ALPHAS[3:]:
+    for alpha in ALPHAS[5:]:
         yield from (_row(name, alpha, guidance) for name in conditionings if name != CHATBOTS)
     for other in ASKED_GUIDANCES:
         yield from (_row(name, alpha, other) for alpha in ALPHAS[:2] for name in conditionings)
