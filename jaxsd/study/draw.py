@@ -1,6 +1,5 @@
 """Draws the images of a study: batch by batch, what is not there yet."""
 
-import hashlib
 import os
 import sys
 import time
@@ -14,12 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from PIL import Image
 
 from jaxsd.diffusion.pipeline import strength_of, to_pil
-from jaxsd.files import lock_folder, read_json, write_json
+from jaxsd.files import lock_folder, naming, read_json, write_json
 from jaxsd.generation import batch_size
 from jaxsd.progress import Progress
+from jaxsd.recipe import Recipe, attach_recipe, hash_modules, save_png
 from jaxsd.sharding import padded_batches
 from jaxsd.sound_to_image import Conditioning, SoundToImage, image_keys
 from jaxsd.study.inputs import StudyInputs
@@ -79,8 +79,8 @@ class Study:
         return {
             **self.inputs.digest(),
             "conditionings": {name: list(several) for name, several in self.conditionings.items()},
-            "encoders": {name: _parameters_digest(encoder) for name, encoder in self.model.encoders.items()},
-            "model": _parameters_digest((pipe.unet, pipe.vae, pipe.text_encoder)),
+            "encoders": {name: hash_modules([encoder]) for name, encoder in self.model.encoders.items()},
+            "model": hash_modules([pipe.unet, pipe.vae, pipe.text_encoder]),
             "sampling": {mode: self.sampling_of(mode == "image") for mode in ("no image", "image")},
             "sampler": pipe.sampling.sampler or pipe.schedule.sampler,
             "unconditional": self.unconditional,
@@ -121,11 +121,12 @@ def draw_study(study: Study, left: Sequence[StudyImage], shard: tuple[int, int] 
     with lock_folder(parts):
         for old in parts.glob("*.png"):  # of a process that was killed
             old.unlink()
-        with Progress("study", len(left), unit="image") as progress:
+        with Progress("study", len(left), unit="image", compiles=True) as progress:
             done = 0
             for batch in study_batches(study, left):
                 drawn = draw_batch(study, batch)
                 for image, pixels in zip(batch, drawn, strict=True):
+                    attach_recipe(pixels, _recipe_of(study, image).drawn(pixels, image.copy, study.batch))
                     _write_image(pixels, parts / f"{os.getpid()}.png", study.folder / image.path)
                 done += len(batch)
                 progress.advance(done)
@@ -144,7 +145,7 @@ def study_batches(study: Study, images: Sequence[StudyImage]) -> Iterator[list[S
             yield group[first : first + study.batch]
 
 
-def draw_batch(study: Study, batch: Sequence[StudyImage], **changes: Any) -> list:
+def draw_batch(study: Study, batch: Sequence[StudyImage], **changes: Any) -> list[Image.Image]:
     """The PIL images of a batch, all of which start from the same image. `changes` are changes of the sampling."""
     start = batch[0].image
     sampling = study.sampling_of(start is not None) | changes
@@ -162,7 +163,7 @@ def draw_batch(study: Study, batch: Sequence[StudyImage], **changes: Any) -> lis
         image=None if start is None else study.inputs.images[start],
         **sampling,
     )
-    return to_pil(drawn[:wanted])
+    return to_pil(np.asarray(drawn)[:wanted])
 
 
 def _conditioning_of(study: Study, image: StudyImage, guidance: float) -> Conditioning:
@@ -182,20 +183,42 @@ def _encode(study: Study, conditioning: str, sound: str, with_text: bool, uncond
     return model.encode(clips, prompts, unconditional=unconditional)
 
 
+def _recipe_of(study: Study, image: StudyImage) -> Recipe:
+    """The recipe by which `generate.py` makes an image again."""
+    sounds, prompts = [], []
+    if image.sound is not None:
+        heard = study.inputs.sounds[image.sound]
+        sounds = [] if image.conditioning == TEXT_ALONE else [heard.record]
+        prompts = [heard.caption] if image.with_text else []
+    (recipe,) = _model_of(study, image.conditioning).recipes(
+        sounds,
+        prompts,
+        unconditional=study.unconditional,
+        random=image.conditioning == RANDOM_EMBEDDINGS,
+        seed=study.seed,
+        image=None if image.image is None else study.inputs.images[image.image],
+        **study.sampling_of(image.image is not None),
+    )
+    return recipe
+
+
 @lru_cache
 def _model_of(study: Study, conditioning: str) -> SoundToImage:
     """The encoders of a conditioning in front of the same Stable Diffusion."""
     names = study.conditionings.get(conditioning, ())
-    return SoundToImage({name: study.model.encoders[name] for name in names}, study.model.pipe)
+    model = SoundToImage({name: study.model.encoders[name] for name in names}, study.model.pipe)
+    model.origin = study.model.origin
+    return model
 
 
-def _write_image(image, part: Path, path: Path) -> None:
+def _write_image(image: Image.Image, part: Path, path: Path) -> None:
     """Write a PNG file whole or not at all; a file that is there already is the same image."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(part)
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_png(image, part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
 
 
 def estimate_seconds(study: Study, images: Sequence[StudyImage]) -> float:
@@ -251,16 +274,3 @@ def _encoding_seconds(study: Study, images: Sequence[StudyImage]) -> float:
             times.append(time.monotonic() - begin)
         seconds += times[0] + times[-1] * (len(sounds) - 1)
     return seconds
-
-
-def _parameters_digest(modules: Any) -> str:
-    """A digest of the parameters of networks."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(nnx.state(modules)):
-        array = np.ascontiguousarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Int16
 from PIL import Image
 
-from jaxsd.audio import load_clip
 from jaxsd.bundled import sound_source
 from jaxsd.clip.images import load_image, rgb_image
 from jaxsd.generation import slug
+from jaxsd.recipe import SoundRecord
+from jaxsd.sound_to_image import load_sounds
 
 CSV_COLUMNS = ("audio", "text", "image", "class")
 SOUNDS, START_IMAGES, CAPTIONS_FILE = "sounds", "images", "captions.csv"  # what a study's folder holds
@@ -22,9 +23,13 @@ SOUNDS, START_IMAGES, CAPTIONS_FILE = "sounds", "images", "captions.csv"  # what
 
 @dataclass(frozen=True)
 class StudySound:
-    """One second of sound, its caption and, where it is known, the class that a judge should see."""
+    """One second of sound, its caption and, where it is known, the class that a judge should see.
+
+    record: what a recipe says of the sound.
+    """
 
     clip: Int16[np.ndarray, "16000"]
+    record: SoundRecord
     caption: str
     class_name: str | None = None
 
@@ -69,7 +74,8 @@ def read_study(source: str | Path) -> StudyInputs:
         name = _unique_name(paths, "sound", path)
         sound = sounds.get(name)
         if sound is None:
-            sounds[name] = StudySound(load_clip(path).samples, line["text"], line.get("class") or None)
+            (loaded,) = load_sounds(path)
+            sounds[name] = StudySound(loaded.clip.samples, loaded.record, line["text"], line.get("class") or None)
         elif (sound.caption, sound.class_name) != (line["text"], line.get("class") or None):
             raise ValueError(f"{where}: {path} has another text or class than before; allowed: one of each a sound")
         image = None

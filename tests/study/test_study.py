@@ -20,6 +20,7 @@ from jaxsd.bundled import TOY_SAMPLES
 from jaxsd.clip.images import load_image
 from jaxsd.files import lock_folder
 from jaxsd.generation import write_images
+from jaxsd.recipe import read_recipe
 from jaxsd.sound_to_image import SoundToImage
 from jaxsd.study import draw
 from jaxsd.study.draw import Study
@@ -145,6 +146,10 @@ def test_an_image_is_the_same_in_any_batch_and_as_generate_draws_it(make, model,
             drawn = Image.open(whole.folder / "images" / "two" / "dog" / f"{name}{number}.png")
             assert drawn.tobytes() == Image.open(paths[bool(number)]).tobytes()
     random = [image for image in whole.images() if image.mode == "R"]
+    recipe = read_recipe(whole.folder / "images" / "two" / "dog" / "a-t-i-red-2.png")
+    assert (recipe.number, recipe.batch, recipe.prompt, recipe.sounds[0].name) == (1, 3, "a dog", "dog.wav")
+    assert recipe.image and recipe.image.name == "red.png" and [one.name for one in recipe.encoders] == ["two"]
+
     conditioning = model.random(generation.image_keys(0, range(3)))
     paths = write_images(model.pipe, conditioning, ["random"], tmp_path / "random", count=3, **sampling)
     assert pixels(whole)[str(random[1].path)] == Image.open(paths[1]).tobytes()

@@ -31,7 +31,7 @@ from jaxsd.sound_to_image import SoundToImage, combine_embeddings
 from jaxsd.toy import world
 from jaxsd.toy.judge import load_judge, verdicts
 
-ALPHAS = (0.0, 0.5, 1.0, 0.2, 0.8, 0.4, 0.6, 0.1, 0.9, 0.3, 0.7)  # in the order in which they are drawn
+ASKED_ALPHAS = (0.0, 0.5, 1.0, 0.2, 0.8, 0.4, 0.6, 0.1, 0.9, 0.3, 0.7)  # in the order in which they are drawn
 ASKED_GUIDANCES = (1.5, 5.0, 7.5)  # beside the model's own
 TEXT_ONLY, EVERYONE, CHATBOTS = "text", "average everyone", "average chatbots"
 SEEN = {
@@ -125,16 +125,16 @@ def _conditionings(encoders: Sequence[str]) -> dict[str, list[str]]:
 
 def _rows(conditionings: Mapping[str, Sequence[str]], guidance: float) -> Iterator[QuestionRow]:
     """Every row, the most telling first; a row may come twice."""
-    for alpha in ALPHAS[:3]:
+    for alpha in ASKED_ALPHAS[:3]:
         yield from (_row(name, alpha, guidance) for name in conditionings)
-    for alpha in ALPHAS[3:5]:
+    for alpha in ASKED_ALPHAS[3:5]:
         yield from (_row(name, alpha, guidance) for name in conditionings if name != CHATBOTS)
     for other in ASKED_GUIDANCES:
-        yield from (_row(EVERYONE, alpha, other) for alpha in ALPHAS[:3])
-    for alpha in ALPHAS[5:]:
+        yield from (_row(EVERYONE, alpha, other) for alpha in ASKED_ALPHAS[:3])
+    for alpha in ASKED_ALPHAS[5:]:
         yield from (_row(name, alpha, guidance) for name in conditionings if name != CHATBOTS)
     for other in ASKED_GUIDANCES:
-        yield from (_row(name, alpha, other) for alpha in ALPHAS[:2] for name in conditionings)
+        yield from (_row(name, alpha, other) for alpha in ASKED_ALPHAS[:2] for name in conditionings)
 
 
 def _row(name: str, alpha: float, guidance: float) -> QuestionRow:
@@ -284,7 +284,7 @@ def _compare_modes(answers: Answers, guidance: float) -> Table:
 
 
 def _by_alpha(figure: str, answers: Answers, guidance: float) -> Table:
-    alphas = sorted(ALPHAS)
+    alphas = sorted(ASKED_ALPHAS)
     rows = [
         (name, *(_value(answers, _row(name, alpha, guidance), figure) for alpha in alphas))
         for name in _encoder_names(answers)
@@ -351,7 +351,7 @@ def _curves(answers: Answers, guidance: float) -> Figure:
         for name, color in zip(names, PALETTE, strict=False):
             points = [
                 (alpha, 100 * float(np.nanmean(answers[row][seen])))
-                for alpha in sorted(ALPHAS)
+                for alpha in sorted(ASKED_ALPHAS)
                 if (row := _row(name, alpha, guidance)) in answers
             ]
             width = 2 if name == EVERYONE else 1
