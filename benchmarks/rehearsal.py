@@ -93,10 +93,11 @@ def write_once(folder: Path, write: Callable[[Path], None]):
     part.rename(folder)
 
 
-def measure(command: list[str], log: Path) -> tuple[float, float]:
-    """Seconds of a command, and the most GiB that it, or a process that it started, had in memory at once.
+def measure(command: list[str], log: Path) -> tuple[float, float, float]:
+    """Seconds of a command, those of all cores, and the most GiB that one process of it had in memory at once.
 
-    Mapped files count. Raises SystemExit with the end of what the command printed where it fails.
+    Processes that it started count, and so do mapped files. Raises SystemExit with the end of what the command printed
+    where it fails.
     """
     start = time.monotonic()
     with log.open("wb") as file:
@@ -104,7 +105,7 @@ def measure(command: list[str], log: Path) -> tuple[float, float]:
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command)}\n{log.read_text(errors='replace')[-3000:]}")
-    return time.monotonic() - start, usage.ru_maxrss / 2**20
+    return time.monotonic() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20
 
 
 def commands(out: Path) -> dict[str, list[str]]:
@@ -160,10 +161,10 @@ def main():
     write_once(out / "models", write_models)
     for name, examples in SOURCES.items():
         write_once(out / name, lambda folder, examples=examples: write_source(folder, examples))
-    print("| command | s | GiB |\n|---|---|---|")
+    print("| command | s | s of all cores | GiB |\n|---|---|---|---|")
     for name in arguments.only or rows:
-        seconds, memory = measure([sys.executable, *rows[name]], out / "log.txt")
-        print(f"| {name} | {seconds:.0f} | {memory:.1f} |", flush=True)
+        seconds, of_cores, memory = measure([sys.executable, *rows[name]], out / "log.txt")
+        print(f"| {name} | {seconds:.0f} | {of_cores:.0f} | {memory:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -149,8 +149,6 @@ def clip_from_samples(samples: np.ndarray, rate: int | float, start: float | Non
         raise AudioError(f"{name} has a rate of {rate} Hz; it must be a whole number")
     rate = int(rate)
     scale = scales.get(samples.dtype, 1)
-    if scale == 1 and np.abs(samples).max() > INTEGER_SCALE:  # false for NaN, which is refused below
-        raise AudioError(f"{name} has floats up to {np.abs(samples).max():g}; floats must be in [-1, 1]")
     samples = samples.reshape(len(samples), -1)
 
     def read(first: int) -> Iterator[SoundBlock]:
@@ -300,8 +298,11 @@ class _Mono:
                 if block.shape[1] > 1:
                     self.energy += mono @ mono
                     self.energy_of_channels += np.square(block, dtype=np.float64).sum() / block.shape[1]
-            if not np.isfinite(mono).all():
+            peak = np.abs(mono).max(initial=0.0)
+            if not math.isfinite(peak):
                 raise AudioError(f"{self.sound.name} has samples that are NaN or infinite; every sample must be finite")
+            if peak > INTEGER_SCALE:
+                raise AudioError(f"{self.sound.name} has floats up to {peak:g}; floats must be in [-1, 1]")
             yield mono
 
     def cancels(self) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 LOCK = ".lock"
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # from file systems that have none
-POINTER_BEGINNING = b"version https://git-lfs.github.com/spec/"
+POINTER_BEGINNING = "version https://git-lfs.github.com/spec/"
 
 
 @contextmanager
@@ -127,7 +127,7 @@ class StoredFile:
 def check_not_pointer(path: str | os.PathLike[str] | StoredFile):
     """Raise ValueError where the file holds no data but a pointer of Git LFS to them."""
     with (path if isinstance(path, StoredFile) else Path(path)).open("rb") as file:
-        if file.read(len(POINTER_BEGINNING)) == POINTER_BEGINNING:
+        if file.read(len(POINTER_BEGINNING)) == POINTER_BEGINNING.encode():
             raise ValueError(f"{path} is a pointer of Git LFS, not the file itself; run `git lfs pull` to get the file")
 
 

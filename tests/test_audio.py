@@ -184,6 +184,62 @@ def test_samples_that_are_not_finite_are_refused(tmp_path, bad, seconds):
         load_clip(path)
 
 
+def test_floats_of_the_scale_of_integers_are_refused(tmp_path):
+    path = write(tmp_path / "a.wav", 20_000 * tone(440, 1, 16_000), subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"a\.wav has floats up to \d+; floats must be in \[-1, 1\]"):
+        load_clip(path)
+
+
+WAVE_FORMAT = struct.pack("<HHIIHH", 1, 1, 16_000, 32_000, 2, 16)
+
+
+def riff(data: bytes, *, before: bytes = b"", after: bytes = b"", size: int | None = None) -> bytes:
+    """A WAV file with other chunks around its data; `size` is what its headers say of its length."""
+    chunks = [b"WAVEfmt ", struct.pack("<I", len(WAVE_FORMAT)), WAVE_FORMAT, before]
+    chunks += [b"data", struct.pack("<I", len(data) if size is None else size), data, after]
+    body = b"".join(chunks)
+    return b"RIFF" + struct.pack("<I", len(body) if size is None else size) + body
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"before": b"LIST" + struct.pack("<I", 5) + b"abcde\0"},
+        {"before": b"JUNK" + struct.pack("<I", 100_000) + bytes(100_000)},
+        {"after": b"id3 " + struct.pack("<I", 4) + b"abcd"},
+        {"after": b"\0"},
+        {"size": 0},
+        {"size": 0xFFFFFFFF},
+        {"size": 3 * 32_000},
+    ],
+)
+def test_odd_chunks_and_lengths_of_wav_files(tmp_path, options):
+    samples = np.round(tone(440, 1, 16_000) * 32768).astype("<i2")
+    (tmp_path / "a.wav").write_bytes(riff(samples.tobytes(), **options))
+    np.testing.assert_array_equal(load_clip(tmp_path / "a.wav").samples, samples)
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("a.wav", {"subtype": "PCM_24"}),
+        ("a.wav", {"subtype": "DOUBLE"}),
+        ("a.wav", {"format": "WAVEX", "subtype": "PCM_32"}),
+        ("a.wav", {"format": "RF64"}),
+        ("a.w64", {}),
+        ("a.au", {}),
+        ("a.aiff", {"subtype": "PCM_24"}),
+        ("a.caf", {}),
+        ("a.flac", {"subtype": "PCM_24"}),
+        ("a.mp3", {"format": "WAV"}),
+    ],
+)
+def test_files_without_loss_give_the_same(tmp_path, name, options):
+    samples = np.stack([tone(440, 1, 16_000)] * 24, axis=1) if name == "a.au" else tone(440, 1, 16_000)
+    clip = load_clip(write(tmp_path / name, samples, **options)).samples
+    np.testing.assert_allclose(clip, tone(440, 1, 16_000) * 32768, atol=1)
+
+
 def test_files_that_hold_no_sound_are_refused_by_name(tmp_path):
     (tmp_path / "notes.txt").write_text("these are no sounds\n" * 100)
     (tmp_path / "notes.wav").write_text("these are no sounds\n" * 100)
@@ -372,7 +428,7 @@ def test_an_array_becomes_what_a_file_of_it_becomes(tmp_path, dtype, rate):
         (np.zeros(10), 0, "has a rate of 0 Hz; it must be from 1000"),
         (np.full(10, 3000.0), 16_000, "has floats up to 3000; floats must be in"),
         (np.full(10, np.nan), 16_000, "has samples that are NaN or infinite"),
-        (np.full(10, -np.inf), 16_000, "has floats up to inf"),
+        (np.full(10, -np.inf), 16_000, "has samples that are NaN or infinite"),
     ],
 )
 def test_arrays_that_are_no_sound_are_refused(samples, rate, message):

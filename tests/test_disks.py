@@ -117,6 +117,105 @@ def test_a_full_disk_is_no_fault_of_a_video(disk):
     assert cut_videos([folder / "videos"], folder / "out", **arguments).startswith("3 clips")
 
 
+def as_user() -> list[str]:
+    """What goes before a command so that the permissions of files bind it, which is not so for root."""
+    if os.geteuid():
+        return []
+    if not shutil.which("setpriv"):
+        pytest.skip("without setpriv, root's commands may write anywhere")
+    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+
+
+READ = """
+import sys
+from pathlib import Path
+
+import encoders
+from jaxsd.audio import load_clip
+from jaxsd.clip.images import load_image
+from jaxsd.cli import USER_ERRORS, error_message
+from jaxsd.config import load_config
+from jaxsd.data.columns import open_columns
+from jaxsd.data.layouts import read_source
+from jaxsd.data.manifest import read_manifest
+from jaxsd.files import read_json
+from jaxsd.pretrained.weights import open_tensors
+
+folder = Path(sys.argv[1])
+for name, read in {
+    "a.wav": load_clip,
+    "a.png": load_image,
+    "a.csv": read_manifest,
+    "a.json": read_json,
+    "a.safetensors": lambda path: open_tensors([path]),
+    "encoder.json": lambda path: encoders.load(path.parent),
+    "a.npy": lambda path: open_columns(path.parent),
+    "a.tar": read_source,
+    "closed/a.wav": load_clip,
+    "closed": read_source,
+    "closed/a.py": lambda path: load_config(str(path)),
+}.items():
+    try:
+        print(name, "was read", read(folder / name))
+    except USER_ERRORS as error:
+        print(name, "|", error_message(error))
+"""
+
+
+def test_what_may_not_be_read_is_named(tmp_path):
+    write_columns(tmp_path, {"a": np.ones(3, np.float32)}, {})
+    names = ("a.wav", "a.png", "a.csv", "a.json", "a.safetensors", "encoder.json", "a.npy", "a.tar")
+    for name in names:
+        (tmp_path / name).write_text("{}")
+        (tmp_path / name).chmod(0)
+    (tmp_path / "closed").mkdir(mode=0)
+    done = subprocess.run(
+        [*as_user(), sys.executable, "-c", READ, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.split(" | ") for line in done.stdout.splitlines())
+    assert lines.keys() == {*names, "closed", "closed/a.wav", "closed/a.py"}, done.stdout
+    for name, message in lines.items():
+        assert str(tmp_path / name) in message and "ermission denied" in message, (name, message)
+
+
+HOMELESS = """
+import pwd
+import sys
+
+from jaxsd import cli
+
+def no_entry(uid):
+    raise KeyError(uid)
+
+pwd.getpwuid = no_entry
+cli.keep_compiled()
+import jax
+
+assert jax.config.jax_compilation_cache_dir is None
+from jaxsd.pretrained.hub import fetch
+
+try:
+    fetch("owner/model", ["*.json"])
+except FileNotFoundError as error:
+    print(error)
+from jaxsd.commands import main
+
+sys.argv = ["jaxsd", "generate", "--help"]
+main()
+"""
+
+
+def test_a_user_without_a_home_folder(tmp_path):
+    without = ("HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "JAX_COMPILATION_CACHE_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in without}
+    arguments = [sys.executable, "-c", HOMELESS]
+    done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert done.stdout.startswith("owner/model cannot be downloaded: there is no home folder to keep it in; HF_HOME")
+    assert "--audio" in done.stdout
+
+
 # --- commands -------------------------------------------------------------------------------------------------------
 
 
@@ -127,15 +226,6 @@ def source(tmp_path_factory) -> Path:
     write_files(folder / "files", 6, 0.0)
     make_dataset(folder / "data", {"train": 16, "validation": 8, "test": 8})
     return folder
-
-
-def as_user() -> list[str]:
-    """What goes before a command so that the permissions of files bind it, which is not so for root."""
-    if os.geteuid():
-        return []
-    if not shutil.which("setpriv"):
-        pytest.skip("without setpriv, root's commands may write anywhere")
-    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
 
 
 def command(name: str, source: Path, out: Path) -> list[str]:

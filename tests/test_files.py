@@ -5,9 +5,16 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from jaxsd.clip.tokens import load_tokenizer
+from jaxsd.clip.towers import TextConfig
+from jaxsd.data.columns import open_columns, write_columns
+from jaxsd.data.layouts import read_source
+from jaxsd.data.layouts.tables import read_table
 from jaxsd.files import lock_folder, place_new, read_json, replacing
+from jaxsd.pretrained.weights import open_tensors
 
 
 def test_a_file_is_replaced(tmp_path):
@@ -78,3 +85,30 @@ def test_a_pointer_of_git_lfs_in_place_of_a_file_is_named(tmp_path):
     (tmp_path / "a.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
     with pytest.raises(ValueError, match=r"a\.json is a pointer of Git LFS, not the file itself; run `git lfs pull`"):
         read_json(tmp_path / "a.json")
+
+
+SPLIT = {"a": np.ones(3, np.float32)}
+
+
+@pytest.mark.parametrize(
+    "name, read",
+    [
+        ("tokenizer.json", lambda path: load_tokenizer(path.parent, TextConfig())),
+        ("added_tokens.json", lambda path: load_tokenizer(path.parent, TextConfig())),
+        ("merges.txt", lambda path: load_tokenizer(path.parent, TextConfig())),
+        ("dataset.json", lambda path: open_columns(path.parent)),
+        ("a.npy", lambda path: open_columns(path.parent)),
+        ("a.tar", lambda path: read_source(path)),
+        ("a.parquet", read_table),
+        ("metadata.csv", read_table),
+        ("a.safetensors", lambda path: open_tensors([path])),
+        ("diffusion_pytorch_model.bin", lambda path: open_tensors([path])),
+    ],
+)
+def test_a_pointer_of_git_lfs_in_place_of_any_file_is_named(tmp_path, name, read):
+    (tmp_path / "vocab.json").write_text("{}")
+    (tmp_path / "merges.txt").write_text("")
+    write_columns(tmp_path, SPLIT, {})
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+    with pytest.raises(ValueError, match=rf"{name} is a pointer of Git LFS"):
+        read(tmp_path / name)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxsd.clip.towers import TextConfig
+from jaxsd.files import check_not_pointer
 from jaxsd.pretrained.hub import fetch
 
 TOKENIZER_FILES = (
@@ -36,6 +37,9 @@ def load_tokenizer(source: str | Path, config: TextConfig, revision: str | None 
     folder = fetch(source, TOKENIZER_FILES, revision)
     if not has_tokenizer(folder):
         raise FileNotFoundError(f"{folder}: no tokenizer here (neither tokenizer.json nor vocab.json with merges.txt)")
+    for path in folder.iterdir():
+        if path.name in TOKENIZER_FILES:
+            check_not_pointer(path)
     from transformers import CLIPTokenizer  # imports for over a second: only when text is read
 
     try:

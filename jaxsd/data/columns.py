@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from jaxsd.files import naming, read_json, write_json
+from jaxsd.files import check_not_pointer, naming, read_json, write_json
 
 SPLITS = ("train", "validation", "test")
 METADATA = "dataset.json"
@@ -94,6 +94,7 @@ def open_columns(folder) -> dict[str, np.ndarray]:
         path = folder / f"{name}.npy"
         if not path.is_file():
             raise FileNotFoundError(f"{path}: missing, though {folder / METADATA} lists it")
+        check_not_pointer(path)
         try:
             columns[name] = np.load(path, mmap_mode="r")
         except Exception as error:  # NumPy evaluates the header, so a damaged one raises whatever that leads to

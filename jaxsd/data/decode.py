@@ -13,7 +13,7 @@ from jaxsd.clip.images import load_image, resize_and_crop, rgb_image
 from jaxsd.data.manifest import ManifestRow, Reference, open_path
 from jaxsd.data.video import is_video, sharpest_frame
 from jaxsd.data.workers import Examples
-from jaxsd.files import StoredFile
+from jaxsd.files import POINTER_BEGINNING, StoredFile
 
 
 def decode_rows(
@@ -48,6 +48,8 @@ def decode_rows(
                 if clip_size is not None:
                     if not (row.text or "").strip():
                         raise ValueError("the caption is empty")
+                    if row.text.startswith(POINTER_BEGINNING):
+                        raise ValueError("the caption is a pointer of Git LFS; run `git lfs pull` to get its file")
                     file = _name(row.audio)
                     clip = load_clip(open_file(folder, row.audio), start)
                     examples.columns["audio"][index], start = clip

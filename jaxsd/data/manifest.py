@@ -26,6 +26,7 @@ OPTIONAL_COLUMNS = {
     "class": pa.large_string(),
 }
 COLUMN_TYPES = REQUIRED_COLUMNS | OPTIONAL_COLUMNS
+TAIL = 4096  # bytes at the end of a CSV file, of which most are no spaces
 LONGEST_ROW = 64 * 2**20  # bytes of a row of a CSV file
 # Of 2,240,231 triples, the paper (arXiv 2509.09717) keeps 3,774 for validation and 23,524 for testing.
 VALIDATION_SHARE, TEST_SHARE = 3_774 / 2_240_231, 23_524 / 2_240_231
@@ -134,12 +135,31 @@ def _check_filled(column: pa.ChunkedArray, name: str):
 
 
 def _read_csv(path: Path) -> pa.Table:
-    return csv.read_csv(
+    table = csv.read_csv(
         path,
         read_options=csv.ReadOptions(block_size=LONGEST_ROW),
         parse_options=csv.ParseOptions(newlines_in_values=True),
         convert_options=csv.ConvertOptions(column_types=COLUMN_TYPES),
     )
+    check_quotes(table, path)
+    return table
+
+
+def check_quotes(table: pa.Table, path: Path):
+    """Raise ValueError where a quote of the CSV file that a table is of does not end.
+
+    Arrow takes the rest of such a file for one value.
+    """
+    last = str(table.column(-1)[-1].as_py()) if table.num_rows else ""
+    if "\n" in last.strip() and not _ends_with_quote(path):
+        raise ValueError(f"row {len(table) - 1} has a quote that does not end")
+
+
+def _ends_with_quote(path: Path) -> bool:
+    """Whether the last character of a file that is no space is a quote."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        return file.read().rstrip().endswith(b'"')
 
 
 def _read_json_lines(path: Path) -> pa.Table:

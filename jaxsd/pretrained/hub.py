@@ -36,6 +36,8 @@ def fetch(source: str | Path, patterns: Iterable[str], revision: str | None = No
     except errors.LocalEntryNotFoundError:
         offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
         reason = f"is no folder here, not whole in the cache, and cannot be downloaded: {offline}"
+    except RuntimeError:  # from Path.expanduser
+        reason = "cannot be downloaded: there is no home folder to keep it in; HF_HOME names another one"
     except (errors.HfHubHTTPError, OSError) as error:
         first = str(error).strip().split(os.linesep)[0]
         reason = f"cannot be downloaded: {first or type(error).__name__}"

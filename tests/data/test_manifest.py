@@ -142,6 +142,7 @@ def test_the_manifest_may_say_the_split(tmp_path):
         ("a.csv", "audio,picture\n1,2\n", r"a\.csv: has no column image, text; there are audio, picture"),
         ("a.csv", "audio,image,text\n1,2\n", r"a\.csv: .*Expected 3 columns, got 2"),
         ("a.csv", "audio,image,text,start\n1,2,3,soon\n", r"a\.csv: .*'soon'"),
+        ("a.csv", 'audio,image,text\n1,2,"3\n4,5,6\n', r"a\.csv: row 0 has a quote that does not end"),
         ("a.csv", "audio,image,text,text\n1,2,3,4\n", r"a\.csv: has more than one column text"),
         ("a.csv", "audio,image,text,class\n1,2,3,\n", r"a\.csv: row 0 has no class"),
         ("a.csv", "version https://git-lfs.github.com/spec/v1\n", r"a\.csv is a pointer of Git LFS"),

@@ -470,6 +470,7 @@ def refusal(kind):
         (errors.RevisionNotFoundError, "has no such revision"),
         (errors.LocalEntryNotFoundError, "is no folder here, not whole in the cache, and cannot be downloaded: "),
         (OSError, "cannot be downloaded: a long"),
+        (RuntimeError, "cannot be downloaded: there is no home folder to keep it in; HF_HOME names another one"),
     ],
 )
 @pytest.mark.parametrize("model", [StableDiffusion, CLIP])

@@ -85,6 +85,7 @@ BROKEN_PICTURES: dict[str, tuple[Callable[[Path], object], str]] = {
 BROKEN_CAPTIONS: dict[str, tuple[str, str]] = {
     "empty": ("", "the caption is empty"),
     "blank": (" \t ", "the caption is empty"),
+    "pointer": ("version https://git-lfs.github.com/spec/v1", "the caption is a pointer of Git LFS"),
 }
 BROKEN = [
     *(("audio", kind) for kind in BROKEN_SOUNDS),

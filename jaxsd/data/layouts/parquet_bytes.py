@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from jaxsd.data.layouts.layout import Layout
-from jaxsd.data.layouts.tables import TEXT_COLUMNS, make_manifest, pick_column, split_of
+from jaxsd.data.layouts.tables import TEXT_COLUMNS, list_files, make_manifest, pick_column, split_of
 from jaxsd.data.manifest import Manifest, open_path
 from jaxsd.files import StoredFile
 
@@ -30,7 +30,9 @@ def is_parquet_bytes(source: Path) -> bool:
 def _parquet_files(source: Path) -> list[Path]:
     if source.is_file():
         return [source] if source.suffix.lower() == ".parquet" else []
-    return sorted(path for path in source.rglob("*.parquet") if path.name != "metadata.parquet")
+    return [
+        source / path for path in list_files(source) if path.suffix == ".parquet" and path.name != "metadata.parquet"
+    ]
 
 
 def _holds_bytes(path: Path) -> bool:

@@ -11,7 +11,8 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from jaxsd.data.columns import SPLITS
-from jaxsd.data.manifest import COLUMN_TYPES, REQUIRED_COLUMNS, Manifest, open_path, read_json_lines
+from jaxsd.data.manifest import COLUMN_TYPES, REQUIRED_COLUMNS, Manifest, check_quotes, open_path, read_json_lines
+from jaxsd.files import check_not_pointer
 
 # The suffixes of each kind of file, the preferred first.
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".caf", ".aif", ".aiff", ".wma")
@@ -28,9 +29,16 @@ DIGESTED_ROWS = 10_000
 
 
 def list_files(folder: Path) -> list[Path]:
-    """All files below a folder, relative to it and sorted; hidden ones are left out."""
+    """All files below a folder, relative to it and sorted; hidden ones are left out.
+
+    Raises OSError where a folder may not be read.
+    """
+
+    def refuse(error: OSError):
+        raise error
+
     found = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(parent, name).relative_to(folder) for name in names if not name.startswith(".")]
     return sorted(found)
@@ -45,6 +53,7 @@ def split_of(name: str) -> str | None:
 def read_table(path: Path) -> pa.Table:
     """A table of a .csv, .tsv, .jsonl or .parquet file, all columns as text but for those of numbers in a manifest."""
     suffix = path.suffix.lower()
+    check_not_pointer(path)
     try:
         if suffix == ".parquet":
             return parquet.read_table(path)
@@ -53,7 +62,9 @@ def read_table(path: Path) -> pa.Table:
         with path.open("rb") as file:
             names = csv.open_csv(file, parse_options=_delimited(suffix)).schema.names
         options = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False)
-        return csv.read_csv(path, parse_options=_delimited(suffix), convert_options=options)
+        table = csv.read_csv(path, parse_options=_delimited(suffix), convert_options=options)
+        check_quotes(table, path)
+        return table
     except (ValueError, pa.ArrowException) as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from jaxsd.data.layouts.layout import Layout
-from jaxsd.data.layouts.tables import AUDIO_SUFFIXES, IMAGE_SUFFIXES, TEXT_COLUMNS, make_manifest, split_of
+from jaxsd.data.layouts.tables import AUDIO_SUFFIXES, IMAGE_SUFFIXES, TEXT_COLUMNS, list_files, make_manifest, split_of
 from jaxsd.data.manifest import Manifest
-from jaxsd.files import StoredFile
+from jaxsd.files import StoredFile, check_not_pointer
 
 TAR_MEMBER = pa.struct({"name": pa.string(), "file": pa.string(), "offset": pa.int64(), "size": pa.int64()})
 TEXT_SUFFIXES = (".txt", ".text", ".caption", ".json")
@@ -26,7 +26,7 @@ def is_webdataset(source: Path) -> bool:
 def _tar_files(source: Path) -> list[Path]:
     if source.is_file():
         return [source] if source.suffix.lower() == ".tar" else []
-    return sorted(source.rglob("*.tar"))
+    return [source / path for path in list_files(source) if path.suffix == ".tar"]
 
 
 def read_webdataset(source: Path) -> Manifest:
@@ -51,6 +51,7 @@ def read_webdataset(source: Path) -> Manifest:
 def _read_shard(shard: Path, name: str) -> dict[str, dict[str, Any]]:
     """The examples by their key: a member's path up to the first dot of its last part."""
     examples: dict[str, dict[str, Any]] = {}
+    check_not_pointer(shard)
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
