@@ -183,14 +183,11 @@ HOMELESS = """
 import pwd
 import sys
 
-from jaxsd import cli
-
 def no_entry(uid):
     raise KeyError(uid)
 
 pwd.getpwuid = no_entry
-cli.keep_compiled()
-import jax
+import jaxsd, jax
 
 assert jax.config.jax_compilation_cache_dir is None
 from jaxsd.pretrained.hub import fetch
