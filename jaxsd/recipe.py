@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from flax import nnx
@@ -184,8 +184,8 @@ def attach_recipe(image: Image.Image, recipe: Recipe) -> Image.Image:
     return image
 
 
-def save_png(image: Image.Image, path: str | Path) -> None:
-    """Write a PNG file with the recipe that is attached to the image, if there is one."""
+def save_png(image: Image.Image, path: str | Path | IO[bytes]) -> None:
+    """Write a PNG file, or into one that is open, with the recipe that is attached to the image, if there is one."""
     chunks = PngInfo()
     for name in (WEB_UI_CHUNK, RECIPE_CHUNK):
         if name in image.info:

@@ -30,8 +30,10 @@ from jaxsd.bundled import TOY_SAMPLES, sound_source
 from jaxsd.cli import USER_ERRORS
 from jaxsd.clip.images import load_image
 from jaxsd.diffusion.samplers import SAMPLERS
+from jaxsd.recipe import Recipe, SoundRecord, hash_file, read_recipe, save_png
 from jaxsd.serving.service import UNEXPECTED, ImageRequest, ImageService, ImageUpdate
 from jaxsd.serving.sounds import LEFT, RIGHT, draw_sound, read_sound
+from jaxsd.sound_to_image import LoadedSound
 
 OWN_SAMPLER = "the model's own"
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the strip
@@ -61,6 +63,7 @@ HEARD_CSS = f"""
   appearance: none; position: absolute; left: {LEFT:.0%}; width: {RIGHT - LEFT:.0%}; top: 2%; height: 84%;
   margin: 0; background: none; cursor: pointer
 }}
+.heard input::-webkit-slider-runnable-track {{ height: 100% }}
 .heard input::-webkit-slider-thumb {{
   appearance: none; box-sizing: border-box; width: var(--second); height: 100%;
   border: 3px solid #ff8c00; background: rgb(255 255 255 / 15%); cursor: grab
@@ -122,6 +125,12 @@ def build_page(service: ImageService) -> gr.Blocks:
                         elem_id="start-image",
                     )
                     strength = gr.Slider(0.01, 1, 0.7, step=0.01, label="Strength: how little is left of that image")
+                recipe = gr.File(
+                    label="Again as an image that was downloaded here: drop its PNG file",
+                    file_types=[".png"],
+                    height=150,
+                    elem_id="recipe",
+                )
             with gr.Column():
                 with gr.Row():
                     generate = gr.Button("Generate", variant="primary", elem_id="generate")
@@ -139,17 +148,19 @@ def build_page(service: ImageService) -> gr.Blocks:
                 gallery = gr.Gallery(
                     label="From the sound alone to the text alone",
                     columns=len(ALPHAS),
+                    height=170,
                     visible=False,
                     interactive=False,
                     elem_id="gallery",
                 )
-        for upload in (sound, image):  # what damaged files do is not for Gradio to say
+        for upload in (sound, image, recipe):  # what damaged files do is not for Gradio to say
             _replace_methods(upload, preprocess=_as_sent, async_move_resource_to_block_cache=_refuse_url)
         _replace_methods(drawn, postprocess=_optional_inline_image)
         _replace_methods(gallery, postprocess=_inline_images)
 
         inputs = [sound, sample, start, text, alpha, seed, steps, guidance, encoders, weights, negative, sampler, size]
         inputs += [image, strength]
+        components = dict(zip(_NAMES, inputs, strict=True))
 
         def read(values) -> ImageRequest:
             return _read_request(service, *values)
@@ -173,7 +184,7 @@ def build_page(service: ImageService) -> gr.Blocks:
             """Draw an image for each of five shares of the text."""
             with _one_sentence():
                 request = read(values)
-                if request.clip is None or not request.text.strip():
+                if request.sound is None or not request.text.strip():
                     raise ValueError("a strip over alpha goes from a sound to a text; give both")
                 jobs = []
                 try:
@@ -187,18 +198,27 @@ def build_page(service: ImageService) -> gr.Blocks:
                         job.stop()
                 yield gr.update(value=images, visible=True), _status("Done.")
 
-        def describe(sound, sample: str):
-            """The figure of a sound, where it is loudest, and the sample where it is one."""
+        def describe(sound, sample: str, start: float | None):
+            """The figure of a sound, and which second of it is heard: the loudest of an upload, or from `start` on."""
             if sound is None and not sample:
                 return gr.update(visible=False), None, ""
             with _one_sentence():
                 path = _path_of_sound(sound, "" if sound else sample)
                 read = _by_its_name(read_sound, path, limits.seconds)
+                begin = read.loudest if sound or start is None else start
                 value = {"figure": _inline(draw_sound(read), "image/png"), "latest": max(read.seconds - 1, 0)}
-                value["start"] = read.loudest
+                value["start"] = begin
                 if sound is None:
                     value["sound"] = _inline(Path(path).read_bytes(), "audio/wav")
-                return gr.update(value=value, visible=True), read.loudest, "" if sound else sample
+                return gr.update(value=value, visible=True), begin, "" if sound else sample
+
+        def load_recipe(uploaded):
+            with _one_sentence():
+                recipe = _by_its_name(read_recipe, uploaded["path"])
+                values, missing = _read_settings(service, recipe)
+                values |= {"sound": None} if values["sample"] else {}
+                updates = {components[name]: value for name, value in values.items()}
+                return updates | {status: _status(" ".join(["The settings are loaded.", *missing]))}
 
         def touch(sound, image):
             """Keep the uploads of an open page."""
@@ -208,10 +228,13 @@ def build_page(service: ImageService) -> gr.Blocks:
                     os.utime(upload["path"])
 
         hidden: dict[str, Any] = {"api_visibility": "private"}
-        sound.change(None, None, start, js="() => null", **hidden)
-        sound.change(describe, [sound, sample], [heard, start, sample], show_progress="minimal", **hidden)
+        described = [describe, [sound, sample, start], [heard, start, sample]]
+        sound.change(None, [sound, start], start, js="(sound, start) => sound ? null : start", **hidden)
+        sound.change(*described, show_progress="minimal", **hidden)
         taken = sample.input(lambda: (None, None), None, [sound, start], queue=False, **hidden)
-        taken.then(describe, [sound, sample], [heard, start, sample], show_progress="minimal", **hidden)
+        taken.then(*described, show_progress="minimal", **hidden)
+        loaded = recipe.upload(load_recipe, recipe, [*inputs, status], show_progress="hidden", **hidden)
+        loaded.then(*described, show_progress="minimal", **hidden)
         heard.input(_moved_to, None, start, queue=False, **hidden)
         start.input(_move_to, [heard, start], heard, queue=False, show_progress="hidden", **hidden)
         gr.Timer(TOUCH_SECONDS).tick(touch, [sound, image], queue=False, show_progress="hidden", **hidden)
@@ -248,15 +271,16 @@ def _read_request(
 
     The API has the names of these arguments; its defaults are what the page shows at first.
     """
-    clip = None
+    loaded = None
     if sound is not None or sample:
         path = _path_of_sound(sound, sample)
         _by_its_name(read_sound, path, service.limits.seconds)  # refuses what is too long
-        clip = _by_its_name(load_clip, path, start).samples
+        clip = _by_its_name(load_clip, path, start)
+        loaded = LoadedSound(clip, SoundRecord(Path(path).name, hash_file(path), clip.start))
     width, height = (int(side) for side in size.split(" x "))
     started, mask = _read_image(image)
     return ImageRequest(
-        clip=clip,
+        sound=loaded,
         text=text,
         alpha=alpha,
         encoders=encoders,
@@ -272,6 +296,44 @@ def _read_request(
         height=height,
         width=width,
     )
+
+
+_PARAMETERS = inspect.signature(_read_request).parameters
+_NAMES = list(_PARAMETERS)[1:]  # of the page's inputs, and of the API's arguments
+
+
+def _read_settings(service: ImageService, recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
+    """What the page's inputs are for the image of a recipe, by name, and sentences that say what is to be uploaded.
+
+    Raises ValueError where the page has no input for something in the recipe.
+    """
+    fixed = {"random": False, "outpaint": None, "unconditional": "text", "guidance_end": 1.0, "number": 0, "loras": ()}
+    for name, only in fixed.items():
+        if (value := getattr(recipe, name)) != only:
+            raise ValueError(f"the image was made with {name} {value}, which the page cannot set")
+    if len(recipe.sounds) > 1:
+        raise ValueError("the image was made of several sounds, which the page does not mix")
+    if recipe.model.name != service.model.origin.get("model"):
+        raise ValueError(f"the image was made with the model {recipe.model.name}, which is not the one here")
+    if unknown := [encoder.name for encoder in recipe.encoders if encoder.name not in service.model.encoders]:
+        raise ValueError(f"the image was made with the encoder {unknown[0]}, which is not here")
+    values = {name: getattr(recipe, name) for name in ("alpha", "negative", "seed", "steps", "guidance", "sampler")}
+    values |= {"text": recipe.prompt or "", "sample": "", "size": f"{recipe.width} x {recipe.height}"}
+    if recipe.strength is not None:
+        values["strength"] = recipe.strength
+    if recipe.encoders:
+        values["encoders"] = [encoder.name for encoder in recipe.encoders]
+        weights = [encoder.weight for encoder in recipe.encoders]
+        values["weights"] = " ".join(map(repr, weights)) if len(set(weights)) > 1 else ""
+    missing = [f"Upload {record.name}, which it began with." for record in (recipe.image, recipe.mask) if record]
+    for record in recipe.sounds:
+        values["start"] = record.start
+        sample = TOY_SAMPLES / (record.name or "")
+        if sample.is_file() and hash_file(sample) == record.sha256:
+            values["sample"] = sample.stem
+        else:
+            missing.append(f"Upload its sound, {record.name}, of which the second from {record.start:g} s is heard.")
+    return values, missing
 
 
 def _path_of_sound(sound: Mapping[str, Any] | None, sample: str) -> str:
@@ -320,7 +382,7 @@ async def _refuse_url(path: str) -> str:
 
 def _with_arguments_of_a_request(function: Callable) -> Callable:
     """A function of the page's inputs, under whose names the API takes them."""
-    parameters = list(inspect.signature(_read_request).parameters.values())[1:]
+    parameters = [_PARAMETERS[name] for name in _NAMES]
     function.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     return function
 
@@ -348,9 +410,9 @@ def _replace_methods(component: Any, **methods: Callable):
 
 
 def _inline_image(image: Image.Image) -> ImageData:
-    """An image within the answer."""
+    """An image within the answer, with its recipe."""
     memory = io.BytesIO()
-    image.save(memory, format="png")
+    save_png(image, memory)
     return ImageData(url=_inline(memory.getvalue(), "image/png"), orig_name="image.png", mime_type="image/png")
 
 

@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int16
+from jaxtyping import Float
 from PIL import Image
 
-from jaxsd.audio import load_clip
 from jaxsd.bundled import TOY_SAMPLES
 from jaxsd.diffusion.images import prepare_image, prepare_mask
 from jaxsd.diffusion.pipeline import strength_of, to_pil
 from jaxsd.generation import batch_size
 from jaxsd.progress import Progress
+from jaxsd.recipe import Recipe, attach_recipe
 from jaxsd.sharding import padded_batches
-from jaxsd.sound_to_image import Conditioning, SoundToImage, image_keys
+from jaxsd.sound_to_image import Conditioning, LoadedSound, SoundToImage, image_keys, load_sounds
 
 SEEDS = 2**32
 UNEXPECTED = "the image could not be drawn; the log of the server says why"
@@ -53,13 +53,13 @@ class ServiceLimits:
 class ImageRequest:
     """One image that is asked for.
 
-    clip: the sound, or None. text: the prompt, or "". alpha: the share of the text beside a sound. encoders, weights:
+    sound: the sound, or None. text: the prompt, or "". alpha: the share of the text beside a sound. encoders, weights:
     names of the service's encoders (None: its first) and a number for each (None: all alike). image, mask, strength: an
     image to start from, what of it is painted anew, and how little is left of it. The rest is that of
     `StableDiffusion.__call__`; None is what the model suggests.
     """
 
-    clip: Int16[np.ndarray, "16000"] | None = None
+    sound: LoadedSound | None = None
     text: str = ""
     alpha: float = 0.5
     encoders: Sequence[str] | None = None
@@ -94,12 +94,14 @@ class ImageUpdate(NamedTuple):
 class ImageJob:
     """A request in the queue. `done`, `latents`, `image` and `error` are written under the service's lock.
 
-    sampling: keyword arguments of `StableDiffusion.__call__`. steps: how many are run, fewer with an image.
+    sampling: keyword arguments of `StableDiffusion.__call__`. recipe: what the image will carry. steps: how many are
+    run, fewer with an image.
     """
 
     service: "ImageService"
     request: ImageRequest
     sampling: dict[str, Any]
+    recipe: Recipe
     steps: int
     done: int = 0
     latents: np.ndarray | None = None
@@ -229,8 +231,8 @@ class ImageService:
 
     def warm_up(self):
         """Compile what a request of default sampling runs, and fit the map of the previews."""
-        sounds = sorted(TOY_SAMPLES.glob("*.wav"))
-        sizes = list(_powers_of_two(self.limits.batch * jax.local_device_count()))
+        sounds = load_sounds(sorted(TOY_SAMPLES.glob("*.wav")))
+        sizes = sorted({_padded(count) for count in range(1, self.limits.batch * jax.local_device_count() + 1)})
         with Progress("warming up", len(self.model.encoders) + len(sizes)) as progress:
             for done, name in enumerate(self.model.encoders, 1):
                 with progress.status(name):
@@ -238,9 +240,8 @@ class ImageService:
                 progress.advance(done)
             latents, colors = [], []
             for done, size in enumerate(sizes, len(self.model.encoders) + 1):
-                clips = [load_clip(sounds[index % len(sounds)]).samples for index in range(size)]
-                clips = clips if self.model.encoders else [None] * size
-                jobs = [self._make_job(ImageRequest(clip, "a sound")) for clip in clips]
+                loaded = [sounds[index % len(sounds)] if self.model.encoders else None for index in range(size)]
+                jobs = [self._make_job(ImageRequest(sound, "a sound")) for sound in loaded]
                 with progress.status(f"{size} at a time"):
                     images, last = self._denoise(jobs, [self._encode(job) for job in jobs])
                 latents.append(last)
@@ -250,9 +251,9 @@ class ImageService:
 
     def _make_job(self, request: ImageRequest) -> ImageJob:
         """A request with all its sampling. Raises ValueError where it is not taken."""
-        if request.clip is None and not request.text.strip():
+        if request.sound is None and not request.text.strip():
             raise ValueError("there is neither a sound nor a text; give one of them, or both")
-        if request.clip is not None and not self.model.encoders:
+        if request.sound is not None and not self.model.encoders:
             raise ValueError("this server has no audio encoder; give a text without a sound")
         for name in ("text", "negative"):
             if (length := len(getattr(request, name))) > self.limits.characters:
@@ -261,7 +262,7 @@ class ImageService:
             raise ValueError(f"seed is {request.seed}; allowed: whole numbers from 0 to {SEEDS - 1}")
         if not 0 <= request.alpha <= 1:
             raise ValueError(f"alpha is {request.alpha}; allowed: 0 to 1, the share of the text")
-        self._with_its_encoders(request)
+        model = self._with_its_encoders(request)
         defaults = self.model.sampling_defaults(image=request.image is not None)
         guidance = defaults.guidance if request.guidance is None else request.guidance
         steps = defaults.steps if request.steps is None else request.steps
@@ -285,19 +286,29 @@ class ImageService:
             "width": width,
             "strength": request.strength,
         }
-        return ImageJob(self, request, sampling, len(table.rows()))
+        (recipe,) = model.recipes(
+            [request.sound.record] if request.sound is not None else [],
+            [request.text] if request.text.strip() else [],
+            alpha=request.alpha,
+            negative=request.negative,
+            seed=request.seed,
+            image=request.image,
+            mask=request.mask,
+            **sampling,
+        )
+        return ImageJob(self, request, sampling, recipe, len(table.rows()))
 
     def _with_its_encoders(self, request: ImageRequest) -> SoundToImage:
         """The service's model with the encoders of a request."""
         names = list(self.model.encoders)[:1] if request.encoders is None else request.encoders
-        if request.clip is not None and not names:
+        if request.sound is not None and not names:
             raise ValueError("no encoder is chosen; choose one or several")
         return self.model.with_encoders(names, request.weights)
 
     def _encode(self, job: ImageJob) -> Conditioning:
         request = job.request
         return self._with_its_encoders(request).encode(
-            request.clip,
+            None if request.sound is None else request.sound.clip.samples,
             [request.text] if request.text.strip() else [],
             alpha=request.alpha,
             negative=request.negative,
@@ -342,11 +353,12 @@ class ImageService:
         if drawn:
             images, _ = self._denoise(drawn, conditionings)
             for job, image in zip(drawn, to_pil(images), strict=True):
-                self.finish(job, image=image)
+                recipe = job.recipe.drawn(image, 0, _padded(len(drawn)))
+                self.finish(job, image=attach_recipe(image, recipe))
 
     def _denoise(self, jobs: list[ImageJob], conditionings: list[Conditioning]) -> tuple[np.ndarray, np.ndarray]:
         """The images of a batch, which is filled up to a power of two, and their latents."""
-        (indices, count), *_ = padded_batches(len(jobs), 1 << (len(jobs) - 1).bit_length())
+        (indices, count), *_ = padded_batches(len(jobs), _padded(len(jobs)))
         first = jobs[0]
         sides = first.sampling["height"], first.sampling["width"]
         image = mask = None
@@ -387,9 +399,9 @@ class ImageService:
             self.finish(job, error=sentence)
 
 
-def _powers_of_two(most: int) -> Iterator[int]:
-    """1, 2, 4 and so on, as many as batches of up to `most` images are filled up to."""
-    yield from (1 << power for power in range((most - 1).bit_length() + 1))
+def _padded(images: int) -> int:
+    """How many images a batch is filled up to: a power of two, so that few programs compile."""
+    return 1 << (images - 1).bit_length()
 
 
 def _area_mean(images: np.ndarray, shape: tuple[int, ...]) -> Float[np.ndarray, "batch height width 3"]:

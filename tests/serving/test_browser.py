@@ -1,6 +1,8 @@
 """The page as a person uses it, in a headless Chromium: make test-browser."""
 
+import base64
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from jaxsd.recipe import read_recipe
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
@@ -121,6 +125,55 @@ def test_sounds_of_a_phone_are_heard_and_a_broken_file_is_a_sentence(open_page, 
     page.locator("#sound input[type=file]").set_input_files(tmp_path / "broken.wav")
     message = page.get_by_text("broken.wav cannot be read as sound").first.text_content()
     assert message is not None and "/" not in message
+
+
+def test_the_second_that_is_heard_is_dragged(open_page, tmp_path):
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setnchannels(1), file.setsampwidth(2), file.setframerate(16_000), file.writeframes(bytes(4 * 32_000))
+    page = open_page()
+    page.locator("#sound input[type=file]").set_input_files(tmp_path / "a.wav")
+    frame, start = page.get_by_label("The second that is heard, in seconds"), page.get_by_label("begins at (s)")
+    frame.wait_for()
+    box = frame.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 8, box["y"] + box["height"] / 2)  # the middle of the first second
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 5 / 8, box["y"] + box["height"] / 2)
+    page.mouse.up()
+    sync_api.expect(start).to_have_value(re.compile(r"^(1\.9\d*|2|2\.0\d*)$"), timeout=WAIT)
+    assert float(frame.input_value()) == float(start.input_value())
+
+
+def test_a_downloaded_image_brings_its_settings_back(open_page, tmp_path):
+    page = open_page()
+    take_dog(page)
+    page.get_by_label("Text, as: at night").fill("a red car")
+    page.get_by_role("button", name="More").click()
+    page.get_by_label("Seed").fill("5")
+    first = generate(page)
+    (tmp_path / "image.png").write_bytes(base64.b64decode(first.partition(",")[2]))
+    assert read_recipe(tmp_path / "image.png").seed == 5
+    page = open_page()
+    page.locator("#recipe input[type=file]").set_input_files(tmp_path / "image.png")
+    page.get_by_text("The settings are loaded.").wait_for()
+    page.get_by_alt_text("Waveform and spectrogram").wait_for()
+    assert page.get_by_label("Text, as: at night").input_value() == "a red car"
+    assert generate(page) == first
+    (tmp_path / "other.png").write_bytes(b"nothing")
+    page.locator("#recipe input[type=file]").set_input_files(tmp_path / "other.png")
+    page.get_by_text("other.png cannot be read as an image").first.wait_for()
+
+
+def test_stop_ends_an_image(open_page):
+    page = open_page()
+    page.get_by_label("Text, as: at night").fill("a red car")
+    page.get_by_role("button", name="More").click()
+    page.get_by_label("number input for Steps").fill("100")
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text("Step ").wait_for()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("Stopped.").wait_for()
+    page.get_by_label("number input for Steps").fill("2")
+    generate(page)
 
 
 def test_a_strip_goes_from_the_sound_to_the_text(open_page):

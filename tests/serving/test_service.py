@@ -10,8 +10,9 @@ from PIL import Image
 
 import encoders
 from jaxsd.diffusion.pipeline import to_pil
+from jaxsd.recipe import read_recipe, save_png
 from jaxsd.serving.service import UNEXPECTED, ImageRequest, ImageService, ServiceLimits
-from jaxsd.sound_to_image import SoundToImage
+from jaxsd.sound_to_image import SoundToImage, load_sounds
 from tests.helpers import models
 
 pytestmark = pytest.mark.slow
@@ -57,14 +58,18 @@ class Gate:
 
 
 def request(clip=None, **options) -> ImageRequest:
-    return ImageRequest(clip, **{"steps": STEPS, "guidance": 2.0, **options})
+    sound = None if clip is None else load_sounds(clip)[0]
+    return ImageRequest(sound, **{"steps": STEPS, "guidance": 2.0, **options})
 
 
-def test_an_image_is_the_models_own(service, model, clip):
+def test_an_image_and_its_recipe_are_the_models_own(service, model, clip, tmp_path):
     drawn = service.submit(request(clip, text="a b", alpha=0.25, seed=3, encoders=["two"])).result()
     options = {"alpha": 0.25, "seed": 3, "steps": STEPS, "guidance": 2.0}
-    (expected,) = to_pil(model.with_encoders(["two"])(clip, ["a b"], **options))
+    (expected,) = model.with_encoders(["two"])(clip, ["a b"], **options, output_type="pil")
     np.testing.assert_array_equal(drawn, expected)
+    save_png(drawn, tmp_path / "drawn.png")
+    save_png(expected, tmp_path / "expected.png")
+    assert read_recipe(tmp_path / "drawn.png") == read_recipe(tmp_path / "expected.png")
 
 
 def test_what_waits_together_is_one_batch_and_each_image_its_own(service, clip, monkeypatch):
@@ -208,5 +213,5 @@ def test_after_warming_up_a_request_compiles_nothing(model, clip):
         jax.monitoring.register_event_duration_secs_listener(
             lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
         )
-        service.submit(ImageRequest(clip)).result()
+        service.submit(ImageRequest(load_sounds(clip)[0])).result()
     assert not compiled
