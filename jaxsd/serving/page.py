@@ -125,7 +125,7 @@ def build_page(service: ImageService) -> gr.Blocks:
                         elem_id="start-image",
                     )
                     strength = gr.Slider(0.01, 1, 0.7, step=0.01, label="Strength: how little is left of that image")
-                recipe = gr.File(
+                recipe_file = gr.File(
                     label="Again as an image that was downloaded here: drop its PNG file",
                     file_types=[".png"],
                     height=150,
@@ -153,7 +153,7 @@ def build_page(service: ImageService) -> gr.Blocks:
                     interactive=False,
                     elem_id="gallery",
                 )
-        for upload in (sound, image, recipe):  # what damaged files do is not for Gradio to say
+        for upload in (sound, image, recipe_file):  # what damaged files do is not for Gradio to say
             _replace_methods(upload, preprocess=_as_sent, async_move_resource_to_block_cache=_refuse_url)
         _replace_methods(drawn, postprocess=_optional_inline_image)
         _replace_methods(gallery, postprocess=_inline_images)
@@ -218,7 +218,7 @@ def build_page(service: ImageService) -> gr.Blocks:
                 values, missing = _read_settings(service, recipe)
                 values |= {"sound": None} if values["sample"] else {}
                 updates = {components[name]: value for name, value in values.items()}
-                return updates | {status: _status(" ".join(["The settings are loaded.", *missing]))}
+                return updates | {recipe_file: None, status: _status(" ".join(["The settings are loaded.", *missing]))}
 
         def touch(sound, image):
             """Keep the uploads of an open page."""
@@ -233,7 +233,9 @@ def build_page(service: ImageService) -> gr.Blocks:
         sound.change(*described, show_progress="minimal", **hidden)
         taken = sample.input(lambda: (None, None), None, [sound, start], queue=False, **hidden)
         taken.then(*described, show_progress="minimal", **hidden)
-        loaded = recipe.upload(load_recipe, recipe, [*inputs, status], show_progress="hidden", **hidden)
+        loaded = recipe_file.upload(
+            load_recipe, recipe_file, [*inputs, recipe_file, status], show_progress="hidden", **hidden
+        )
         loaded.then(*described, show_progress="minimal", **hidden)
         heard.input(_moved_to, None, start, queue=False, **hidden)
         start.input(_move_to, [heard, start], heard, queue=False, show_progress="hidden", **hidden)
