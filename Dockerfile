@@ -6,10 +6,11 @@ ARG EXTRAS=app
 COPY . /source
 RUN pip install --no-cache-dir "/source[${EXTRAS}]" && rm -r /source
 
-RUN useradd --create-home person
-USER person
+RUN useradd --create-home --uid 1000 person
+USER 1000
 WORKDIR /home/person
 
 EXPOSE 7860
-HEALTHCHECK --start-period=120s CMD python -c "import urllib.request as r; r.urlopen('http://127.0.0.1:7860/', timeout=5)"
+HEALTHCHECK --start-period=120s \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:7860/', timeout=5)"]
 ENTRYPOINT ["jaxsd", "serve", "--host", "0.0.0.0"]

@@ -21,9 +21,11 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio as gr
 from gradio.components.gallery import GalleryData, GalleryImage
+from gradio.components.image_editor import EditorData
 from gradio.data_classes import ImageData
 from gradio.themes import Default
 from PIL import Image, ImageChops
+from pydantic import model_validator
 
 from jaxsd.audio import load_clip
 from jaxsd.bundled import TOY_SAMPLES, sound_source
@@ -74,6 +76,17 @@ HEARD_CSS = f"""
 }}
 """
 HEARD_JS = "element.addEventListener('change', event => trigger('input', {start: Number(event.target.value)}))"
+
+
+class _EditedImage(EditorData):
+    """What an image editor sends. Gradio itself would take a file in its place for an empty one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def refuse_file(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "background" not in data:
+            raise gr.Error("image has no background; allowed: background, layers, composite", print_exception=False)
+        return data
 
 
 def build_page(service: ImageService) -> gr.Blocks:
@@ -153,6 +166,7 @@ def build_page(service: ImageService) -> gr.Blocks:
                     interactive=False,
                     elem_id="gallery",
                 )
+        image.data_model = _EditedImage
         for upload in (sound, image, recipe_file):  # what damaged files do is not for Gradio to say
             _replace_methods(upload, preprocess=_as_sent, async_move_resource_to_block_cache=_refuse_url)
         _replace_methods(drawn, postprocess=_optional_inline_image)
