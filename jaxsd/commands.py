@@ -94,6 +94,7 @@ def run_generate():
         metavar="FILE[:WEIGHT]",
         help="LoRAs: files, folders or repositories, each with its weight (1)",
     )
+    add("--sweep", metavar="NAME=FIRST:LAST:STEP", help="a strip of images: alpha, guidance, strength or steps in turn")
     add("--image", metavar="FILE", help="image to start from")
     add("--strength", type=float, help="how little is left of that image, above 0 to 1 (0.7; 1 with a mask)")
     add("--mask", metavar="FILE", help="image that is white where the image is painted anew and black where it stays")
@@ -157,12 +158,13 @@ def run_generate():
 
     from jaxsd.bundled import model_source
     from jaxsd.diffusion.loading import require_tokenizer
-    from jaxsd.generation import read_inputs, write_images
+    from jaxsd.generation import read_inputs, write_images, write_sweep
     from jaxsd.remake import check_ingredients
     from jaxsd.sound_to_image import image_keys
 
     if arguments.alpha is not None and not (arguments.audio and arguments.text):
         raise ValueError("--alpha is the share of the text beside sounds; give --audio and --text")
+    sweep = _read_sweep(arguments)
     if (arguments.mix or arguments.sound_weights) and not arguments.audio:
         raise ValueError("--mix and --sound-weights are for sounds; give --audio")
     inputs = read_inputs(arguments.audio, arguments.text, arguments.image, mix=arguments.mix, random=arguments.random)
@@ -177,22 +179,28 @@ def run_generate():
     mixing: dict[str, Any] = {
         "mix": arguments.mix,
         "sound_weights": arguments.sound_weights,
-        "alpha": 0.5 if arguments.alpha is None else arguments.alpha,
         "negative": arguments.negative,
     }
+    alpha = 0.5 if arguments.alpha is None else arguments.alpha
+    alphas = [alpha] if sweep is None else sweep.values if sweep.name == "alpha" else [alpha] * len(sweep.values)
     if arguments.random:
         numbers = range(arguments.first, arguments.first + max(arguments.count, 1))
-        conditioning = model.random(image_keys(arguments.seed, numbers))
+        conditionings = [model.random(image_keys(arguments.seed, numbers))] * len(alphas)
     else:
-        unconditional = arguments.unconditional if model.is_guided(sampling["guidance"]) else None
-        conditioning = model.encode(inputs.clips, inputs.prompts, **mixing, unconditional=unconditional)
+        guided = model.is_guided(sampling["guidance"]) or sweep is not None and sweep.name == "guidance"
+        mixing["unconditional"] = arguments.unconditional if guided else None
+        if sweep is not None and sweep.name == "alpha":
+            conditionings = model.encode_alphas(alphas, inputs.clips, inputs.prompts, **mixing)
+        else:
+            conditionings = [model.encode(inputs.clips, inputs.prompts, **mixing, alpha=alpha)] * len(alphas)
     sampling["strength"] = arguments.strength
     given_images: dict[str, Any] = {"image": inputs.image, "mask": mask if arguments.mask else None}
     recipes = model.recipes(
         [sound.record for sound in inputs.sounds],
         inputs.prompts,
-        **mixing,
-        unconditional=arguments.unconditional,
+        **mixing | {"unconditional": arguments.unconditional},
+        alpha=alpha,
+        sweep=arguments.sweep,
         random=arguments.random,
         seed=arguments.seed,
         outpaint=arguments.outpaint,
@@ -201,23 +209,33 @@ def run_generate():
     )
     if recipe:
         check_ingredients(arguments.recipe, recipe, recipes[0])
-    paths = write_images(
-        model.pipe,
-        conditioning,
-        ["random"] if arguments.random else inputs.stems,
-        arguments.out,
-        recipes=recipes,
-        count=arguments.count,
-        first=arguments.first,
-        batch=arguments.batch,
-        seed=arguments.seed,
-        overwrite=arguments.overwrite,
-        image=image,
-        mask=mask,
-        **sampling,
-    )
+    stems = ["random"] if arguments.random else inputs.stems
+    options: dict[str, Any] = {
+        name: getattr(arguments, name) for name in ("count", "first", "batch", "seed", "overwrite")
+    }
+    options |= {"recipes": recipes, "image": image, "mask": mask, **sampling}
+    if sweep:
+        paths = write_sweep(model.pipe, sweep, conditionings, stems, arguments.out, **options)
+    else:
+        paths = write_images(model.pipe, conditionings[0], stems, arguments.out, **options)
     for path in paths:
         print(path)
+
+
+def _read_sweep(arguments: argparse.Namespace):
+    """The sweep that is asked for, or None."""
+    from jaxsd.sweeps import parse_sweep
+
+    if arguments.sweep is None:
+        return None
+    sweep = parse_sweep(arguments.sweep)
+    if getattr(arguments, sweep.name) is not None and not arguments.recipe:
+        raise ValueError(f"--sweep sets {sweep.name}; leave --{sweep.name} out")
+    if sweep.name == "alpha" and not (arguments.audio and arguments.text):
+        raise ValueError("--sweep alpha is the share of the text beside sounds; give --audio and --text")
+    if sweep.name == "strength" and not arguments.image:
+        raise ValueError("--sweep strength is for an image to start from; give --image")
+    return sweep
 
 
 def _follow_recipe(parser: argparse.ArgumentParser, named: argparse.Namespace):

@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,11 @@ from jaxsd.clip.images import load_image
 from jaxsd.diffusion.pipeline import StableDiffusion, strength_of, to_pil
 from jaxsd.files import naming, place_new, replacing
 from jaxsd.progress import Progress
-from jaxsd.recipe import Recipe, attach_recipe, save_png
+from jaxsd.recipe import Recipe, attach_recipe, read_attached, save_png
 from jaxsd.sharding import padded_batches
 from jaxsd.sound_to_image import Conditioning, LoadedSound, image_keys, load_sounds
+from jaxsd.strips import make_strip
+from jaxsd.sweeps import Sweep
 
 MOST_IMAGES, MOST_LATENTS = 16, 4 * 64 * 64  # at a time on one device
 
@@ -113,38 +116,127 @@ def write_images(
     Raises:
         ValueError: an argument does not fit; then nothing is written.
     """
-    if count < 1:
-        raise ValueError(f"count is {count}; allowed: 1 or more")
     paths = output_paths(stems, folder, count, overwrite)
-    indices_of, numbers = np.divmod(np.arange(len(paths)), count)
-    if len(conditioning.cond) == len(paths):
-        indices_of = np.arange(len(paths))
-    numbers = numbers + first
-    keys = image_keys(seed, numbers.tolist())
-    size = batch_size(pipe, sampling.get("height"), sampling.get("width"))
-    size = min(len(paths) if batch is None else batch if batch == 1 else batch * jax.local_device_count(), size)
-    batches = list(padded_batches(len(paths), size))
-    table = pipe.sampler_table(sampling.get("steps"), sampling.get("sampler"), _starting_strength(**sampling))
-    with Progress("denoising", len(batches) * len(table.rows()), compiles=True) as progress:
-        for number, (indices, wanted) in enumerate(batches):
-            images = pipe(
-                conditioning.cond[indices_of[indices]],
-                _uncond_of(conditioning, indices_of[indices]),
-                key=keys[indices],
-                on_step=lambda done, total, _, before=number: progress.advance(before * total + done),
-                **sampling,
-            )
+    images = _Images(pipe, conditioning, recipes, len(stems), count, first, batch, seed, **sampling)
+    with Progress("denoising", images.steps(), compiles=True) as progress:
+        for index, image in images.draw(progress):
             folder.mkdir(parents=True, exist_ok=True)
-            for index, image in zip(indices[:wanted], to_pil(np.asarray(images))[:wanted], strict=True):
-                of = int(index) // count
-                if recipes:
-                    attach_recipe(image, recipes[of].drawn(image, int(numbers[index]), size))
-                if overwrite:
-                    with replacing(paths[index]) as part:
-                        save_png(image, part)
-                else:
-                    paths[index] = _save_new(image, folder, stems[of])
+            paths[index] = _save(image, paths[index], stems[index // count], overwrite)
     return paths
+
+
+def write_sweep(
+    pipe: StableDiffusion,
+    sweep: Sweep,
+    conditionings: Sequence[Conditioning],
+    stems: Sequence[str],
+    folder: Path,
+    *,
+    recipes: Sequence[Recipe],
+    count: int = 1,
+    first: int = 0,
+    batch: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    **sampling: Any,
+) -> list[Path]:
+    """Draw each image with each value of a sweep, from the same noise, and write a strip of them for each input.
+
+    All values run the same programs, but for a guidance of 1, which computes half as much.
+
+    Args:
+        sweep: the argument and its values.
+        conditionings: those of each value, as `write_images` takes one.
+        stems, folder, recipes, count, first, batch, seed, overwrite, sampling: those of `write_images`.
+
+    Returns:
+        The paths of the strips, in the order of the stems; a line of a strip is an image of an input.
+
+    Raises:
+        ValueError: an argument does not fit; then nothing is written.
+    """
+    swept = [{} if sweep.name == "alpha" else {sweep.name: value} for value in sweep.values]
+    names = [f"{stem}-{sweep.name}" for stem in stems]
+    paths = output_paths(names, folder, 1, overwrite)
+    drawings = [
+        _Images(pipe, conditioning, recipes, len(stems), count, first, batch, seed, **{**sampling, **value})
+        for conditioning, value in zip(conditionings, swept, strict=True)
+    ]
+    tiles: dict[int, list[Image.Image]] = defaultdict(list)
+    done = 0
+    with Progress("denoising", sum(drawing.steps() for drawing in drawings), compiles=True) as progress:
+        for drawing in drawings:
+            for index, image in drawing.draw(progress, done):
+                tiles[index].append(image)
+            done += drawing.steps()
+    folder.mkdir(parents=True, exist_ok=True)
+    for of, path in enumerate(paths):
+        images = [image for index in range(of * count, (of + 1) * count) for image in tiles[index]]
+        strip = make_strip(images, sweep.labels() * count, len(sweep.values))
+        attach_recipe(strip, read_attached(images[0]))
+        paths[of] = _save(strip, path, names[of], overwrite)
+    return paths
+
+
+class _Images:
+    """Images to draw: `count` of each of `inputs` inputs. The arguments are those of `write_images`."""
+
+    def __init__(
+        self,
+        pipe: StableDiffusion,
+        conditioning: Conditioning,
+        recipes: Sequence[Recipe],
+        inputs: int,
+        count: int,
+        first: int,
+        batch: int | None,
+        seed: int,
+        **sampling: Any,
+    ):
+        if count < 1:
+            raise ValueError(f"count is {count}; allowed: 1 or more")
+        self.pipe, self.conditioning, self.recipes, self.sampling = pipe, conditioning, recipes, sampling
+        total = inputs * count
+        self.input_of, numbers = np.divmod(np.arange(total), count)
+        self.conditioning_of = np.arange(total) if len(conditioning.cond) == total else self.input_of
+        self.numbers = numbers + first
+        size = batch_size(pipe, sampling.get("height"), sampling.get("width"))
+        self.size = min(total if batch is None else batch if batch == 1 else batch * jax.local_device_count(), size)
+        self.batches = list(padded_batches(total, self.size))
+        table = pipe.sampler_table(sampling.get("steps"), sampling.get("sampler"), _starting_strength(**sampling))
+        self.steps_of_batch = len(table.rows())
+        self.keys = image_keys(seed, self.numbers.tolist())
+
+    def steps(self) -> int:
+        return len(self.batches) * self.steps_of_batch
+
+    def draw(self, progress: Progress, done: int = 0) -> Iterator[tuple[int, Image.Image]]:
+        """Each image after its index, with its recipe; `done` is how many steps the progress counts already."""
+        for number, (indices, wanted) in enumerate(self.batches):
+            before = done + number * self.steps_of_batch
+            images = self.pipe(
+                self.conditioning.cond[self.conditioning_of[indices]],
+                _uncond_of(self.conditioning, self.conditioning_of[indices]),
+                key=self.keys[indices],
+                on_step=progress.follow(before),
+                **self.sampling,
+            )
+            drawn = to_pil(np.asarray(images))[:wanted]
+            progress.advance(before + self.steps_of_batch)
+            for index, image in zip(indices[:wanted].tolist(), drawn, strict=True):
+                if self.recipes:
+                    recipe = self.recipes[int(self.input_of[index])]
+                    attach_recipe(image, recipe.drawn(image, int(self.numbers[index]), self.size))
+                yield index, image
+
+
+def _save(image: Image.Image, path: Path, stem: str, overwrite: bool) -> Path:
+    """Write an image and return its path, which is another one where another process has taken `path` meanwhile."""
+    if not overwrite:
+        return _save_new(image, path.parent, stem)
+    with replacing(path) as part:
+        save_png(image, part)
+    return path
 
 
 def batch_size(pipe: StableDiffusion, height: int | None, width: int | None) -> int:

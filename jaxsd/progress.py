@@ -2,14 +2,17 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
 
 LINE_EVERY = 15.0  # seconds between plain lines
 WORTH_SAYING = 5.0  # seconds of compilation
 KNOWN_AFTER = 5.0  # seconds, from which on the time left is reckoned
+AHEAD = 2  # steps that a device has to do while the bar waits for the one before
 
 
 class Progress:
@@ -59,6 +62,21 @@ class Progress:
             self.last_line = now
             parts = [f"{self.name} {done}/{self.total} {self.unit}s", *self._rate(now), *self._figures()]
             print(", ".join(parts), file=sys.stderr, flush=True)
+
+    def follow(self, before: int) -> Callable[[int, int, Any], None]:
+        """An `on_step` that counts the steps which the device has done, after `before`.
+
+        It waits for a step only when the device has AHEAD more to do, so that the device waits for nobody.
+        """
+        waiting = deque()
+
+        def on_step(done: int, total: int, latents: Any):
+            waiting.append(latents)
+            if len(waiting) > AHEAD:
+                waiting.popleft().block_until_ready()
+                self.advance(before + done - AHEAD)
+
+        return on_step
 
     def update(self, figures: dict[str, float]):
         self.figures.update(figures)

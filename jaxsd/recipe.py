@@ -81,6 +81,7 @@ class Recipe:
         sounds: Several sounds are mixed into the image, with `sound_weights`.
         prompt: None without a text.
         random: Whether the embeddings are random, the paper's baseline.
+        sweep: The sweep of a strip, as the command takes it.
         outpaint: By how many pixels `image` was grown: left, top, right, bottom.
         number: The image's number among those of the same input, from 0.
         batch: How many images a device drew at once, on which the last bits of an image depend.
@@ -102,6 +103,7 @@ class Recipe:
     negative: str = ""
     unconditional: str = "text"
     random: bool = False
+    sweep: str | None = None
     image: ImageRecord | None = None
     mask: ImageRecord | None = None
     outpaint: tuple[int, ...] | None = None
@@ -195,7 +197,12 @@ def save_png(image: Image.Image, path: str | Path | IO[bytes]) -> None:
 
 def read_recipe(path: str | Path) -> Recipe:
     """The recipe in a PNG file. Raises FileNotFoundError or ValueError that names the file and what is wrong."""
-    text = load_image(path).info.get(RECIPE_CHUNK)
+    return read_attached(load_image(path), path)
+
+
+def read_attached(image: Image.Image, path: str | Path = "the image") -> Recipe:
+    """The recipe that is attached to an image; `path` is what an error calls it. Raises ValueError as `read_recipe`."""
+    text = image.info.get(RECIPE_CHUNK)
     if not isinstance(text, str):
         raise ValueError(f"{path} does not say how it was made: it is no PNG file with a text chunk `{RECIPE_CHUNK}`")
     where = f"{path}: its chunk `{RECIPE_CHUNK}`"

@@ -28,6 +28,7 @@ def recipe_flags(recipe: Recipe) -> dict[str, Any]:
         "alpha": recipe.alpha if recipe.sounds and recipe.prompt is not None else None,
         "random": recipe.random,
         "outpaint": recipe.outpaint,
+        "sweep": recipe.sweep,
         "first": recipe.number,
         "batch": recipe.batch,
     } | {

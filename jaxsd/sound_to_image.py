@@ -217,6 +217,18 @@ class SoundToImage:
             return Conditioning(cond, combine_embeddings(silence, negative_embeddings, alpha))
         return Conditioning(cond, None if unconditional is None else self.pipe.encode_text([negative]))
 
+    def encode_alphas(self, alphas: Sequence[float], *arguments: Any, **options: Any) -> list[Conditioning]:
+        """The conditioning at each share of the prompts, from one encoding; the others are arguments of `encode`."""
+        audio, text = (self.encode(*arguments, **options, alpha=alpha) for alpha in (0.0, 1.0))
+
+        def at(alpha: float) -> Conditioning:
+            uncond = audio.uncond
+            if uncond is not None and options.get("unconditional") == "silence":
+                uncond = combine_embeddings(uncond, text.uncond, alpha)
+            return Conditioning(combine_embeddings(audio.cond, text.cond, alpha), uncond)
+
+        return [at(alpha) for alpha in alphas]
+
     def is_guided(self, guidance: float | None = None) -> bool:
         """Whether anything is left of what guidance moves away from; None is the guidance that the model suggests."""
         return (self.sampling_defaults().guidance if guidance is None else guidance) != 1
@@ -256,6 +268,7 @@ class SoundToImage:
         negative: str = "",
         unconditional: str = "text",
         random: bool = False,
+        sweep: str | None = None,
         seed: int = 0,
         image: Any = None,
         mask: Any = None,
@@ -274,6 +287,7 @@ class SoundToImage:
             sounds: the records of the sounds, as `load_sounds` gives them.
             prompts, mix, sound_weights, alpha, negative, unconditional: those of `encode`.
             random: whether the image is that of random embeddings.
+            sweep: the sweep of a strip.
             seed, image, mask, strength, guidance, steps, sampler: those of `__call__`.
             outpaint: by how many pixels the image is grown before, which takes the place of a mask.
             sampling: its `guidance_end`; others are left out.
@@ -298,6 +312,7 @@ class SoundToImage:
             negative=negative,
             unconditional=unconditional,
             random=random,
+            sweep=sweep,
             image=image_record(image),
             mask=image_record(mask),
             outpaint=None if outpaint is None else tuple(outpaint),

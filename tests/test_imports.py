@@ -32,6 +32,8 @@ ROOMS = (
     "jaxsd.recipe",
     "jaxsd.remake",
     "jaxsd.sound_to_image",
+    "jaxsd.strips",
+    "jaxsd.sweeps",
     "jaxsd.generation",
     "jaxsd.study",
     "jaxsd.toy",

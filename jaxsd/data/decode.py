@@ -46,9 +46,10 @@ def decode_rows(
                 if given_up:
                     raise ValueError(given_up)
                 if clip_size is not None:
-                    if not (row.text or "").strip():
+                    text = row.text or ""
+                    if not text.strip():
                         raise ValueError("the caption is empty")
-                    if row.text.startswith(POINTER_BEGINNING):
+                    if text.startswith(POINTER_BEGINNING):
                         raise ValueError("the caption is a pointer of Git LFS; run `git lfs pull` to get its file")
                     file = _name(row.audio)
                     clip = load_clip(open_file(folder, row.audio), start)

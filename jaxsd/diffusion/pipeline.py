@@ -245,7 +245,8 @@ class StableDiffusion:
             key: Draws everything random, for each example of the batch by itself, so that an image does not depend on
                 its batch. An array of keys (batch,) gives each example its own. By default key 0.
             on_step: `on_step(done, total, latents)` is called after every step with the latents of the image as the
-                U-Net sees it so far. `decode` shows them.
+                U-Net sees it so far. `decode` shows them. They may still be computed: nothing waits for a step but a
+                function that looks at them.
             output_type: "jax" or "np" for arrays of jax or NumPy, "pil" for a list of PIL images, "latent" for the
                 latents that `decode` takes.
 
@@ -329,7 +330,7 @@ class StableDiffusion:
             parts = history, keys_values, step_keys, inpainting
             history, predicted = _denoise(*networks, (row, shared_guidance), parts)
             if on_step:
-                on_step(done, len(rows), predicted.block_until_ready()[:batch])
+                on_step(done, len(rows), predicted if len(predicted) == batch else predicted[:batch])
         images = history.xs[0] if output_type == "latent" else _decode_images(*networks, None, history.xs[0])
         require_finite(context, "the conditioning", None)
         require_finite(history.xs[0], "the U-Net", self.unet.dtype)

@@ -71,13 +71,13 @@ PANELS = (
 def draw_curves(metrics: Path, path: Path) -> None:
     """Draw the metrics of a run to an image file: first those of training, a panel each, then those of validation."""
     from matplotlib.figure import Figure  # slow to import, and not needed to train
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     lines = read_metrics(metrics)
     panels = _panels({name for line in lines for name in line}, lines)
     columns = min(COLUMNS_OF_PANELS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(4.5 * columns, 3 * rows), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    figure = Figure(figsize=(4.5 * columns, 3 * rows), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
     for place, panel in enumerate(panels, 1):
         axes = figure.add_subplot(rows, columns, place, title=panel.title, xlabel="step")
         for label, key in panel.curves.items():
