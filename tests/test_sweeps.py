@@ -65,7 +65,7 @@ def generate(monkeypatch, capsys, *arguments):
 def test_the_images_of_a_sweep_are_those_of_single_calls(tmp_path, monkeypatch, capsys, sweep):
     monkeypatch.chdir(tmp_path)
     name, values = parse_sweep(sweep).name, parse_sweep(sweep).values
-    common = ("--audio", "dog", "--text", "at night", *"--steps", 2)
+    common = ("--audio", "dog", "--text", "at night", "--steps", 2)
     (strip,) = generate(monkeypatch, capsys, *common, "--sweep", sweep)
     for index, value in enumerate(values):
         (image,) = generate(monkeypatch, capsys, *common, f"--{name}", value)
