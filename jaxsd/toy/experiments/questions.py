@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from matplotlib.figure import Figure
 
-from encoders import read_config
 from jaxsd.bundled import clip_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.diffusion.pipeline import to_pil
@@ -25,15 +24,18 @@ from jaxsd.evaluation.images import DRAWN_TOGETHER
 from jaxsd.evaluation.report.plots import PALETTE, STYLE
 from jaxsd.evaluation.report.tables import Table
 from jaxsd.files import lock_folder, read_json, replacing, write_json
+from jaxsd.generation import slug
 from jaxsd.progress import Progress
 from jaxsd.sharding import padded_batches
 from jaxsd.sound_to_image import SoundToImage, combine_embeddings
+from jaxsd.study.plan import AVERAGE_CHATBOTS, AVERAGE_EVERYONE, study_conditionings
 from jaxsd.toy import world
+from jaxsd.toy.experiments.runs import wrap, write_table
 from jaxsd.toy.judge import load_judge, verdicts
 
 ASKED_ALPHAS = (0.0, 0.5, 1.0, 0.2, 0.8, 0.4, 0.6, 0.1, 0.9, 0.3, 0.7)  # in the order in which they are drawn
 ASKED_GUIDANCES = (1.5, 5.0, 7.5)  # beside the model's own
-TEXT_ONLY, EVERYONE, CHATBOTS = "text", "average everyone", "average chatbots"
+TEXT_ONLY = "text"
 SEEN = {
     "class": "the judge sees the class that was heard",
     "named": "share of the attributes in the caption (color, side, background) that the judge sees",
@@ -52,7 +54,7 @@ class QuestionRow(NamedTuple):
 
     @property
     def file(self) -> str:
-        return f"{self.conditioning}-{self.alpha:g}-{self.guidance:g}.npz".replace(" ", "-").replace("/", "-")
+        return f"{slug(self.conditioning)}-{self.alpha:g}-{self.guidance:g}.npz"
 
 
 Answers = Mapping[QuestionRow, Mapping[str, Float[np.ndarray, " images"]]]
@@ -99,7 +101,7 @@ def answer_questions(
             "steps": steps or model.pipe.sampling.steps,
             "sampler": sampler or model.pipe.sampling.sampler or model.pipe.schedule.sampler,
         }
-        rows = list(dict.fromkeys(_rows(_conditionings(encoders), model.pipe.sampling.guidance)))[:limit]
+        rows = list(dict.fromkeys(_rows(study_conditionings(encoders), model.pipe.sampling.guidance)))[:limit]
         left = [row for row in rows if not (folder / row.file).is_file()]
         print(f"{len(rows)} rows, {len(left)} of them to draw: {len(left) * images:,} images", flush=True)
         if dry_run:
@@ -115,24 +117,16 @@ def answer_questions(
     return section
 
 
-def _conditionings(encoders: Sequence[str]) -> dict[str, list[str]]:
-    """The encoders of each conditioning: each alone, the four chatbots', and all."""
-    chatbots = [name for name in encoders if read_config(name)["encoder"] != "human"]
-    averages = {EVERYONE: list(encoders), CHATBOTS: chatbots}
-    alone = {Path(name).name: [name] for name in encoders}
-    return alone | {name: several for name, several in averages.items() if 1 < len(several)}
-
-
 def _rows(conditionings: Mapping[str, Sequence[str]], guidance: float) -> Iterator[QuestionRow]:
     """Every row, the most telling first; a row may come twice."""
     for alpha in ASKED_ALPHAS[:3]:
         yield from (_row(name, alpha, guidance) for name in conditionings)
     for alpha in ASKED_ALPHAS[3:5]:
-        yield from (_row(name, alpha, guidance) for name in conditionings if name != CHATBOTS)
+        yield from (_row(name, alpha, guidance) for name in conditionings if name != AVERAGE_CHATBOTS)
     for other in ASKED_GUIDANCES:
-        yield from (_row(EVERYONE, alpha, other) for alpha in ASKED_ALPHAS[:3])
+        yield from (_row(AVERAGE_EVERYONE, alpha, other) for alpha in ASKED_ALPHAS[:3])
     for alpha in ASKED_ALPHAS[5:]:
-        yield from (_row(name, alpha, guidance) for name in conditionings if name != CHATBOTS)
+        yield from (_row(name, alpha, guidance) for name in conditionings if name != AVERAGE_CHATBOTS)
     for other in ASKED_GUIDANCES:
         yield from (_row(name, alpha, other) for alpha in ASKED_ALPHAS[:2] for name in conditionings)
 
@@ -166,7 +160,7 @@ def _draw_rows(model: SoundToImage, rows: Sequence[QuestionRow], folder: Path, s
         [clip.embed_text(captions[at : at + DRAWN_TOGETHER]) for at in range(0, count, DRAWN_TOGETHER)]
     )
     heard = {name: np.asarray(model.encode_with(name, sounds)) for name in model.encoders}
-    conditionings = _conditionings(list(model.encoders))
+    conditionings = study_conditionings(list(model.encoders))
     keys = jax.vmap(lambda index: jax.random.fold_in(jax.random.key(0), index))(np.arange(count))
     with Progress("questions", len(rows) * count, unit="image") as progress:
         for number, row in enumerate(rows):
@@ -220,10 +214,12 @@ def _read_row(path: Path) -> dict[str, np.ndarray]:
 
 def _answers_section(answers: Answers, setting: Mapping, guidance: float, figure: str) -> str:
     parts = [
-        f"{setting['images']} images a row, of the same held-out sounds and captions and from the same noise; "
-        f"{setting['sampler']}, {setting['steps']} steps, guidance {guidance:g} where nothing else is said. The "
-        "encoders are those that come with the package, each trained once. In brackets: 95 % intervals (Wilson's of "
-        "shares, the normal distribution's of means and of differences image by image).\n",
+        wrap(
+            f"{setting['images']} images a row, of the same held-out sounds and captions and from the same noise; "
+            f"{setting['sampler']}, {setting['steps']} steps, guidance {guidance:g} where nothing else is said. "
+            f"Encoders: {', '.join(setting['encoders'])}. In brackets: 95 % intervals (Wilson's of shares, the normal "
+            "distribution's of means and of differences image by image)."
+        ),
         "".join(f"- {name}: {meaning}.\n" for name, meaning in SEEN.items()),
         f"![What is seen in the images by the share of the text]({figure})\n",
     ]
@@ -234,7 +230,7 @@ def _answers_section(answers: Answers, setting: Mapping, guidance: float, figure
         _by_guidance(answers, guidance),
         _compare_averages(answers, guidance),
     )
-    parts += [f"### {table.title}\n\n{table.note}\n\n{table.to_markdown()}" for table in tables]
+    parts += [write_table(table) for table in tables]
     return "\n".join(parts)
 
 
@@ -288,7 +284,7 @@ def _by_alpha(figure: str, answers: Answers, guidance: float) -> Table:
     rows = [
         (name, *(_value(answers, _row(name, alpha, guidance), figure) for alpha in alphas))
         for name in _encoder_names(answers)
-        if name != CHATBOTS
+        if name != AVERAGE_CHATBOTS
     ]
     return Table(
         f"Which share of the text: {figure}",
@@ -319,7 +315,7 @@ def _by_guidance(answers: Answers, guidance: float) -> Table:
 
 
 def _compare_averages(answers: Answers, guidance: float) -> Table:
-    averages = [name for name in (EVERYONE, CHATBOTS) if name in _encoder_names(answers)]
+    averages = [name for name in (AVERAGE_EVERYONE, AVERAGE_CHATBOTS) if name in _encoder_names(answers)]
     rows = []
     for name in _encoder_names(answers):
         if name in averages:
@@ -346,7 +342,7 @@ def _curves(answers: Answers, guidance: float) -> Figure:
     """What is seen by the share of the text: a panel a figure, a color an encoder."""
     figure = Figure(figsize=(9, 3.4), layout="constrained", dpi=120)
     axes = figure.subplots(1, len(SEEN), sharey=True)
-    names = [name for name in _encoder_names(answers) if name != CHATBOTS]
+    names = [name for name in _encoder_names(answers) if name != AVERAGE_CHATBOTS]
     for axis, seen in zip(axes, SEEN, strict=True):
         for name, color in zip(names, PALETTE, strict=False):
             points = [
@@ -354,7 +350,7 @@ def _curves(answers: Answers, guidance: float) -> Figure:
                 for alpha in sorted(ASKED_ALPHAS)
                 if (row := _row(name, alpha, guidance)) in answers
             ]
-            width = 2 if name == EVERYONE else 1
+            width = 2 if name == AVERAGE_EVERYONE else 1
             axis.plot(*np.array(points).T, ".-", color=color, label=name, linewidth=width)
         axis.set(title=seen, xlabel="alpha, the share of the text")
     axes[0].set(ylabel="%", ylim=(0, 102))
