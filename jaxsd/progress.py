@@ -12,7 +12,7 @@ from tqdm import tqdm
 LINE_EVERY = 15.0  # seconds between plain lines
 WORTH_SAYING = 5.0  # seconds of compilation
 KNOWN_AFTER = 5.0  # seconds, from which on the time left is reckoned
-AHEAD = 2  # steps that a device has to do while the bar waits for the one before
+STEPS_AHEAD = 2  # steps that a device has to do while the bar waits for the one before
 
 
 class Progress:
@@ -66,15 +66,15 @@ class Progress:
     def follow(self, before: int) -> Callable[[int, int, Any], None]:
         """An `on_step` that counts the steps which the device has done, after `before`.
 
-        It waits for a step only when the device has AHEAD more to do, so that the device waits for nobody.
+        It waits for a step only when the device has STEPS_AHEAD more to do, so that the device waits for nobody.
         """
         waiting = deque()
 
         def on_step(done: int, total: int, latents: Any):
             waiting.append(latents)
-            if len(waiting) > AHEAD:
+            if len(waiting) > STEPS_AHEAD:
                 waiting.popleft().block_until_ready()
-                self.advance(before + done - AHEAD)
+                self.advance(before + done - STEPS_AHEAD)
 
         return on_step
 
