@@ -348,7 +348,7 @@ def test_images_are_measured_by_clip_and_by_the_judge(split, results, monkeypatc
     page = write_report(read_results(tmp_path / "moved" / "results.json"), tmp_path / "elsewhere").read_text()
     assert page.count("<audio") == 10 and page.count('src="data:image/png') == 10 * (len(REFERENCES) + 3)
     wrong = np.count_nonzero(~judge(made)["class"][:10])
-    assert page.count('<td class="wrong">') == wrong * (len(REFERENCES) + 2)
+    assert page.count('<td class="wrong" ') == wrong * (len(REFERENCES) + 2)
     sound = base64.b64encode((tmp_path / "moved" / "images" / "sounds" / "0000.wav").read_bytes()).decode()
     assert sound in page
 

@@ -14,7 +14,7 @@ TEXT = QuestionRow("text", 1.0, 3.0)
 
 
 def figures(class_, named, everything):
-    return {"class": class_, "named": named, "everything": everything, "CLIP score": 70 + np.arange(len(class_))}
+    return {"class": class_, "named": named, "everything": everything, "CLIP score": 70.0 + np.arange(len(class_))}
 
 
 @pytest.fixture
