@@ -13,6 +13,7 @@ from typing import Any
 from jaxsd import cli
 from jaxsd.config import add_config_argument, load_config
 from jaxsd.files import lock_folder
+from jaxsd.model_arguments import add_model_arguments, add_trust_argument, load_model
 
 # What a command is, and the function that runs it. `jaxsd data` is `python -m jaxsd.data`, and so on.
 COMMANDS = {
@@ -82,11 +83,7 @@ def run_generate():
     add("--sound-weights", nargs="+", type=float, metavar="W", help="with --mix, a number for each sound (all alike)")
     add("--alpha", type=float, help="share of the text beside the sounds, 0 to 1 (0.5)")
     add("--random", action="store_true", help="random embeddings in place of sounds and texts, the paper's baseline")
-    add("--model", help="Stable Diffusion 1.x: a folder, a .safetensors file or a repository (toy)")
-    add("--revision", help="branch, tag or commit of the model on the hub")
-    add("--variant", help="part of the file names of the model's weights, such as fp16")
-    add("--tokenizer", help="a folder or repository in place of the model's own tokenizer")
-    add("--vae", help="a folder or .safetensors file with a VAE in place of the model's own")
+    add_model_arguments(parser)
     add(
         "--lora",
         nargs="+",
@@ -126,7 +123,6 @@ def run_generate():
     add("--height", type=int, help="of the images in pixels (what the model was trained at)")
     add("--count", type=int, help="images a sound (1), or of each input, conditioning and mode of a study (2)")
     add("--seed", type=int, default=0, help="of the noise the images start from (0)")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), help="(bfloat16 on accelerators, float32 on the CPU)")
     add(
         "--recipe",
         type=Path,
@@ -138,7 +134,7 @@ def run_generate():
     add("--overwrite", action="store_true", help="replace files that are there instead of taking the next free number")
     add("--serve", action="store_true", help="show a page to play with; its flags: --serve --help")
     _add_study_arguments(parser)
-    _add_trust_argument(parser)
+    add_trust_argument(parser)
     parser.set_defaults(first=0, batch=None)
     arguments = parser.parse_args()
     if arguments.study:
@@ -171,7 +167,7 @@ def run_generate():
     image, mask = _read_mask(arguments, inputs.image)
     if (arguments.text or arguments.negative) and not arguments.tokenizer:
         require_tokenizer(model_source(arguments.model))
-    model = _load_model(arguments, arguments.encoder if arguments.audio else [], arguments.weights)
+    model = _load_with_loras(arguments, arguments.encoder if arguments.audio else [], arguments.weights)
     sampling = _given_sampling(arguments)
     defaults = model.sampling_defaults(image=inputs.image is not None)
     for name in ("guidance", "steps"):
@@ -252,22 +248,11 @@ def _follow_recipe(parser: argparse.ArgumentParser, named: argparse.Namespace):
     return arguments, recipe
 
 
-def _load_model(arguments: argparse.Namespace, names: list[str], weights: list[float] | None = None):
-    """The encoders of these names in front of the Stable Diffusion that the flags name, with its LoRAs."""
+def _load_with_loras(arguments: argparse.Namespace, names: list[str], weights: list[float] | None = None):
+    """`load_model`, with the LoRAs that the flags name."""
     from jaxsd.diffusion.lora import parse_lora
-    from jaxsd.sound_to_image import SoundToImage
 
-    model = SoundToImage.from_pretrained(
-        names,
-        arguments.model,
-        weights=weights,
-        revision=arguments.revision,
-        variant=arguments.variant,
-        tokenizer=arguments.tokenizer,
-        vae=arguments.vae,
-        trust_code=arguments.trust_code,
-        dtype=arguments.dtype,
-    )
+    model = load_model(arguments, names, weights)
     for source, weight in map(parse_lora, arguments.lora):
         model.pipe.load_lora(source, weight)
     return model
@@ -322,7 +307,7 @@ def _draw_study(parser: argparse.ArgumentParser, arguments: argparse.Namespace):
     study = Study(
         arguments.out,
         inputs,
-        _load_model(arguments, names),
+        _load_with_loras(arguments, names),
         conditionings,
         sampling,
         copies=copies,
@@ -431,7 +416,7 @@ def run_eval():
         help="write the images into OUT/images, and some into the report (on in the toy world)",
     )
     _add_place_arguments(parser)
-    _add_trust_argument(parser)
+    add_trust_argument(parser)
     arguments = parser.parse_args()
     with lock_folder(arguments.out):
         _evaluate(arguments)
@@ -490,11 +475,3 @@ def _find_maker(folder: Path, made: str | None):
 def _add_place_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--clip", help="another place of the CLIP that the data name: a folder or a repository")
     parser.add_argument("--model", help="another place of the Stable Diffusion that the data name")
-
-
-def _add_trust_argument(parser: argparse.ArgumentParser):
-    parser.add_argument(
-        "--trust-code",
-        action="store_true",
-        help="let the folder of an encoder that is not of this project run the Python file that it names",
-    )

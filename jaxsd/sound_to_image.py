@@ -412,8 +412,10 @@ def _encode_clips(
 
 
 def load_clips(audio: Audio | Sequence[Audio], rate: int | None = None) -> Int16[np.ndarray, "batch 16000"]:
-    """Sounds as clips of one second at 16 kHz, int16: the loudest second of each. The arguments and errors are those of
-    `load_sounds`."""
+    """Sounds as clips of one second at 16 kHz, int16: the loudest second of each.
+
+    The arguments and errors are those of `load_sounds`.
+    """
     return np.stack([sound.clip.samples for sound in load_sounds(audio, rate)])
 
 

@@ -32,6 +32,7 @@ ROOMS = (
     "jaxsd.recipe",
     "jaxsd.remake",
     "jaxsd.sound_to_image",
+    "jaxsd.model_arguments",
     "jaxsd.strips",
     "jaxsd.sweeps",
     "jaxsd.generation",

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from jaxsd import cli
+from jaxsd.model_arguments import add_model_arguments, add_trust_argument, load_model
 
 PORT = 7860
 
@@ -25,13 +26,8 @@ def main() -> None:
         default=["gemini", "grok", "chatgpt", "deepseek", "human"],
         help="encoders that the page offers; the first is chosen (the five bundled ones)",
     )
-    add("--model", default="toy", help="Stable Diffusion 1.x: a folder, a .safetensors file or a repository (toy)")
-    add("--revision", help="branch, tag or commit of the model on the hub")
-    add("--variant", help="part of the file names of the model's weights, such as fp16")
-    add("--tokenizer", help="a folder or repository in place of the model's own tokenizer")
-    add("--vae", help="a folder or .safetensors file with a VAE in place of the model's own")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), help="(bfloat16 on accelerators, float32 on the CPU)")
-    add("--trust-code", action="store_true", help="let an encoder's folder run the Python file that it names")
+    add_model_arguments(parser)
+    add_trust_argument(parser)
     add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 is open to the network (127.0.0.1)")
     add("--port", type=int, default=PORT, help=f"({PORT})")
     add("--auth", metavar="USER:FILE", help="ask for this user and the password in the file")
@@ -44,6 +40,7 @@ def main() -> None:
     limits.add_argument("--max-seconds", type=int, default=60, help="of an uploaded sound (60)")
     limits.add_argument("--max-megabytes", type=int, default=20, help="of an uploaded file (20)")
     add("--space", type=Path, metavar="DIR", help="write a Hugging Face Space into the folder, and end")
+    parser.set_defaults(model="toy")
     arguments = parser.parse_args()
 
     if arguments.space:
@@ -75,7 +72,6 @@ def _serve(arguments: argparse.Namespace, auth: tuple[str, str] | None, folder: 
     from jaxsd.bundled import TOY_SAMPLES
     from jaxsd.serving.service import ImageService, ServiceLimits
     from jaxsd.serving.sounds import draw_sound, read_sound
-    from jaxsd.sound_to_image import SoundToImage
 
     limits = ServiceLimits(
         queue=arguments.queue,
@@ -85,17 +81,7 @@ def _serve(arguments: argparse.Namespace, auth: tuple[str, str] | None, folder: 
         seconds=arguments.max_seconds,
         megabytes=arguments.max_megabytes,
     )
-    model = SoundToImage.from_pretrained(
-        arguments.encoder,
-        arguments.model,
-        revision=arguments.revision,
-        variant=arguments.variant,
-        tokenizer=arguments.tokenizer,
-        vae=arguments.vae,
-        trust_code=arguments.trust_code,
-        dtype=arguments.dtype,
-    )
-    with ImageService(model, limits) as service:
+    with ImageService(load_model(arguments, arguments.encoder), limits) as service:
         service.warm_up()
         draw_sound(read_sound(next(TOY_SAMPLES.glob("*.wav")), limits.seconds))  # imports what draws
         # Gradio answers with the paths of uploads: here they are relative ones, which tell nothing of the machine.
