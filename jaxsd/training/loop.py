@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 from encoders.flops import count_flops
 from jaxsd.sharding import replicate, replicated_sharding
 from jaxsd.training.checkpoints import Checkpoints
-from jaxsd.training.run_logger import RunLogger, summarize_figures, validated
+from jaxsd.training.run_logger import SAVING, VALIDATING, RunLogger, summarize_figures, validated
 from jaxsd.training.throughput import peak_flops
 
 Metrics = dict[str, jax.Array]
@@ -169,11 +169,11 @@ def fit(
         missed = evaluate is not None and first > 0 and due(first) and not validated(folder, first - 1)
         if first >= steps and not missed:
             return state
-        options = {"log_every": log_every, "summarize": summarize, "wandb": wandb}
-        with RunLogger(folder, name, first, steps, **options) as logger:
+        every = {"log_every": log_every, "save_every": save_every, "eval_every": eval_every if evaluate else 0}
+        with RunLogger(folder, name, first, steps, **every, summarize=summarize, wandb=wandb) as logger:
 
             def validate(index: int, evaluate: Callable[[TrainState], dict[str, float]]) -> None:
-                with logger.pause("validating"), stop.at_once(index + 1):
+                with logger.pause(VALIDATING), stop.at_once(index + 1):
                     logger.evaluation(index, evaluate(state))
                     if sample:
                         logger.images(index, sample(state))
@@ -197,7 +197,7 @@ def fit(
                 stopping, evaluating = stop.requested(done), evaluate is not None and due(done)
                 # Before an evaluation too, which may be stopped at once.
                 if stopping or evaluating or done % save_every == 0 or done == steps:
-                    with logger.pause("saving"):
+                    with logger.pause(SAVING):
                         checkpoints.save(done, state)
                         if export and jax.process_index() == 0:
                             export(state)

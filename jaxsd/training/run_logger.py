@@ -24,6 +24,8 @@ from jaxsd.training.metric_writers import (
 )
 from jaxsd.training.throughput import ThroughputMeter
 
+SAVING, VALIDATING = "saving", "validating"  # pauses of the training
+
 
 def summarize_figures(figures: Mapping[str, float]) -> str:
     """The first three figures of an evaluation."""
@@ -50,6 +52,8 @@ class RunLogger:
         steps: int,
         *,
         log_every: int,
+        save_every: int,
+        eval_every: int,
         summarize: Callable[[dict[str, float]], str],
         wandb: bool,
     ):
@@ -61,13 +65,17 @@ class RunLogger:
             first: the step at which this process begins.
             steps: where the run ends.
             log_every: metrics of every so many steps are written.
+            save_every: a checkpoint is saved every so many steps and at the end.
+            eval_every: the run is validated every so many steps and at the end; 0: never.
             summarize: makes the line that is shown of an evaluation's figures.
             wandb: whether to log to Weights & Biases too.
         """
         self.folder, self.first, self.last, self.log_every = folder, first, steps - 1, log_every
         self.summarize = summarize
         self.main = jax.process_index() == 0
-        self.progress = Progress(name, steps, first, shown=self.main)
+        self.validates = eval_every > 0
+        pauses = {SAVING: save_every, VALIDATING: eval_every}
+        self.progress = Progress(name, steps, first, shown=self.main, pauses=pauses)
         self.with_wandb = wandb and self.main
         self.meter = ThroughputMeter()
         self.duration_said = False
@@ -101,9 +109,9 @@ class RunLogger:
 
     @contextmanager
     def pause(self, doing: str) -> Iterator[None]:
-        """For what is not training: evaluation, checkpoints."""
+        """For what is not training: SAVING, VALIDATING and others."""
         self.settle()
-        with self.meter.pause(), self.progress.status(doing):
+        with self.meter.pause(), self.progress.pause(doing):
             yield
 
     def step(self, index: int, metrics: dict[str, jax.Array]) -> None:
@@ -141,9 +149,9 @@ class RunLogger:
         self.duration_said = True
         if left >= 60:
             duration = f"{left / 60:.0f} min" if left < 2 * 3600 else f"{left / 3600:.1f} hours"
-            self.progress.note(
-                f"about {duration} for the {self.last + 1 - self.progress.done:,} steps to come, besides validations"
-            )
+            besides = ", besides validations" * (self.validates and VALIDATING not in self.progress.pause_seconds)
+            steps = self.last + 1 - self.progress.done
+            self.progress.note(f"about {duration} for the {steps:,} steps to come{besides}")
 
     def evaluation(self, index: int, figures: dict[str, float]) -> None:
         """Write all figures of an evaluation after step `index`, and show a line of them."""

@@ -24,7 +24,8 @@ def test_what_a_validation_shows_is_explained_on_the_terminal():
 
 @pytest.mark.parametrize(("seconds", "said"), [(30, None), (540, "9 min"), (9000, "2.5 hours")])
 def test_the_length_of_a_training_is_said_once_it_is_known(seconds, said, tmp_path, capsys):
-    logger = RunLogger(tmp_path, "train", 0, 3_600, log_every=50, summarize=str, wandb=False)
+    options = {"log_every": 50, "save_every": 200, "eval_every": 600, "summarize": str, "wandb": False}
+    logger = RunLogger(tmp_path, "train", 0, 3_600, **options)
     logger.progress.done = 10
     for known in (None, seconds, seconds):
         logger.progress.seconds_left = lambda known=known: known
