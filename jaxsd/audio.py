@@ -1,7 +1,8 @@
 """Any sound -> one second of 16 kHz mono 16-bit PCM, as the audio encoders take it.
 
 libsndfile decodes a file where it can. FFmpeg (through PyAV) decodes the rest: AAC and the sound of videos, and files
-whose length libsndfile only estimates (MP3) or does not know (FLAC that was written to a pipe).
+whose length libsndfile only estimates (MP3), does not know (FLAC that was written to a pipe) or has wrong (FLAC that
+was cut off).
 """
 
 import math
@@ -11,9 +12,10 @@ import wave
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, groupby
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
@@ -37,6 +39,7 @@ FORMATS = (
     "w64,wav,wv"
 )
 OGG_PAGE, OGG_FIRST_PAGE = re.compile(rb"OggS\0(.)", re.DOTALL), 2  # how a page begins; a flag of a stream's first
+NO_FRAME = 7  # libsndfile's error "File does not exist" where a file is there that mpg123 finds no frame in
 UNKNOWN_LENGTH = 2**62  # libsndfile gives the largest number it has
 
 SoundBlock = Float32[np.ndarray, "frames channels"]
@@ -75,7 +78,7 @@ def load_clip(path: str | PathLike[str] | StoredFile, start: float | None = None
 
     The file may have any sample rate from 1 to 768 kHz, any sample format, number of channels and length. What can be
     decoded counts, not the length that the header says. Channels are averaged; where they cancel each other (the same
-    sound with opposite sign), the first channel is taken. Values beyond full scale are clipped. Where the file ends
+    sound with opposite sign), the loudest channel is taken. Values beyond full scale are clipped. Where the file ends
     before the second does, zeros follow.
 
     Args:
@@ -105,7 +108,7 @@ def load_sound(path: str | PathLike[str] | StoredFile, longest: float | None = N
     try:
         mono = _Mono(sound)
         samples = _resample_all(mono, longest)
-        return _resample_all(_Mono(sound, channel=0), longest) if mono.cancels() else samples
+        return _resample_all(mono.of_loudest_channel(), longest) if mono.cancels() else samples
     except soundfile.SoundFileError as error:
         raise _unreadable(path, error) from error
 
@@ -172,8 +175,7 @@ def _open_sound(path: Path | StoredFile) -> Sound:
     known = True  # to libsndfile
     try:
         with _open_libsndfile(path) as file:
-            certain = file.format != "MP3" and not (file.format == "OGG" and _is_chained(path))
-            if certain and 0 < file.frames < UNKNOWN_LENGTH:
+            if 0 < file.frames < UNKNOWN_LENGTH and _has_true_length(file, path):
                 return Sound(str(path), file.samplerate, partial(_read_libsndfile, path), file.frames)
             failure = None if file.frames else AudioError(f"{path} holds no samples; give a file with some sound in it")
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw file
@@ -194,6 +196,27 @@ def _open_libsndfile(path: Path | StoredFile) -> soundfile.SoundFile:
     return soundfile.SoundFile(source)
 
 
+def _has_true_length(file: soundfile.SoundFile, path: Path | StoredFile) -> bool:
+    """Whether there are as many frames as libsndfile says, who estimates or takes the header's word in some formats."""
+    if file.format == "FLAC":
+        return _flac_ends_at(path, file.frames)
+    return file.format != "MP3" and not (file.format == "OGG" and _is_chained(path))
+
+
+def _flac_ends_at(path: Path | StoredFile, frames: int) -> bool:
+    """Whether the last packet of a FLAC file ends there; true too where FFmpeg cannot tell."""
+    from av.error import FFmpegError
+
+    try:
+        with path.open("rb") as file, _open_ffmpeg(file) as container:
+            stream = container.streams.audio[0]
+            container.seek(frames, stream=stream)  # the time base of FLAC is a frame
+            packets = [packet for packet in container.demux(stream) if packet.pts is not None]
+    except (FFmpegError, IndexError):
+        return True
+    return not packets or packets[-1].pts + (packets[-1].duration or 0) == frames
+
+
 def _is_chained(path: Path | StoredFile) -> bool:
     """Whether an Ogg file has more than one stream after the other, of which libsndfile reads the first alone."""
     with path.open("rb") as file:
@@ -211,6 +234,8 @@ def _is_chained(path: Path | StoredFile) -> bool:
 
 def _unreadable(path: str | PathLike[str] | StoredFile, error: Exception) -> AudioError:
     reason = str(getattr(error, "error_string", error)).rstrip(".")
+    if getattr(error, "code", None) == NO_FRAME:
+        reason = "it looks like MP3 and holds no frame of it"
     return AudioError(f"{path} cannot be read as sound ({reason}); give {SUPPORTED}")
 
 
@@ -227,27 +252,39 @@ def _read_libsndfile(path: Path | StoredFile, first: int) -> Iterator[SoundBlock
 
 
 def _read_ffmpeg(path: Path | StoredFile, rate: int, first: int) -> Iterator[SoundBlock]:
+    """Blocks at one rate and of as many channels as the first, where a file changes either on its way."""
     from av import AudioResampler
 
-    resampler = AudioResampler(format="fltp", rate=rate)  # to float, and where a file changes its rate, to the first
-
     def blocks() -> Iterator[SoundBlock]:
-        for frame in _decode_ffmpeg(path):
-            for converted in resampler.resample(frame):
-                yield converted.to_ndarray().T
-        for converted in resampler.resample(None):
-            yield converted.to_ndarray().T
+        channels = None
+        for _, frames in groupby(_decode_ffmpeg(path), _layout):
+            resampler = AudioResampler(format="fltp", rate=rate)  # which takes frames that are alike
+            for converted in chain.from_iterable(map(resampler.resample, chain(frames, [None]))):
+                block = converted.to_ndarray().T
+                channels = channels or block.shape[1]
+                if block.shape[1] != channels:
+                    block = np.repeat(block.mean(axis=1, keepdims=True), channels, axis=1)
+                yield block
 
     return _regroup(_skip(blocks(), first), block_size(rate))
 
 
+def _layout(frame) -> tuple[int, str, str]:
+    return frame.sample_rate, frame.layout.name, frame.format.name
+
+
+def _open_ffmpeg(file: BinaryIO):
+    import av
+
+    return av.open(file, "r", options={"format_whitelist": FORMATS})
+
+
 def _decode_ffmpeg(path: Path | StoredFile) -> Iterator:
     """The frames (av.AudioFrame) of the first audio stream, without those that are damaged."""
-    import av
     from av.error import FFmpegError
 
     try:
-        with path.open("rb") as file, av.open(file, "r", options={"format_whitelist": FORMATS}) as container:
+        with path.open("rb") as file, _open_ffmpeg(file) as container:
             if not container.streams.audio:
                 return
             for packet in container.demux(container.streams.audio[0]):
@@ -287,7 +324,7 @@ class _Mono:
 
     def __init__(self, sound: Sound, channel: int | None = None):
         self.sound, self.channel = sound, channel
-        self.energy = self.energy_of_channels = 0.0
+        self.energy, self.energies = 0.0, np.zeros(1)  # of the mean and of each channel
 
     def read(self, first: int) -> Iterator[Float[np.ndarray, " frames"]]:
         for block in self.sound.read(first):
@@ -297,7 +334,7 @@ class _Mono:
                 mono = block.mean(axis=1, dtype=np.float64)
                 if block.shape[1] > 1:
                     self.energy += mono @ mono
-                    self.energy_of_channels += np.square(block, dtype=np.float64).sum() / block.shape[1]
+                    self.energies = self.energies + np.square(block, dtype=np.float64).sum(axis=0)
             peak = np.abs(mono).max(initial=0.0)
             if not math.isfinite(peak):
                 raise AudioError(f"{self.sound.name} has samples that are NaN or infinite; every sample must be finite")
@@ -306,7 +343,10 @@ class _Mono:
             yield mono
 
     def cancels(self) -> bool:
-        return bool(self.energy < CANCELLED * self.energy_of_channels)
+        return bool(self.energy < CANCELLED * self.energies.mean())
+
+    def of_loudest_channel(self) -> "_Mono":
+        return _Mono(self.sound, channel=int(self.energies.argmax()))
 
 
 def _take_second(sound: Sound, start: float | None) -> Clip:
@@ -314,7 +354,7 @@ def _take_second(sound: Sound, start: float | None) -> Clip:
     begin = None if start is None else _frame_at(sound, start)
     mono = _Mono(sound)
     clip = _take_mono(mono, begin)
-    return _take_mono(_Mono(sound, channel=0), begin) if mono.cancels() else clip
+    return _take_mono(mono.of_loudest_channel(), begin) if mono.cancels() else clip
 
 
 def _check_rate(sound: Sound):

@@ -243,6 +243,7 @@ def test_files_without_loss_give_the_same(tmp_path, name, options):
 def test_files_that_hold_no_sound_are_refused_by_name(tmp_path):
     (tmp_path / "notes.txt").write_text("these are no sounds\n" * 100)
     (tmp_path / "notes.wav").write_text("these are no sounds\n" * 100)
+    (tmp_path / "page.mp3").write_text("<!DOCTYPE html>" * 1000)
     (tmp_path / "nothing.wav").touch()
     (tmp_path / "folder.wav").mkdir()
     (tmp_path / "samples.raw").write_bytes(bytes(1000))
@@ -256,6 +257,7 @@ def test_files_that_hold_no_sound_are_refused_by_name(tmp_path):
         "nothing.wav": "is empty; give a",
         "notes.txt": "cannot be read as sound (Format not recognised); give a file in WAV, FLAC, OGG, MP3",
         "notes.wav": "cannot be read as sound (Format not recognised); give a",
+        "page.mp3": "cannot be read as sound (it looks like MP3 and holds no frame of it); give a",
         "samples.raw": "cannot be read as sound (",
         "silent.wav": "holds no samples; give a",
         "slow.wav": "has a rate of 10 Hz; it must be from 1000 to 768000",
@@ -322,6 +324,33 @@ def test_a_length_that_the_header_leaves_open_is_found(tmp_path):
         np.testing.assert_array_equal(found.samples, expected.samples)
 
 
+@pytest.mark.parametrize("said", [0.5, 2])
+def test_a_length_that_a_flac_header_has_wrong_is_found(tmp_path, said):
+    """Twice what is there is also what the header of a file says that was cut off."""
+    samples = quiet_loud_quiet(16_000)
+    flac = bytearray(write(tmp_path / "a.flac", samples).read_bytes())
+    length = int.from_bytes(flac[18:26], "big")
+    flac[18:26] = ((length >> 36 << 36) + int(said * len(samples))).to_bytes(8, "big")
+    (tmp_path / "a.flac").write_bytes(flac)
+    assert load_clip(tmp_path / "a.flac").start == 4
+    assert spectrum_peak(load_clip(tmp_path / "a.flac", start=6).samples)[0] == 600
+    with pytest.raises(AudioError, match=r"lasts 8\.000 s; start must be"):
+        load_clip(tmp_path / "a.flac", start=9)
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels"), [(44_100, (1, 1)), (16_000, (1, 2)), (16_000, (2, 1)), (44_100, (2, 1))]
+)
+def test_a_file_that_changes_its_rate_or_channels_is_read_to_its_end(tmp_path, rate, channels):
+    parts = []
+    for rate_of_part, count, level in zip((16_000, rate), channels, (0.05, 0.5), strict=True):
+        samples = np.stack([tone(440, 2, rate_of_part, level)] * count, axis=1)
+        parts.append(write(tmp_path / "part.mp3", samples, rate_of_part).read_bytes())
+    (tmp_path / "joined.mp3").write_bytes(b"".join(parts))
+    clip = load_clip(tmp_path / "joined.mp3")
+    assert 2 < clip.start < 3 and spectrum_peak(clip.samples) == (440, pytest.approx(0.5, rel=0.05))
+
+
 def test_damage_in_the_middle_leaves_the_rest(tmp_path):
     path = encode(tmp_path / "a.aac", quiet_loud_quiet(48_000), 48_000, "aac", "adts")
     data = bytearray(path.read_bytes())
@@ -340,12 +369,14 @@ def test_a_list_of_other_files_is_no_sound(tmp_path):
             load_clip(tmp_path / name)
 
 
-def test_channels_that_cancel_each_other_leave_the_first(tmp_path):
+def test_channels_that_cancel_each_other_leave_the_loudest(tmp_path):
     samples = quiet_loud_quiet(16_000)
     opposite = np.stack([samples, -samples], axis=1)
     clip = load_clip(write(tmp_path / "a.wav", opposite))
     assert clip.start == 4 and spectrum_peak(clip.samples)[1] > 0.58
     assert spectrum_peak(load_clip(tmp_path / "a.wav", start=6).samples)[0] == 600
+    surround = np.stack([0 * samples, samples, -samples, 0 * samples], axis=1)
+    np.testing.assert_array_equal(load_clip(write(tmp_path / "c.wav", surround)).samples, clip.samples)
     nearly = np.stack([samples, -0.8 * samples], axis=1)  # a tenth is left: that is the average, as always
     assert spectrum_peak(load_clip(write(tmp_path / "b.wav", nearly)).samples)[1] == pytest.approx(0.06, rel=0.02)
 

@@ -220,7 +220,7 @@ def test_a_user_without_a_home_folder(tmp_path):
 def source(tmp_path_factory) -> Path:
     """A manifest and a data set of the toy world."""
     folder = tmp_path_factory.mktemp("source")
-    write_files(folder / "files", 6, 0.0)
+    write_files(folder / "files", 24, 0.0)
     make_dataset(folder / "data", {"train": 16, "validation": 8, "test": 8})
     return folder
 

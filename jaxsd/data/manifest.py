@@ -258,7 +258,8 @@ def draw_splits(
     else:
         splits = _draw_splits(manifest, validation, test, seed)
     if not len(splits["train"]):
-        raise ValueError(f"{manifest.path}: no rows of {len(manifest)} are left for training")
+        hint = "" if "split" in manifest.table.column_names else "; --validation 0 --test 0 leave all"
+        raise ValueError(f"{manifest.path}: no rows of {len(manifest)} are left for training{hint}")
     return {name: rows for name, rows in splits.items() if len(rows)}
 
 
