@@ -338,9 +338,7 @@ def test_a_length_that_a_flac_header_has_wrong_is_found(tmp_path, said):
         load_clip(tmp_path / "a.flac", start=9)
 
 
-@pytest.mark.parametrize(
-    ("rate", "channels"), [(44_100, (1, 1)), (16_000, (1, 2)), (16_000, (2, 1)), (44_100, (2, 1))]
-)
+@pytest.mark.parametrize(("rate", "channels"), [(44_100, (1, 1)), (16_000, (1, 2)), (16_000, (2, 1)), (44_100, (2, 1))])
 def test_a_file_that_changes_its_rate_or_channels_is_read_to_its_end(tmp_path, rate, channels):
     parts = []
     for rate_of_part, count, level in zip((16_000, rate), channels, (0.05, 0.5), strict=True):

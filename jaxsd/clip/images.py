@@ -10,6 +10,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    COMPRESSION,
+    PHOTOMETRIC_INTERPRETATION,
+    PLANAR_CONFIGURATION,
+    TiffImageFile,
+)
 
 from jaxsd.files import StoredFile, check_not_pointer
 
@@ -35,6 +42,7 @@ def load_image(path: str | Path | StoredFile) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(path.open() if isinstance(path, StoredFile) else path)
             image.load()
+            image = _as_stored(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ValueError(f"{path} has too many pixels; allowed: up to {Image.MAX_IMAGE_PIXELS}") from None
     except (FileNotFoundError, PermissionError):
@@ -45,6 +53,29 @@ def load_image(path: str | Path | StoredFile) -> Image.Image:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} cannot be read as an image: {reason}") from None
     return image
+
+
+def _as_stored(image: Image.Image) -> Image.Image:
+    """An image with the values that its file means, where Pillow's differ. Raises ValueError where they cannot be had.
+
+    Pillow gives PGM of more than 8 bits as 32-bit integers up to 65535, gray TIFF of 12 bits as it lies there, and of
+    TIFF whose white is 0 it turns gray of 8 bits alone. It mixes up raw planes of 16 bits.
+    """
+    if image.format == "PPM" and image.mode == "I":
+        return Image.fromarray(np.asarray(image).astype(np.uint16))
+    if not isinstance(image, TiffImageFile):
+        return image
+    tags = image.tag_v2
+    bits = max(tags.get(BITSPERSAMPLE, (1,)))
+    if bits > 8 and tags.get(PLANAR_CONFIGURATION) == 2 and tags.get(COMPRESSION) == 1:
+        raise ValueError(f"it is a TIFF of {bits} bits in planes without compression, which Pillow mixes up")
+    white_is_zero = tags.get(PHOTOMETRIC_INTERPRETATION) == 0
+    if white_is_zero and image.mode == "F":
+        raise ValueError("it is a TIFF of floats whose white is 0; save it with black at 0")
+    if image.mode != "I;16" or not (white_is_zero or bits == 12):
+        return image
+    gray = np.asarray(image) / (2**bits - 1)
+    return Image.fromarray(np.round(65535 * (1 - gray if white_is_zero else gray)).astype(np.uint16))
 
 
 @cache
@@ -87,8 +118,9 @@ def rgb_array(image: Image.Image) -> Float[np.ndarray, "height width 3"]:
     image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
         # Pillow's conversion to RGB would cut these off at 255.
-        gray = np.asarray(image, np.float32)
-        gray = gray / (65535 if image.mode.startswith("I;16") else _white(gray, image.mode[0]))
+        stored = np.asarray(image, np.float32)
+        gray = stored / (65535 if image.mode.startswith("I;16") else _white(stored, image.mode[0]))
+        gray[stored == image.info.get("transparency")] = 1  # the one value of a PNG that is transparent
         return np.repeat(gray[..., None], 3, axis=-1)
     if image.mode == "La":  # premultiplied, which Pillow converts to LA alone
         image = image.convert("LA")

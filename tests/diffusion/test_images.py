@@ -1,5 +1,7 @@
 """Pictures of every kind Pillow opens."""
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
@@ -144,6 +146,60 @@ def test_every_reader_sees_the_same_in_a_tiff(tmp_path, rng, kind):
     np.testing.assert_allclose(prepared(load_image(path), 24, 24), gray / 255, atol=1e-6)
     for image in (rgb_image(load_image(path)), resize_and_crop(load_image(path), 24)):
         np.testing.assert_array_equal(np.asarray(image), gray)
+
+
+def write_tiff(path, values, bits, photometric=1, planes=1):
+    """A TIFF without compression, of one strip (in planes, one each)."""
+    data, count = values.tobytes(), planes if planes == 1 else len(values)
+    height, width = values.shape[-2:] if bits != 12 else (values.shape[0], values.shape[1] * 2 // 3)
+    places = [8 + index * len(data) // count for index in range(count)]
+    entries = [(256, [width]), (257, [height]), (258, [bits] * count), (259, [1]), (262, [photometric]), (273, places)]
+    entries += [(277, [count]), (278, [height]), (279, [len(data) // count] * count), (284, [min(planes, 2)])]
+    entries += [(339, [3 if values.dtype.kind == "f" else 1] * count)]
+    longer, directory = b"", struct.pack("<H", len(entries))
+    for tag, numbers in entries:
+        packed = struct.pack(f"<{len(numbers)}H", *numbers)
+        if len(packed) > 4:
+            packed, longer = struct.pack("<I", 8 + len(data) + 2 + 12 * len(entries) + 4 + len(longer)), longer + packed
+        directory += struct.pack("<HHI", tag, 3, len(numbers)) + packed.ljust(4, b"\0")
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory + bytes(4) + longer)
+
+
+GRAY = np.linspace(0, 1, 16, dtype=np.float32)[None].repeat(4, axis=0)
+
+
+def test_a_tiff_of_12_bits(tmp_path):
+    low, high = np.round(GRAY * 4095).astype(np.uint16).reshape(4, 8, 2).transpose(2, 0, 1)
+    packed = np.stack([low >> 4, (low & 15) << 4 | high >> 8, high & 255], axis=-1).reshape(4, 24).astype(np.uint8)
+    write_tiff(tmp_path / "a.tif", packed, 12)
+    np.testing.assert_allclose(prepared(load_image(tmp_path / "a.tif"), 4, 16)[..., 0], GRAY, atol=2e-4)
+
+
+def test_a_tiff_whose_white_is_zero(tmp_path):
+    write_tiff(tmp_path / "a.tif", np.round(GRAY * 65535).astype("<u2"), 16, photometric=0)
+    np.testing.assert_allclose(prepared(load_image(tmp_path / "a.tif"), 4, 16)[..., 0], 1 - GRAY, atol=2e-5)
+    write_tiff(tmp_path / "b.tif", GRAY.astype("<f4"), 32, photometric=0)
+    with pytest.raises(ValueError, match="b.tif cannot be read as an image: it is a TIFF of floats whose white is 0"):
+        load_image(tmp_path / "b.tif")
+
+
+def test_raw_planes_of_16_bits_are_refused(tmp_path):
+    write_tiff(tmp_path / "a.tif", np.stack([GRAY * 65535] * 3).astype("<u2"), 16, photometric=2, planes=2)
+    with pytest.raises(ValueError, match="a.tif cannot be read as an image: it is a TIFF of 16 bits in planes"):
+        load_image(tmp_path / "a.tif")
+
+
+def test_the_largest_value_of_a_pgm_is_white(tmp_path):
+    values = np.round(GRAY * 200).astype(">u2")
+    (tmp_path / "dark.pgm").write_bytes(b"P5 16 4 65535\n" + values.tobytes())
+    np.testing.assert_allclose(prepared(load_image(tmp_path / "dark.pgm"), 4, 16)[..., 0], values / 65535, atol=1e-5)
+
+
+def test_the_transparent_value_of_a_gray_png_is_white(tmp_path):
+    values = np.round(GRAY * 65535).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=0)
+    expected = np.where(values == 0, 1, GRAY)
+    np.testing.assert_allclose(prepared(load_image(tmp_path / "a.png"), 4, 16)[..., 0], expected, atol=2e-5)
 
 
 def test_a_png_with_much_text_and_a_large_profile(tmp_path):
