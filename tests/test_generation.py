@@ -12,9 +12,11 @@ from flax import nnx
 from PIL import Image
 
 import encoders
-from jaxsd import generation
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.generation import output_paths, read_inputs, write_images
+from jaxsd.generation import drawing as drawing_module
+from jaxsd.generation.drawing import Drawing, write_images
+from jaxsd.generation.files import output_paths
+from jaxsd.generation.inputs import read_inputs
 from jaxsd.sound_to_image import SoundToImage
 from tests.helpers import models
 
@@ -42,7 +44,7 @@ def drawn(monkeypatch):
 def test_prompts_alone_name_the_files(model, drawn, tmp_path):
     prompts = ["A dog, at night!", "rain"]
     inputs = read_inputs([], prompts, None)
-    paths = write_images(model.pipe, model.encode(prompts=prompts, negative="blurry"), inputs.stems, tmp_path)
+    paths = write_images(Drawing(model.pipe, model.encode(prompts=prompts, negative="blurry"), inputs.stems, tmp_path))
     assert [path.name for path in paths] == ["a-dog-at-night.png", "rain.png"]
     np.testing.assert_allclose(drawn[0]["cond"], model.pipe.encode_text(prompts), atol=1e-5)
     np.testing.assert_allclose(drawn[0]["uncond"], model.pipe.encode_text(["blurry"]), atol=1e-5)
@@ -58,10 +60,10 @@ def test_the_second_that_is_heard_is_told(tmp_path, rng, capsys):
 
 
 def test_an_image_is_that_of_its_sound_seed_and_number(model, drawn, tmp_path, monkeypatch):
-    monkeypatch.setattr(generation, "MOST_IMAGES", 4)
+    monkeypatch.setattr(drawing_module, "MOST_IMAGES", 4)
     inputs = read_inputs(["dog.wav", "bell"], [], None)
     conditioning = model.encode(inputs.clips)
-    paths = write_images(model.pipe, conditioning, inputs.stems, tmp_path / "out", count=3, seed=5)
+    paths = write_images(Drawing(model.pipe, conditioning, inputs.stems, tmp_path / "out", count=3, seed=5))
     assert [path.name for path in paths] == [f"{x}{n}.png" for x in ("dog", "bell") for n in ("", "-2", "-3")]
     assert all(Image.open(path).size == (8, 8) for path in paths)
     conds = np.concatenate([call["cond"] for call in drawn])
@@ -69,7 +71,7 @@ def test_an_image_is_that_of_its_sound_seed_and_number(model, drawn, tmp_path, m
     assert len(conds) == 8  # two batches of four, the last one filled up
     assert len({key.tobytes() for key in keys[:3]}) == 3
     np.testing.assert_array_equal(keys[:3], keys[3:6])
-    write_images(model.pipe, model.encode("bell.wav"), ["bell"], tmp_path / "out", seed=5)
+    write_images(Drawing(model.pipe, model.encode("bell.wav"), ["bell"], tmp_path / "out", seed=5))
     np.testing.assert_allclose(drawn[2]["cond"], conds[3:4], atol=1e-5)
     np.testing.assert_array_equal(jax.random.key_data(drawn[2]["key"])[0], keys[3])
 
@@ -83,8 +85,8 @@ def test_a_file_that_is_there_is_kept(tmp_path):
 def test_two_at_once_lose_no_image_and_a_full_disk_leaves_none(model, drawn, tmp_path, monkeypatch):
     out = tmp_path / "out"
     conditioning = model.encode("dog")
-    monkeypatch.setattr(generation, "output_paths", lambda *_: [out / "dog.png"])  # both asked at the same time
-    paths = [write_images(model.pipe, conditioning, ["dog"], out, seed=seed)[0] for seed in (0, 1)]
+    monkeypatch.setattr(drawing_module, "output_paths", lambda *_: [out / "dog.png"])  # both asked at the same time
+    paths = [write_images(Drawing(model.pipe, conditioning, ["dog"], out, seed=seed))[0] for seed in (0, 1)]
     assert [path.name for path in paths] == ["dog.png", "dog-2.png"]
     assert {path.name for path in out.iterdir()} == {"dog.png", "dog-2.png"}
 
@@ -95,7 +97,7 @@ def test_two_at_once_lose_no_image_and_a_full_disk_leaves_none(model, drawn, tmp
     monkeypatch.setattr(Image.Image, "save", full)
     for overwrite in (True, False):
         with pytest.raises(OSError, match="No space left"):
-            write_images(model.pipe, conditioning, ["dog"], out, overwrite=overwrite)
+            write_images(Drawing(model.pipe, conditioning, ["dog"], out, overwrite=overwrite))
     assert {path.name for path in out.iterdir()} == {"dog.png", "dog-2.png"}
     Image.open(out / "dog.png").verify()
 
@@ -115,16 +117,17 @@ def test_inputs_that_cannot_be_are_refused(arguments, message):
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    "sampling, message",
     [
-        ({"count": 0}, "count is 0; allowed: 1 or more"),
         ({"steps": 0}, "steps is 0; allowed"),
         ({"sampler": "magic"}, "unknown sampler 'magic'"),
         ({"strength": 2.0}, "strength is 2.0; allowed: above 0, up to 1"),
     ],
 )
-def test_what_does_not_fit_is_told_before_anything_is_drawn(model, drawn, tmp_path, options, message):
-    options = {"image": Image.new("RGB", (4, 4))} | options
+def test_what_does_not_fit_is_told_before_anything_is_drawn(model, drawn, tmp_path, sampling, message):
+    sampling = {"image": Image.new("RGB", (4, 4))} | sampling
     with pytest.raises(ValueError, match=message):
-        write_images(model.pipe, model.encode("dog"), ["dog"], tmp_path / "out", **options)
+        write_images(Drawing(model.pipe, model.encode("dog"), ["dog"], tmp_path / "out", sampling=sampling))
+    with pytest.raises(ValueError, match="count is 0; allowed: 1 or more"):
+        Drawing(model.pipe, model.encode("dog"), ["dog"], tmp_path / "out", count=0)
     assert not drawn and not (tmp_path / "out").exists()

@@ -33,13 +33,12 @@ ROOMS = (
     "jaxsd.remake",
     "jaxsd.sound_to_image",
     "jaxsd.model_arguments",
-    "jaxsd.strips",
-    "jaxsd.sweeps",
     "jaxsd.generation",
     "jaxsd.study",
     "jaxsd.toy",
     "jaxsd.arena",
     "jaxsd.serving",
+    "jaxsd.generate_command",
     "jaxsd.commands",
 )
 # Every config file and every command has one.
@@ -133,13 +132,16 @@ def test_models_know_nothing_of_training_data_or_files():
 
 
 def test_running_needs_no_toy_world_no_torch_and_no_diffusers():
-    loaded = loaded_by("import jaxsd.generation, jaxsd.training.train, jaxsd.evaluation.evaluate, jaxsd.data.prepare")
+    loaded = loaded_by(
+        "import jaxsd.generation.modes, jaxsd.training.train, jaxsd.evaluation.evaluate, jaxsd.data.prepare"
+    )
     assert not {name for name in loaded if name.split(".")[0] in ("torch", "diffusers", "transformers", "librosa")}
     assert not {name for name in loaded if name.startswith("jaxsd.toy")}
 
 
 @pytest.mark.parametrize(
-    "code", ["import jaxsd, jaxsd.commands", "import jaxsd.config; jaxsd.config.load_config('toy.py')"]
+    "code",
+    ["import jaxsd, jaxsd.commands, jaxsd.generate_command", "import jaxsd.config; jaxsd.config.load_config('toy.py')"],
 )
 def test_flags_and_configs_are_read_without_jax(code):
     assert not loaded_by(code) & {"jax", "numpy", "matplotlib", "orbax"}

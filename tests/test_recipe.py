@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import encoders
 from jaxsd.bundled import TOY_SAMPLES
-from jaxsd.commands import run_generate
+from jaxsd.generate_command import run_generate
 from jaxsd.recipe import (
     LARGEST_CHUNK,
     ModelRecord,

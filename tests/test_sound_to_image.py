@@ -12,7 +12,7 @@ import encoders
 from jaxsd.audio import AudioError, load_clip
 from jaxsd.bundled import TOY_SAMPLES
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.generation import write_images
+from jaxsd.generation.drawing import Drawing, write_images
 from jaxsd.sound_to_image import SoundToImage, image_keys, load_clips
 from tests.helpers import models
 
@@ -228,7 +228,9 @@ def test_images_are_those_of_the_command(tmp_path):
     """And each is a function of its own sound and the seed."""
     model = SoundToImage.from_pretrained()
     options = {"steps": 4, "seed": 3}
-    (path,) = write_images(model.pipe, model.encode("organ"), ["organ"], tmp_path, **options)
+    (path,) = write_images(
+        Drawing(model.pipe, model.encode("organ"), ["organ"], tmp_path, seed=3, sampling={"steps": 4})
+    )
     together = model(["dog", "organ"], **options)
     np.testing.assert_allclose(together[1], np.asarray(Image.open(path)) / 255, atol=0.51 / 255)
 

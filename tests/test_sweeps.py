@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsd.commands import run_generate
-from jaxsd.strips import LABEL_HEIGHT, make_strip
-from jaxsd.sweeps import parse_sweep
+from jaxsd.generate_command import run_generate
+from jaxsd.generation.strips import LABEL_HEIGHT, make_strip
+from jaxsd.generation.sweeps import parse_sweep
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from PIL import Image
 from jaxsd.bundled import TOY_SAMPLES
 from jaxsd.diffusion.images import prepare_image, prepare_mask
 from jaxsd.diffusion.pipeline import strength_of, to_pil
-from jaxsd.generation import batch_size
+from jaxsd.generation.drawing import batch_size
 from jaxsd.progress import Progress
 from jaxsd.recipe import Recipe, attach_recipe
 from jaxsd.sharding import padded_batches

@@ -17,7 +17,7 @@ from PIL import Image
 
 from jaxsd.diffusion.pipeline import strength_of, to_pil
 from jaxsd.files import lock_folder, naming, read_json, write_json
-from jaxsd.generation import batch_size
+from jaxsd.generation.drawing import batch_size
 from jaxsd.progress import Progress
 from jaxsd.recipe import Recipe, attach_recipe, hash_modules, save_png
 from jaxsd.sharding import padded_batches
@@ -108,7 +108,7 @@ def check_or_write_study(study: Study, *, write: bool = True) -> None:
             write_json(path, about)
 
 
-def draw_study(study: Study, left: Sequence[StudyImage], shard: tuple[int, int] = (1, 1)) -> None:
+def draw_missing(study: Study, left: Sequence[StudyImage], shard: tuple[int, int] = (1, 1)) -> None:
     """Draw these images, which are this shard's.
 
     A batch is written once it is drawn, each file whole or not at all: who is stopped loses one batch. Raises

@@ -13,7 +13,7 @@ from PIL import Image
 
 from jaxsd.bundled import sound_source
 from jaxsd.clip.images import load_image, rgb_image
-from jaxsd.generation import slug
+from jaxsd.generation.files import slug
 from jaxsd.recipe import SoundRecord
 from jaxsd.sound_to_image import load_sounds
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import encoders
 from encoders import read_config
-from jaxsd.generation import slug
+from jaxsd.generation.files import slug
 from jaxsd.study.inputs import StudyInputs
 
 TEXT_ALONE, RANDOM_EMBEDDINGS = "T", "R"

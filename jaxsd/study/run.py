@@ -12,7 +12,7 @@ from PIL import Image
 from jaxsd.bundled import clip_source, load_maker
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.files import lock_folder
-from jaxsd.study.draw import Study, check_or_write_study, draw_study, estimate_seconds
+from jaxsd.study.draw import Study, check_or_write_study, draw_missing, estimate_seconds
 from jaxsd.study.page import write_study_page
 from jaxsd.study.plan import StudyImage
 from jaxsd.study.scores import SCORED_TOGETHER, score_study
@@ -59,7 +59,7 @@ def run_study(
         seconds = loaded + estimate_seconds(study, left) + _scoring_seconds(study, left, scorer)
         print(f"about {_duration(seconds)} on this machine as it is now: batches of {study.batch} were timed")
         return None
-    draw_study(study, left, shard)
+    draw_missing(study, left, shard)
     with lock_folder(study.folder, wait=True):
         see = load_maker(judge).see_classes if judge else None
         shown = score_study(study.folder, study.inputs, study.images(), scorer, see)

@@ -131,7 +131,7 @@ def main():
         )
         print(section or "nothing was drawn")
     else:
-        from jaxsd.generation import output_paths
+        from jaxsd.generation.files import output_paths
         from jaxsd.toy.demo import sample_sheet
 
         (path,) = output_paths([arguments.out.stem], arguments.out.parent, count=1, overwrite=False)

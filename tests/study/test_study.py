@@ -15,13 +15,13 @@ from flax import nnx
 from PIL import Image
 
 import encoders
-from jaxsd import generation
 from jaxsd.bundled import TOY_SAMPLES
 from jaxsd.clip.images import load_image
 from jaxsd.files import lock_folder
-from jaxsd.generation import write_images
+from jaxsd.generation import drawing
+from jaxsd.generation.drawing import Drawing, write_images
 from jaxsd.recipe import read_recipe
-from jaxsd.sound_to_image import SoundToImage
+from jaxsd.sound_to_image import SoundToImage, image_keys
 from jaxsd.study import draw
 from jaxsd.study.draw import Study
 from jaxsd.study.inputs import read_study
@@ -54,7 +54,7 @@ def source(tmp_path):
 @pytest.fixture
 def make(model, source, tmp_path, monkeypatch):
     """`make(folder)` gives the study in that folder, drawn three images at a time."""
-    monkeypatch.setattr(generation, "MOST_IMAGES", 3)
+    monkeypatch.setattr(drawing, "MOST_IMAGES", 3)
     conditionings = {"two": ["two"], "Average Everyone": ["one", "two"]}
     sampling = {"steps": 2, "guidance": 3.0}
     return lambda name: Study(tmp_path / name, read_study(source), model, conditionings, sampling)
@@ -141,7 +141,9 @@ def test_an_image_is_the_same_in_any_batch_and_as_generate_draws_it(make, model,
     for image, name in ((None, "a-t"), (red, "a-t-i-red")):
         conditioning = alone.encode(dog, ["a dog"])
         out = tmp_path / f"generate-{name}"
-        paths = write_images(model.pipe, conditioning, ["dog"], out, count=3, image=image, **sampling)
+        paths = write_images(
+            Drawing(model.pipe, conditioning, ["dog"], out, count=3, sampling=sampling | {"image": image})
+        )
         for number in ("", "-2"):
             drawn = Image.open(whole.folder / "images" / "two" / "dog" / f"{name}{number}.png")
             assert drawn.tobytes() == Image.open(paths[bool(number)]).tobytes()
@@ -150,8 +152,8 @@ def test_an_image_is_the_same_in_any_batch_and_as_generate_draws_it(make, model,
     assert (recipe.number, recipe.batch, recipe.prompt, recipe.sounds[0].name) == (1, 3, "a dog", "dog.wav")
     assert recipe.image and recipe.image.name == "red.png" and [one.name for one in recipe.encoders] == ["two"]
 
-    conditioning = model.random(generation.image_keys(0, range(3)))
-    paths = write_images(model.pipe, conditioning, ["random"], tmp_path / "random", count=3, **sampling)
+    conditioning = model.random(image_keys(0, range(3)))
+    paths = write_images(Drawing(model.pipe, conditioning, ["random"], tmp_path / "random", count=3, sampling=sampling))
     assert pixels(whole)[str(random[1].path)] == Image.open(paths[1]).tobytes()
 
 

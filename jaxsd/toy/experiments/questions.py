@@ -24,7 +24,7 @@ from jaxsd.evaluation.images import DRAWN_TOGETHER
 from jaxsd.evaluation.report.plots import PALETTE, STYLE
 from jaxsd.evaluation.report.tables import Table
 from jaxsd.files import lock_folder, read_json, replacing, write_json
-from jaxsd.generation import slug
+from jaxsd.generation.files import slug
 from jaxsd.progress import Progress
 from jaxsd.sharding import padded_batches
 from jaxsd.sound_to_image import SoundToImage, combine_embeddings

@@ -1,0 +1,168 @@
+"""`jaxsd generate`: its flags, and which of its modes they ask for.
+
+Flags are read here, before anything slow is imported.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from jaxsd.model_arguments import add_model_arguments, add_trust_argument
+
+STUDY_ONLY = ("clip", "limit", "shard", "dry_run")
+NOT_IN_STUDY = ("audio", "text", "image", "mask", "outpaint", "weights", "mix", "sound_weights", "alpha", "random")
+NOT_IN_STUDY += ("negative", "overwrite", "recipe", "show")
+
+
+def run_generate():
+    if "--serve" in sys.argv[1:]:
+        from jaxsd.serving.__main__ import main as serve
+
+        sys.argv.remove("--serve")
+        return serve()
+    began = time.monotonic()
+    parser = _make_parser()
+    arguments = parser.parse_args()
+    if arguments.study:
+        _study(parser, arguments, began)
+        return
+    _refuse_given(parser, arguments, STUDY_ONLY, "is for a study; give --study, or leave it out")
+    if arguments.show:
+        _show(arguments.show)
+    else:
+        _draw(parser, arguments)
+
+
+def _study(parser: argparse.ArgumentParser, arguments: argparse.Namespace, began: float):
+    """`--study`: draw what is missing of it, and write the page."""
+    _refuse_given(parser, arguments, NOT_IN_STUDY, "is not for a study, which has every input and mode; leave it out")
+    from jaxsd.study.command import draw_study
+
+    if page := draw_study(arguments, began):
+        print(page)
+
+
+def _show(path: Path):
+    """`--show`: print how an image was made."""
+    from jaxsd.recipe import describe_recipe, read_recipe
+
+    print(describe_recipe(read_recipe(path)))
+
+
+def _draw(parser: argparse.ArgumentParser, arguments: argparse.Namespace):
+    """Draw images and print the paths of their files."""
+    recipe = None
+    if arguments.recipe:
+        arguments, recipe = _follow_recipe(parser, arguments)
+    arguments.encoder, arguments.model = arguments.encoder or ["gemini"], arguments.model or "toy"
+    arguments.count = 1 if arguments.count is None else arguments.count
+    from jaxsd.generation.modes import generate_images, generate_sweep
+
+    mode = generate_sweep if arguments.sweep else generate_images
+    for path in mode(arguments, recipe):
+        print(path)
+
+
+def _follow_recipe(parser: argparse.ArgumentParser, named: argparse.Namespace):
+    """The arguments that a recipe stands for, with those of the command line over them, and the recipe."""
+    from jaxsd.recipe import read_recipe
+    from jaxsd.remake import find_ingredients, recipe_flags
+
+    if named.fast:
+        raise ValueError("--fast stands for a sampler and steps, which --recipe has; leave one of them out")
+    recipe = read_recipe(named.recipe)
+    arguments = parser.parse_args(namespace=argparse.Namespace(**recipe_flags(recipe)))
+    for name, value in find_ingredients(named.recipe, recipe, vars(named)).items():
+        setattr(arguments, name, value)
+    return arguments, recipe
+
+
+def _refuse_given(parser: argparse.ArgumentParser, arguments: argparse.Namespace, names: tuple[str, ...], why: str):
+    """Raise ValueError where one of these flags was given."""
+    for name in names:
+        if getattr(arguments, name) != parser.get_default(name):
+            raise ValueError(f"--{name.replace('_', '-')} {why}")
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Turn sounds into images: python generate.py --audio dog.wav")
+    add = parser.add_argument
+    add("--audio", nargs="+", default=[], metavar="FILE", help="sound files, or names of the sample sounds")
+    add("--text", nargs="+", default=[], help="captions beside the sounds, one for all or one each; or without sounds")
+    add(
+        "--encoder",
+        nargs="+",
+        help="bundled encoders, folders or Hugging Face repositories of trained ones, which are averaged (gemini; of a "
+        "study all five)",
+    )
+    add("--weights", nargs="+", type=float, help="a number for each encoder: a weighted mean (all alike)")
+    add("--mix", action="store_true", help="all sounds in one image: the mean of their embeddings")
+    add("--sound-weights", nargs="+", type=float, metavar="W", help="with --mix, a number for each sound (all alike)")
+    add("--alpha", type=float, help="share of the text beside the sounds, 0 to 1 (0.5)")
+    add("--random", action="store_true", help="random embeddings in place of sounds and texts, the paper's baseline")
+    add_model_arguments(parser)
+    add(
+        "--lora",
+        nargs="+",
+        default=[],
+        metavar="FILE[:WEIGHT]",
+        help="LoRAs: files, folders or repositories, each with its weight (1)",
+    )
+    add("--sweep", metavar="NAME=FIRST:LAST:STEP", help="a strip of images: alpha, guidance, strength or steps in turn")
+    add("--image", metavar="FILE", help="image to start from")
+    add("--strength", type=float, help="how little is left of that image, above 0 to 1 (0.7; 1 with a mask)")
+    add("--mask", metavar="FILE", help="image that is white where the image is painted anew and black where it stays")
+    add(
+        "--outpaint",
+        nargs=4,
+        type=int,
+        metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
+        help="pixels by which the image grows; they are painted",
+    )
+    add("--negative", default="", metavar="TEXT", help="what the images should not show")
+    add(
+        "--unconditional",
+        choices=("text", "silence"),
+        default="text",
+        help="what guidance moves away from: the negative or empty text, or as in the paper silence and, with --text, "
+        "that text (text)",
+    )
+    add(
+        "--guidance",
+        type=float,
+        help="weight of the sound against none (the model's; else 7.5, or 10 with --image)",
+    )
+    add("--guidance-end", type=float, metavar="SHARE", help="share of the steps that are guided, 0 to 1 (1)")
+    add("--fast", action="store_true", help="the same as --sampler dpm++2m --steps 15 --guidance-end 0.6")
+    add("--steps", type=int, help="denoising steps (the model's; else 100, or 200 with --image)")
+    add("--sampler", help="ddim, pndm, lms, euler, euler_a, dpm++2m, lcm or tcd (the model's own)")
+    add("--width", type=int, help="of the images in pixels (what the model was trained at)")
+    add("--height", type=int, help="of the images in pixels (what the model was trained at)")
+    add("--count", type=int, help="images a sound (1), or of each input, conditioning and mode of a study (2)")
+    add("--seed", type=int, default=0, help="of the noise the images start from (0)")
+    add(
+        "--recipe",
+        type=Path,
+        metavar="PNG",
+        help="make an image again; other flags count over its recipe",
+    )
+    add("--show", type=Path, metavar="PNG", help="print how an image was made, and make none")
+    add("--out", type=Path, default=Path("out"), metavar="FOLDER", help="where the images go (out)")
+    add("--overwrite", action="store_true", help="replace files that are there instead of taking the next free number")
+    add("--serve", action="store_true", help="show a page to play with; its flags: --serve --help")
+    _add_study_arguments(parser)
+    add_trust_argument(parser)
+    parser.set_defaults(first=0, batch=None)
+    return parser
+
+
+def _add_study_arguments(parser: argparse.ArgumentParser):
+    group = parser.add_argument_group("a study: every conditioning, mode and input, and a page of them")
+    group.add_argument("--study", type=Path, metavar="CSV|FOLDER", help="the sounds, their captions and the images")
+    group.add_argument(
+        "--clip", metavar="CLIP", help="scores the images: a folder or repository (of the toy model: toy)"
+    )
+    group.add_argument("--limit", type=int, metavar="N", help="draw no more than the first N images")
+    group.add_argument("--shard", metavar="i/n", help="draw the i-th of n parts, for several machines and one folder")
+    group.add_argument("--dry-run", action="store_true", help="say how many images there are to draw, and how long")

@@ -1,0 +1,27 @@
+"""What the flags of images and of studies say alike: the model with its LoRAs, and the sampling."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from jaxsd.diffusion.lora import parse_lora
+from jaxsd.diffusion.sampling_defaults import FAST
+from jaxsd.model_arguments import load_model
+from jaxsd.sound_to_image import SoundToImage
+
+
+def load_with_loras(
+    arguments: argparse.Namespace, names: Sequence[str], weights: Sequence[float] | None = None
+) -> SoundToImage:
+    """`load_model`, with the LoRAs that --lora names."""
+    model = load_model(arguments, names, weights)
+    for source, weight in map(parse_lora, arguments.lora):
+        model.pipe.load_lora(source, weight)
+    return model
+
+
+def given_sampling(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say of sampling, less what an image to start from needs."""
+    names = ("guidance", "guidance_end", "steps", "sampler", "height", "width")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    return {**(FAST if arguments.fast else {}), **given}

@@ -1,0 +1,161 @@
+"""The modes of generate.py: images of sounds and texts, and strips of a sweep.
+
+`arguments` are the flags as generate.py reads them; where these follow a recipe, `recipe` is it.
+"""
+
+import argparse
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from jaxsd.bundled import model_source
+from jaxsd.clip.images import load_image
+from jaxsd.diffusion.images import pad_image
+from jaxsd.diffusion.loading import require_tokenizer
+from jaxsd.generation.drawing import Drawing, write_images, write_sweep
+from jaxsd.generation.flags import given_sampling, load_with_loras
+from jaxsd.generation.inputs import Inputs, read_inputs
+from jaxsd.generation.sweeps import Sweep, parse_sweep
+from jaxsd.recipe import Recipe
+from jaxsd.remake import check_ingredients
+from jaxsd.sound_to_image import Conditioning, SoundToImage, image_keys
+
+PAPER_ALPHA = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What the flags ask for, with its files read and its model loaded.
+
+    image, mask: the image to start from, grown by --outpaint, and what of it is painted anew. sampling: keyword
+    arguments of `StableDiffusion.__call__`.
+    """
+
+    arguments: argparse.Namespace
+    inputs: Inputs
+    image: Image.Image | None
+    mask: Any
+    model: SoundToImage
+    sampling: dict[str, Any]
+
+    @property
+    def alpha(self) -> float:
+        return PAPER_ALPHA if self.arguments.alpha is None else self.arguments.alpha
+
+    @property
+    def _mixing(self) -> dict[str, Any]:
+        flags = self.arguments
+        return {"mix": flags.mix, "sound_weights": flags.sound_weights, "negative": flags.negative}
+
+    def _unconditional(self, sweep: Sweep | None) -> str | None:
+        guided = self.model.is_guided(self.sampling["guidance"]) or sweep is not None and sweep.name == "guidance"
+        return self.arguments.unconditional if guided else None
+
+    def conditioning(self, sweep: Sweep | None = None) -> Conditioning:
+        """The conditioning of each input, for whatever values of a sweep."""
+        flags = self.arguments
+        if flags.random:
+            return self.model.random(image_keys(flags.seed, range(flags.first, flags.first + max(flags.count, 1))))
+        mixing = self._mixing | {"alpha": self.alpha, "unconditional": self._unconditional(sweep)}
+        return self.model.encode(self.inputs.clips, self.inputs.prompts, **mixing)
+
+    def conditionings(self, sweep: Sweep) -> list[Conditioning]:
+        """That of each value of a sweep."""
+        if sweep.name != "alpha":
+            return [self.conditioning(sweep)] * len(sweep.values)
+        mixing = self._mixing | {"unconditional": self._unconditional(sweep)}
+        return self.model.encode_alphas(sweep.values, self.inputs.clips, self.inputs.prompts, **mixing)
+
+    @cached_property
+    def recipes(self) -> list[Recipe]:
+        flags = self.arguments
+        return self.model.recipes(
+            [sound.record for sound in self.inputs.sounds],
+            self.inputs.prompts,
+            **self._mixing,
+            alpha=self.alpha,
+            unconditional=flags.unconditional,
+            sweep=flags.sweep,
+            random=flags.random,
+            seed=flags.seed,
+            outpaint=flags.outpaint,
+            image=self.inputs.image,
+            mask=self.mask if flags.mask else None,
+            **self.sampling,
+        )
+
+    def drawing(self, conditioning: Conditioning) -> Drawing:
+        flags = self.arguments
+        return Drawing(
+            self.model.pipe,
+            conditioning,
+            self.inputs.stems,
+            flags.out,
+            recipes=self.recipes,
+            count=flags.count,
+            first=flags.first,
+            batch=flags.batch,
+            seed=flags.seed,
+            overwrite=flags.overwrite,
+            sampling=self.sampling | {"image": self.image, "mask": self.mask},
+        )
+
+
+def generate_images(arguments: argparse.Namespace, recipe: Recipe | None = None) -> list[Path]:
+    """The images of each sound or text; the paths of their files."""
+    request = _prepare(arguments, recipe)
+    return write_images(request.drawing(request.conditioning()))
+
+
+def generate_sweep(arguments: argparse.Namespace, recipe: Recipe | None = None) -> list[Path]:
+    """`--sweep`: a strip for each sound or text; the paths of their files."""
+    sweep = _read_sweep(arguments)
+    request = _prepare(arguments, recipe)
+    conditionings = request.conditionings(sweep)
+    return write_sweep(request.drawing(conditionings[0]), sweep, conditionings)
+
+
+def _prepare(arguments: argparse.Namespace, recipe: Recipe | None) -> Request:
+    """Check the flags, read the files and then load the model. Raises ValueError or FileNotFoundError."""
+    if arguments.alpha is not None and not (arguments.audio and arguments.text):
+        raise ValueError("--alpha is the share of the text beside sounds; give --audio and --text")
+    if (arguments.mix or arguments.sound_weights) and not arguments.audio:
+        raise ValueError("--mix and --sound-weights are for sounds; give --audio")
+    inputs = read_inputs(arguments.audio, arguments.text, arguments.image, mix=arguments.mix, random=arguments.random)
+    image, mask = _read_mask(arguments, inputs.image)
+    if (arguments.text or arguments.negative) and not arguments.tokenizer:
+        require_tokenizer(model_source(arguments.model))
+    model = load_with_loras(arguments, arguments.encoder if arguments.audio else [], arguments.weights)
+    defaults = model.sampling_defaults(image=inputs.image is not None)
+    sampling = {"guidance": defaults.guidance, "steps": defaults.steps} | given_sampling(arguments)
+    request = Request(arguments, inputs, image, mask, model, sampling | {"strength": arguments.strength})
+    if recipe:
+        check_ingredients(arguments.recipe, recipe, request.recipes[0])
+    return request
+
+
+def _read_sweep(arguments: argparse.Namespace) -> Sweep:
+    sweep = parse_sweep(arguments.sweep)
+    if getattr(arguments, sweep.name) is not None and not arguments.recipe:
+        raise ValueError(f"--sweep sets {sweep.name}; leave --{sweep.name} out")
+    if sweep.name == "alpha" and not (arguments.audio and arguments.text):
+        raise ValueError("--sweep alpha is the share of the text beside sounds; give --audio and --text")
+    if sweep.name == "strength" and not arguments.image:
+        raise ValueError("--sweep strength is for an image to start from; give --image")
+    return sweep
+
+
+def _read_mask(arguments: argparse.Namespace, image: Image.Image | None) -> tuple[Image.Image | None, Any]:
+    """The image to start from, grown by --outpaint, and what of it is painted anew; None without."""
+    if image is None:
+        if arguments.mask or arguments.outpaint:
+            raise ValueError("--mask and --outpaint need the image that they are for; give --image")
+        return None, None
+    if arguments.mask and arguments.outpaint:
+        raise ValueError("--mask and --outpaint cannot be had together: draw the border into the image and the mask")
+    if arguments.outpaint:
+        return pad_image(image, *arguments.outpaint)
+    return image, load_image(arguments.mask) if arguments.mask else None

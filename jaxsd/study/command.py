@@ -1,0 +1,53 @@
+"""`generate.py --study`: from its flags to a study that is drawn."""
+
+import argparse
+from pathlib import Path
+
+from encoders import ENCODERS
+from jaxsd.bundled import model_source
+from jaxsd.diffusion.loading import require_tokenizer
+from jaxsd.generation.flags import given_sampling, load_with_loras
+from jaxsd.study.draw import Study
+from jaxsd.study.inputs import read_study
+from jaxsd.study.plan import parse_shard, study_conditionings
+from jaxsd.study.run import run_study
+
+
+def draw_study(arguments: argparse.Namespace, began: float) -> Path | None:
+    """Draw what is missing of the study, and write its page.
+
+    `began` is when the command began (`time.monotonic`). Returns the path of the page; None of a dry run.
+    """
+    arguments.model = arguments.model or "toy"
+    shard = parse_shard(arguments.shard or "1/1")
+    inputs = read_study(arguments.study)
+    names = arguments.encoder or list(ENCODERS)
+    conditionings = study_conditionings(names)
+    if not arguments.tokenizer:
+        require_tokenizer(model_source(arguments.model))
+    copies = 2 if arguments.count is None else arguments.count
+    if copies < 1:
+        raise ValueError(f"--count is {copies}; allowed: 1 or more")
+    sampling = given_sampling(arguments)
+    if arguments.strength is not None:
+        sampling["strength"] = arguments.strength
+    study = Study(
+        arguments.out,
+        inputs,
+        load_with_loras(arguments, names),
+        conditionings,
+        sampling,
+        copies=copies,
+        seed=arguments.seed,
+        unconditional=arguments.unconditional,
+    )
+    toy = "toy" if arguments.model == "toy" else None
+    return run_study(
+        study,
+        clip=arguments.clip or toy,
+        judge=toy,
+        limit=arguments.limit,
+        shard=shard,
+        dry_run=arguments.dry_run,
+        began=began,
+    )
