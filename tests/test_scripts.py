@@ -1,5 +1,6 @@
 """The three scripts as a person runs them."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -30,7 +31,8 @@ def run_here(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(cli, "_watch_interrupts", lambda: None)  # this process is pytest's
         monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            cli.run(getattr(commands, f"run_{command}"))
+            module, _, function = commands.COMMANDS[command][1].partition(":")
+            cli.run(getattr(importlib.import_module(module), function))
         return ended.value.code, capsys.readouterr().err
 
     return run_command

@@ -106,19 +106,19 @@ class Request:
 
 def generate_images(arguments: argparse.Namespace, recipe: Recipe | None = None) -> list[Path]:
     """The images of each sound or text; the paths of their files."""
-    request = _prepare(arguments, recipe)
+    request = _prepare_request(arguments, recipe)
     return write_images(request.drawing(request.conditioning()))
 
 
 def generate_sweep(arguments: argparse.Namespace, recipe: Recipe | None = None) -> list[Path]:
     """`--sweep`: a strip for each sound or text; the paths of their files."""
     sweep = _read_sweep(arguments)
-    request = _prepare(arguments, recipe)
+    request = _prepare_request(arguments, recipe)
     conditionings = request.conditionings(sweep)
     return write_sweep(request.drawing(conditionings[0]), sweep, conditionings)
 
 
-def _prepare(arguments: argparse.Namespace, recipe: Recipe | None) -> Request:
+def _prepare_request(arguments: argparse.Namespace, recipe: Recipe | None) -> Request:
     """Check the flags, read the files and then load the model. Raises ValueError or FileNotFoundError."""
     if arguments.alpha is not None and not (arguments.audio and arguments.text):
         raise ValueError("--alpha is the share of the text beside sounds; give --audio and --text")
