@@ -1,6 +1,7 @@
 """The shapes and dtypes that annotations name are checked at every call of the project's functions in a test run."""
 
 import os
+import sys
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -30,6 +31,22 @@ def strict_jax():
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def run_jaxsd(tmp_path, monkeypatch, capsys):
+    """The exit status, stdout and stderr of the command `jaxsd`, run in this process from an empty folder."""
+    from jaxsd import cli, commands
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(cli, "_watch_interrupts", lambda: None)  # this process is pytest's
+        monkeypatch.setattr(sys, "argv", ["jaxsd", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            commands.main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

@@ -126,6 +126,7 @@ def test_sounds_are_found_by_name_and_hash(tmp_path, monkeypatch, capsys):
         find_ingredients(picture, dataclasses.replace(RECIPE, sounds=(SoundRecord(None, "12"),)), NAMED_NOTHING)
 
 
+@pytest.mark.slow
 def test_images_from_python_carry_their_recipe(tmp_path):
     encoder = encoders.create("chatgpt", width=24, depth=1, heads=2, mlp=8, rngs=nnx.Rngs(0))
     model = SoundToImage({"one": encoder}, models.stable_diffusion())

@@ -1,6 +1,5 @@
 """The three scripts as a person runs them."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -10,8 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsd import cli, commands
-
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
@@ -20,22 +17,6 @@ ROOT = Path(__file__).parents[1]
 def run(*arguments, cwd):
     script, *rest = map(str, arguments)
     return subprocess.run([sys.executable, ROOT / script, *rest], cwd=cwd, capture_output=True, text=True)
-
-
-@pytest.fixture
-def run_here(tmp_path, monkeypatch, capsys):
-    """The exit status and stderr of a command that runs in this process, from an empty folder."""
-
-    def run_command(command, *arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(cli, "_watch_interrupts", lambda: None)  # this process is pytest's
-        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            module, _, function = commands.COMMANDS[command][1].partition(":")
-            cli.run(getattr(importlib.import_module(module), function))
-        return ended.value.code, capsys.readouterr().err
-
-    return run_command
 
 
 def test_a_sample_sound_becomes_a_picture(tmp_path):
@@ -57,10 +38,10 @@ def test_a_sample_sound_becomes_a_picture(tmp_path):
         (["--audio", "dog.wav", "--encoder", "empty"], "encoder.json"),
     ],
 )
-def test_mistakes_get_one_line_and_write_nothing(tmp_path, run_here, arguments, message):
+def test_mistakes_get_one_line_and_write_nothing(tmp_path, run_jaxsd, arguments, message):
     (tmp_path / "text.wav").write_text("not a sound at all")
     (tmp_path / "empty").mkdir()
-    status, printed = run_here("generate", *arguments)
+    status, _, printed = run_jaxsd("generate", *arguments)
     assert status == 2
     assert message in printed and printed.count("\n") == 1
     assert not (tmp_path / "out").exists()
@@ -94,8 +75,8 @@ def test_train_resumes_refuses_another_config_and_evaluates(tmp_path):
         (["toy.py", "--config.encoder=whisper"], "unknown encoder 'whisper'; choose from gemini, human, chatgpt"),
     ],
 )
-def test_training_that_cannot_be_is_refused_in_one_line(tmp_path, run_here, arguments, message):
-    status, printed = run_here("train", "--config", *arguments)
+def test_training_that_cannot_be_is_refused_in_one_line(tmp_path, run_jaxsd, arguments, message):
+    status, _, printed = run_jaxsd("train", "--config", *arguments)
     assert status == 2
     assert message in printed and printed.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
@@ -109,10 +90,10 @@ def test_training_that_cannot_be_is_refused_in_one_line(tmp_path, run_here, argu
         (["--audio", "dog", "waves", "--mix", "--sound-weights", "2", "1", "--text", "at night"], ["dog+waves.png"]),
     ],
 )
-def test_every_mode_draws(tmp_path, arguments, files):
-    done = run("generate.py", *arguments, "--steps", 2, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [f"out/{file}" for file in files]
+def test_every_mode_draws(tmp_path, run_jaxsd, arguments, files):
+    status, printed, errors = run_jaxsd("generate", *arguments, "--steps", 2)
+    assert status == 0, errors
+    assert printed.split() == [f"out/{file}" for file in files]
     images = [np.asarray(Image.open(tmp_path / "out" / file)) for file in files]
     assert len({image.tobytes() for image in images}) == len(files)
 
@@ -131,8 +112,8 @@ def test_every_mode_draws(tmp_path, arguments, files):
         (["--audio", "dog", "waves", "--sound-weights", "1", "1"], "sound_weights need mix=True"),
     ],
 )
-def test_mixes_that_cannot_be_get_one_line(tmp_path, run_here, arguments, message):
-    status, printed = run_here("generate", *arguments)
+def test_mixes_that_cannot_be_get_one_line(tmp_path, run_jaxsd, arguments, message):
+    status, _, printed = run_jaxsd("generate", *arguments)
     assert status == 2
     assert message in printed and printed.count("\n") == 1
     assert not (tmp_path / "out").exists()

@@ -86,31 +86,31 @@ def train(
     loaded = load_models(metadata, with_diffusion=with_diffusion, dtype=dtype, clip=clip, model=model)
     models = loaded.frozen(names)
     _check_encoded_shape(config, encoder, len(models.projection[...]))
-    make_data(config)
-    data, held_out = _open_splits(config, columns)
-    identity = _identify(config, columns)
-    check_run_data(folder, config, identity)
-    loader = Loader(data, columns, config.batch_size, config.seed, parts=config.accumulate)
-    steps = count_steps(config, len(data["audio"]))
-    if config.remat:
-        rematerialize(encoder)
-        rematerialize(models)
-
-    graph, params = nnx.split(encoder)
-    params = {"encoder": nnx.as_pure(params)}
-    for loss in losses.values():
-        params |= loss.init_params()
-    models_graph, frozen = nnx.split(models)
-    frozen = replicate(nnx.as_pure(frozen))
-    optimizer = make_optimizer(config, steps)
-    sample = None
-    if sampling and loaded.diffusion:
-        sample = make_sampling(graph, loaded.diffusion, np.asarray(held_out["audio"][: config.sample_images]))
-
-    def trained(state: TrainState) -> nnx.Module:
-        return nnx.merge(graph, state.average["encoder"])
-
     with lock_folder(folder) if jax.process_index() == 0 else nullcontext():
+        make_data(config)
+        data, held_out = _open_splits(config, columns)
+        identity = _identify(config, columns)
+        check_run_data(folder, config, identity)
+        loader = Loader(data, columns, config.batch_size, config.seed, parts=config.accumulate)
+        steps = count_steps(config, len(data["audio"]))
+        if config.remat:
+            rematerialize(encoder)
+            rematerialize(models)
+
+        graph, params = nnx.split(encoder)
+        params = {"encoder": nnx.as_pure(params)}
+        for loss in losses.values():
+            params |= loss.init_params()
+        models_graph, frozen = nnx.split(models)
+        frozen = replicate(nnx.as_pure(frozen))
+        optimizer = make_optimizer(config, steps)
+        sample = None
+        if sampling and loaded.diffusion:
+            sample = make_sampling(graph, loaded.diffusion, np.asarray(held_out["audio"][: config.sample_images]))
+
+        def trained(state: TrainState) -> nnx.Module:
+            return nnx.merge(graph, state.average["encoder"])
+
         write_run_config(folder, config, identity)
         state = fit(
             folder,

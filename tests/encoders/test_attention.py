@@ -116,11 +116,18 @@ NETWORKS = {
 
 
 ODD = {"U-Net at 520x328": (partial(UNet, SD15_UNET), "__call__", ((2, 65, 41, 4), (2,), (2, 77, 768)), 20, 32)}
-CASES = [(name, "bfloat16", False) for name in NETWORKS] + [("U-Net at 512x512", "bfloat16", True)]
+CASES = [
+    *((name, "bfloat16", False) for name in NETWORKS if name not in ("U-Net at 512x512", "vision tower")),
+    *(
+        pytest.param(name, "bfloat16", hopper, marks=pytest.mark.long)
+        for name, hopper in (("U-Net at 512x512", False), ("U-Net at 512x512", True), ("vision tower", False))
+    ),
+    ("U-Net at 520x328", "float16", True),
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, dtype, hopper", [*CASES, ("U-Net at 520x328", "float16", True)])
+@pytest.mark.parametrize("name, dtype, hopper", CASES)
 def test_every_attention_of_a_published_size_can_be_sampled_and_trained(cudnn, monkeypatch, name, dtype, hopper):
     """JAX refuses, while a program is traced, what the fused kernel does not take; nothing is compiled here."""
     from jax._src.cudnn import fused_attention_stablehlo
