@@ -12,7 +12,7 @@ from jaxsd.model_arguments import add_model_arguments, add_trust_argument
 
 STUDY_ONLY = ("clip", "limit", "shard", "dry_run")
 NOT_IN_STUDY = ("audio", "text", "image", "mask", "outpaint", "weights", "mix", "sound_weights", "alpha", "random")
-NOT_IN_STUDY += ("negative", "overwrite", "recipe", "show")
+NOT_IN_STUDY += ("negative", "overwrite", "recipe", "show", "batch")
 
 
 def run_generate():
@@ -140,6 +140,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--width", type=int, help="of the images in pixels (what the model was trained at)")
     add("--height", type=int, help="of the images in pixels (what the model was trained at)")
     add("--count", type=int, help="images a sound (1), or of each input, conditioning and mode of a study (2)")
+    add("--batch", type=int, metavar="N", help="images that an accelerator draws at once (what it takes)")
     add("--seed", type=int, default=0, help="of the noise the images start from (0)")
     add(
         "--recipe",
@@ -153,7 +154,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--serve", action="store_true", help="show a page to play with; its flags: --serve --help")
     _add_study_arguments(parser)
     add_trust_argument(parser)
-    parser.set_defaults(first=0, batch=None)
+    parser.set_defaults(first=0)
     return parser
 
 

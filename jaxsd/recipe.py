@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from jaxsd.clip.images import load_image
 from jaxsd.pretrained.model_config import from_dict
-from jaxsd.sharding import local_mesh
+from jaxsd.sharding import examples_at_once, local_mesh
 
 RECIPE_CHUNK, WEB_UI_CHUNK = "jaxsd", "parameters"
 RECIPE_VERSION = 1
@@ -84,7 +84,7 @@ class Recipe:
         sweep: The sweep of a strip, as the command takes it.
         outpaint: By how many pixels `image` was grown: left, top, right, bottom.
         number: The image's number among those of the same input, from 0.
-        batch: How many images a device drew at once, on which the last bits of an image depend.
+        batch: How many images a device drew at a time, on which the last bits of an image depend.
         device: The kind of the device.
         versions: Of the packages, as text.
     """
@@ -132,11 +132,10 @@ class Recipe:
                 raise ValueError(f"it names the file {record.name!r}; allowed: a name without folders")
 
     def drawn(self, image: Image.Image, number: int, batch: int) -> "Recipe":
-        """The recipe of the image of that number among those of its input, one of `batch` that were drawn at once."""
-        devices = local_mesh(batch).size
-        return dataclasses.replace(
-            self, number=number, batch=math.ceil(batch / devices), width=image.width, height=image.height
-        )
+        """The recipe of the image of that number among those of its input, one of a `batch` that was drawn."""
+        mesh = local_mesh(batch)
+        of_device = math.ceil(examples_at_once(mesh, batch) / mesh.size)
+        return dataclasses.replace(self, number=number, batch=of_device, width=image.width, height=image.height)
 
 
 def recipe_json(recipe: Recipe) -> str:

@@ -57,6 +57,15 @@ def round_up(count: int) -> int:
     return power * 3 // 4 if power > 2 and count <= power * 3 // 4 else power
 
 
+def examples_at_once(mesh: Mesh, examples: int) -> int:
+    """How many of `examples` the devices of a mesh compute at a time: all, or on CPUs one a device.
+
+    A batch of another size is another program, which rounds differently. A CPU is no slower by one example after the
+    other, and then no bit of an example depends on how many are computed beside it.
+    """
+    return mesh.size if mesh.devices.flat[0].platform == "cpu" else examples
+
+
 def shard_batch(tree: PyTree, mesh: Mesh, *, few_sizes: bool = False) -> PyTree:
     """Spread the arrays (batch, ...) of `tree` over the devices of a mesh of this process.
 

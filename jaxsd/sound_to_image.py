@@ -38,11 +38,11 @@ from jaxsd.recipe import (
     package_versions,
     source_name,
 )
-from jaxsd.sharding import map_batches, round_up
+from jaxsd.sharding import examples_at_once, local_mesh, map_batches, round_up
 
 Audio = str | PathLike[str] | np.ndarray  # a file, the name of a sample, or samples
 
-MOST_CLIPS = 16  # that an encoder takes at once; fewer are filled up (`round_up`), so that few programs compile
+MOST_CLIPS = 16  # that an accelerator encodes at once; fewer are filled up (`round_up`), so that few programs compile
 UNCONDITIONAL = ("text", "silence")
 RANDOM_STREAM = 77  # folded into an image's key for its random embeddings, so that they are not its noise
 # The paper's guidance and steps, without and with an image to start from (arXiv 2509.09717, section on generation).
@@ -248,7 +248,7 @@ class SoundToImage:
 
     def encode_with(self, name: str, clips: Int16[np.ndarray, "batch 16000"]) -> Float[np.ndarray, "batch 77 width"]:
         """The embeddings of one encoder."""
-        size = min(MOST_CLIPS, round_up(len(clips)))
+        size = examples_at_once(local_mesh(1), min(MOST_CLIPS, round_up(len(clips))))
         return map_batches(partial(_encode_clips, self.encoders[name]), clips, size)
 
     def random(self, keys: Key[Array, " batch"]) -> Conditioning:

@@ -20,14 +20,14 @@ from jaxsd.diffusion.images import prepare_image, prepare_mask
 from jaxsd.diffusion.kernels import parameter_formats
 from jaxsd.diffusion.loading import CLIP_REPOSITORY, is_single_file, load_folder, load_single_file
 from jaxsd.diffusion.lora import LoRA, apply_loras, read_lora
-from jaxsd.diffusion.samplers import NoiseSchedule, Sampler, init_history, make_sampler, normal, step
+from jaxsd.diffusion.samplers import NoiseSchedule, Row, Sampler, init_history, make_sampler, normal, step
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.diffusion.saving import save_folder
 from jaxsd.diffusion.tiles import decode_latents
 from jaxsd.diffusion.unet import UNet
 from jaxsd.diffusion.vae import VAE, Gaussian
 from jaxsd.pretrained.precision import choose_dtype, require_finite
-from jaxsd.sharding import AXIS, local_mesh, padded_batches, round_up, shard_batch
+from jaxsd.sharding import AXIS, examples_at_once, local_mesh, padded_batches, round_up, shard_batch
 
 # What diffusers calls the arguments of a pipeline, for those who come from there.
 DIFFUSERS_NAMES = {
@@ -196,8 +196,9 @@ class StableDiffusion:
             tokens = np.repeat(empty_text(self.text_encoder.config), len(texts), axis=0)
         else:
             tokens = tokenize(self.tokenizer, texts)
-        indices, count = next(padded_batches(len(texts), round_up(len(texts))))
-        return _encode_tokens(self._with_loras("text_encoder"), tokens[indices])[:count]
+        size = examples_at_once(local_mesh(1), round_up(len(texts)))
+        encode = partial(_encode_tokens, self._with_loras("text_encoder"))
+        return _join([encode(tokens[indices]) for indices, _ in padded_batches(len(texts), size)], len(texts))
 
     def __call__(
         self,
@@ -221,9 +222,10 @@ class StableDiffusion:
     ) -> Images:
         """Generate images from conditioning and, where there is one, from an image.
 
-        The batch is spread over all devices of this process, of which each computes 1, 2, 3, 4, 6, 8, 12, ... images,
-        the last one repeated. What compiles anew is another of these numbers, another size of the images, a sampler of
-        another order, and guidance 1; prompts, keys, steps and strengths do not.
+        The batch is spread over all devices of this process, of which each computes 1, 2, 3, 4, 6, 8, 12, ... images at
+        a time, the last one repeated, and a CPU one (`sharding.examples_at_once`). What compiles anew is another of
+        these numbers, another size of the images, a sampler of another order, and guidance 1; prompts, keys, steps and
+        strengths do not.
 
         Args:
             cond: The conditioning, or prompts to encode.
@@ -243,7 +245,8 @@ class StableDiffusion:
             height: In pixels. By default that of `latents`, or that at which the U-Net was trained.
             width: Likewise.
             key: Draws everything random, for each example of the batch by itself, so that an image does not depend on
-                its batch. An array of keys (batch,) gives each example its own. By default key 0.
+                its batch: on a CPU in no bit, elsewhere but for how batches of another size are rounded. An array of
+                keys (batch,) gives each example its own. By default key 0.
             on_step: `on_step(done, total, latents)` is called after every step with the latents of the image as the
                 U-Net sees it so far. `decode` shows them. They may still be computed: nothing waits for a step but a
                 function that looks at them.
@@ -295,47 +298,32 @@ class StableDiffusion:
         if len(masks) not in (1, batch):
             raise ValueError(f"masks are {len(masks)} and cond are {batch}; allowed: as many, or one for all")
 
-        mesh = local_mesh(batch)
-        arrays = noise, context, image_keys, step_keys
-        noise, context, image_keys, step_keys = shard_batch(arrays, mesh, few_sizes=True)
-        networks = self._on_devices(mesh)
-
-        def encode(images, keys):
-            if len(images) == 1:  # encoded but once
-                return _encode_images(*networks, images, keys)
-            return _encode_images(*networks, None, (shard_batch(images, mesh, few_sizes=True), keys))
-
-        known = None if images is None else encode(images, image_keys)
-        starts_from_noise = known is None or strength_of(image, mask, strength) is None
-        history = init_history(table, noise, 0.0 if starts_from_noise else jnp.asarray(known))
-        inpainting = Inpainting()
-        if mask is not None or self.unet.config.in_channels > self.unet.config.out_channels:
-            factor = self.vae.config.factor
-            small = np.broadcast_to(masks[:, ::factor, ::factor], (batch, *noise.shape[1:3], 1))
-            small = shard_batch(small, mesh, few_sizes=True)
-            if self.unet.config.in_channels == self.unet.config.out_channels:
-                inpainting = Inpainting(kept=(small, jnp.asarray(known), noise))
-            else:  # gray, which is 0 for the VAE, where the image is painted
-                covered = 0.5 * masks + (0 if images is None else (1 - masks) * images)
-                covered = np.asarray(covered + np.zeros(3, np.float32), np.float32)
-                seen = encode(covered, jax.vmap(partial(jax.random.fold_in, data=1))(image_keys))
-                inpainting = Inpainting(channels=jnp.concatenate([small, seen], axis=-1))
-        keys_values = _compute_keys_values(*networks, None, context)
+        networks = self._on_devices(mesh := local_mesh(batch))
+        from_image = image is not None and strength_of(image, mask, strength) is not None
+        size = examples_at_once(mesh, batch)
+        parts = []
+        for part in (slice(first, first + size) for first in range(0, batch, size)):
+            arrays = jax.tree.map(lambda x, part=part: x[part], (noise, context, image_keys, step_keys))
+            of_part = [one if one is None or len(one) == 1 else one[part] for one in (images, masks)]
+            parts.append(
+                _Denoising(self, networks, table, *arrays, *of_part, masked=mask is not None, from_image=from_image)
+            )
         shared_guidance = np.float32(guidance)
         rows = table.rows()
         guided = round(len(rows) * guidance_end)
         for done, row in enumerate(rows, 1):
-            if done == guided + 1 and len(context) > 1:
-                keys_values = _compute_keys_values(*networks, None, context[-1:])
-            parts = history, keys_values, step_keys, inpainting
-            history, predicted = _denoise(*networks, (row, shared_guidance), parts)
+            for part in parts if done == guided + 1 else ():
+                part.stop_guiding()
+            predicted = [part.step(row, shared_guidance) for part in parts]
             if on_step:
-                on_step(done, len(rows), predicted if len(predicted) == batch else predicted[:batch])
-        images = history.xs[0] if output_type == "latent" else _decode_images(*networks, None, history.xs[0])
+                on_step(done, len(rows), _join(predicted, batch))
+        latents = _join([part.latents for part in parts], batch)
+        images = latents
+        if output_type != "latent":
+            images = _join([_decode_images(*networks, None, part.latents) for part in parts], batch)
         require_finite(context, "the conditioning", None)
-        require_finite(history.xs[0], "the U-Net", self.unet.dtype)
+        require_finite(latents, "the U-Net", self.unet.dtype)
         require_finite(images, "the VAE", self.vae.dtype)
-        images = images[:batch]
         if output_type == "pil":
             return to_pil(images)
         return np.asarray(images) if output_type == "np" else images
@@ -356,9 +344,11 @@ class StableDiffusion:
     ) -> Float[Array, "batch height width 3"]:
         """Images, float32 in [0, 1], of latents at the scale of the U-Net."""
         latents = jnp.asarray(latents, jnp.float32)
-        mesh = local_mesh(len(latents))
-        batch = shard_batch(latents, mesh, few_sizes=True)
-        return _decode_images(*self._on_devices(mesh), None, batch)[: len(latents)]
+        networks = self._on_devices(mesh := local_mesh(len(latents)))
+        size = examples_at_once(mesh, len(latents))
+        parts = [latents[first : first + size] for first in range(0, len(latents), size)]
+        decoded = [_decode_images(*networks, None, shard_batch(part, mesh, few_sizes=True)) for part in parts]
+        return _join(decoded, len(latents))
 
     def _embed(self, prompts):
         """The hidden states of prompts; embeddings, and None, as they are."""
@@ -397,6 +387,85 @@ class StableDiffusion:
             if side < factor or side % factor:
                 raise ValueError(f"{name} is {side}; allowed: multiples of {factor}")
         return height // factor, width // factor, self.unet.config.out_channels
+
+
+class _Denoising:
+    """The images that the devices compute at a time, from their first latents on."""
+
+    def __init__(
+        self,
+        pipe: "StableDiffusion",
+        networks: tuple[nnx.GraphDef, Mesh, nnx.State],
+        table: Sampler,
+        noise: jax.Array,
+        context: tuple[jax.Array, ...],
+        image_keys: jax.Array,
+        step_keys: jax.Array,
+        images: np.ndarray | None,
+        masks: np.ndarray,
+        *,
+        masked: bool,
+        from_image: bool,
+    ):
+        """Encode the images to start from, and the conditioning.
+
+        Args:
+            pipe: says how the networks are made.
+            networks: what its `_on_devices` gives.
+            table: the sampler's.
+            noise, context, image_keys, step_keys: of each image.
+            images, masks: one for all or one each.
+            masked: whether a mask was given.
+            from_image: whether the first latents are noised ones of `images`, and not noise alone.
+        """
+        self.networks = networks
+        count, mesh = len(noise), networks[1]
+        arrays = shard_batch((noise, context, image_keys, step_keys), mesh, few_sizes=True)
+        noise, self.context, image_keys, self.step_keys = arrays
+        known = None if images is None else self._encode(images, image_keys)
+        self.history = init_history(table, noise, jnp.asarray(known) if from_image else 0.0)
+        self.inpainting = Inpainting()
+        sees_mask = pipe.unet.config.in_channels > pipe.unet.config.out_channels
+        if masked or sees_mask:
+            factor = pipe.vae.config.factor
+            small = np.broadcast_to(masks[:, ::factor, ::factor], (count, *noise.shape[1:3], 1))
+            small = shard_batch(small, mesh, few_sizes=True)
+            if sees_mask:  # gray, which is 0 for the VAE, where the image is painted
+                covered = 0.5 * masks + (0 if images is None else (1 - masks) * images)
+                covered = np.asarray(covered + np.zeros(3, np.float32), np.float32)
+                seen = self._encode(covered, jax.vmap(partial(jax.random.fold_in, data=1))(image_keys))
+                self.inpainting = Inpainting(channels=jnp.concatenate([small, seen], axis=-1))
+            else:
+                self.inpainting = Inpainting(kept=(small, jnp.asarray(known), noise))
+        self.keys_values = _compute_keys_values(*networks, None, self.context)
+
+    def _encode(self, images: np.ndarray, keys: jax.Array) -> jax.Array:
+        if len(images) == 1:  # encoded but once
+            return _encode_images(*self.networks, images, keys)
+        return _encode_images(*self.networks, None, (shard_batch(images, self.networks[1], few_sizes=True), keys))
+
+    @property
+    def latents(self) -> jax.Array:
+        """Those of the images after the last step; where the devices have more than are wanted, the rest follow."""
+        return self.history.xs[0]
+
+    def stop_guiding(self):
+        """Compute the conditioned half alone from here on."""
+        if len(self.context) > 1:
+            self.context = self.context[-1:]
+            self.keys_values = _compute_keys_values(*self.networks, None, self.context)
+
+    def step(self, row: Row, guidance: np.float32) -> jax.Array:
+        """Run a row of the sampler; the latents of the images as the U-Net sees them."""
+        parts = self.history, self.keys_values, self.step_keys, self.inpainting
+        self.history, predicted = _denoise(*self.networks, (row, guidance), parts)
+        return predicted
+
+
+def _join(parts: Sequence[jax.Array], count: int) -> jax.Array:
+    """The first `count` examples of arrays (batch, ...), one after the other."""
+    whole = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+    return whole if len(whole) == count else whole[:count]
 
 
 def are_the_same(before: list, after: list) -> bool:

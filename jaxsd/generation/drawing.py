@@ -18,7 +18,7 @@ from jaxsd.generation.strips import make_strip
 from jaxsd.generation.sweeps import Sweep
 from jaxsd.progress import Progress
 from jaxsd.recipe import Recipe, attach_recipe, read_attached
-from jaxsd.sharding import padded_batches
+from jaxsd.sharding import examples_at_once, local_mesh, padded_batches
 from jaxsd.sound_to_image import Conditioning, image_keys
 
 MOST_IMAGES, MOST_LATENTS = 16, 4 * 64 * 64  # at a time on one device
@@ -28,7 +28,8 @@ MOST_IMAGES, MOST_LATENTS = 16, 4 * 64 * 64  # at a time on one device
 class Drawing:
     """Images to draw: `count` of each input, a sound or a prompt.
 
-    An image is a function of its conditioning, the seed and its number among `count`, whatever is drawn beside it.
+    An image is a function of its conditioning, the seed and its number among `count`, whatever is drawn beside it: on
+    a CPU in every bit, elsewhere where `batch` is given.
 
     Attributes:
         pipe: The Stable Diffusion.
@@ -64,6 +65,8 @@ class Drawing:
     def __post_init__(self):
         if self.count < 1:
             raise ValueError(f"count is {self.count}; allowed: 1 or more")
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"batch is {self.batch}; allowed: 1 or more")
 
     @property
     def total(self) -> int:
@@ -77,10 +80,11 @@ class Drawing:
     @property
     def size(self) -> int:
         """Images of a batch, over all devices."""
+        wanted = self.total
+        if self.batch is not None:
+            wanted = self.batch if self.batch == 1 else self.batch * jax.local_device_count()
         largest = batch_size(self.pipe, self.sampling.get("height"), self.sampling.get("width"))
-        if self.batch is None:
-            return min(self.total, largest)
-        return min(self.batch if self.batch == 1 else self.batch * jax.local_device_count(), largest)
+        return examples_at_once(local_mesh(wanted), min(wanted, largest))
 
     @cached_property
     def steps_of_batch(self) -> int:
@@ -167,7 +171,7 @@ def write_sweep(drawing: Drawing, sweep: Sweep, conditionings: Sequence[Conditio
 
 
 def batch_size(pipe: StableDiffusion, height: int | None, width: int | None) -> int:
-    """Images at a time over all devices: fewer of large ones."""
+    """The most images at a time over all devices: fewer of large ones."""
     default = pipe.unet.config.sample_size * pipe.vae.config.factor
     latents = (height or default) * (width or default) // pipe.vae.config.factor**2
     return max(1, min(MOST_IMAGES, MOST_LATENTS // max(latents, 1))) * jax.local_device_count()

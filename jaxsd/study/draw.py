@@ -20,7 +20,7 @@ from jaxsd.files import lock_folder, naming, read_json, write_json
 from jaxsd.generation.drawing import batch_size
 from jaxsd.progress import Progress
 from jaxsd.recipe import Recipe, attach_recipe, hash_modules, save_png
-from jaxsd.sharding import padded_batches
+from jaxsd.sharding import examples_at_once, local_mesh, padded_batches
 from jaxsd.sound_to_image import Conditioning, SoundToImage, image_keys
 from jaxsd.study.inputs import StudyInputs
 from jaxsd.study.plan import RANDOM_EMBEDDINGS, TEXT_ALONE, StudyImage, study_images
@@ -71,7 +71,8 @@ class Study:
     @property
     def batch(self) -> int:
         """Images that are drawn at once: always as many, so that one program serves and every pixel stays the same."""
-        return batch_size(self.model.pipe, self.sampling.get("height"), self.sampling.get("width"))
+        most = batch_size(self.model.pipe, self.sampling.get("height"), self.sampling.get("width"))
+        return examples_at_once(local_mesh(most), most)
 
     def about(self) -> dict[str, Any]:
         """All that the pixels are a function of, for study.json."""
