@@ -214,7 +214,7 @@ def _flac_ends_at(path: Path | StoredFile, frames: int) -> bool:
             packets = [packet for packet in container.demux(stream) if packet.pts is not None]
     except (FFmpegError, IndexError):
         return True
-    return not packets or packets[-1].pts + (packets[-1].duration or 0) == frames
+    return not packets or (packets[-1].pts or 0) + (packets[-1].duration or 0) == frames
 
 
 def _is_chained(path: Path | StoredFile) -> bool:

@@ -19,6 +19,7 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
 )
+WORD_END = "</w>"
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -31,8 +32,8 @@ def load_tokenizer(source: str | Path, config: TextConfig, revision: str | None 
     """Load the CLIP tokenizer of the text tower of this config from a folder or a Hugging Face repository.
 
     Texts are cut at the tower's positions where the files name no length or a larger one. Raises FileNotFoundError
-    where there is no tokenizer, and ValueError where it cannot be read or has token ids that the tower has no
-    embeddings for.
+    where there is no tokenizer, and ValueError where it cannot be read, is not CLIP's, or has token ids that the tower
+    has no embeddings for.
     """
     folder = fetch(source, TOKENIZER_FILES, revision)
     if not has_tokenizer(folder):
@@ -44,10 +45,14 @@ def load_tokenizer(source: str | Path, config: TextConfig, revision: str | None 
 
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder)
-        largest = max(tokenizer.get_vocab().values())
+        vocabulary = tokenizer.get_vocab()
+        tokenizer("", padding="max_length", max_length=2)
     except Exception as error:  # there is no telling what damaged files lead transformers to
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{folder}: the tokenizer cannot be read: {reason[:200]}") from None
+    if not any(token.endswith(WORD_END) for token in vocabulary):
+        raise ValueError(f"{folder}: the tokenizer is not CLIP's, whose tokens at the end of a word end in {WORD_END}")
+    largest = max(vocabulary.values())
     if largest >= config.vocab_size:
         raise ValueError(
             f"{folder}: the tokenizer has token ids up to {largest}, but the text encoder has embeddings for ids up to "

@@ -12,11 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from huggingface_hub import errors
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
+from tokenizers.pre_tokenizers import ByteLevel
 
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import load_tokenizer, tokenize
@@ -703,6 +705,19 @@ def test_damaged_tokenizers(folder, content):
     with pytest.raises(ValueError, match="tokenizer: the tokenizer cannot be read: ") as error:
         StableDiffusion.from_pretrained(folder).encode_text("a dog")
     assert "\n" not in str(error.value)
+
+
+def test_tokenizers_of_other_models(tmp_path):
+    """Their token ids are small enough and mean other words."""
+    words = {token: index for index, token in enumerate([*ByteLevel.alphabet(), "<|startoftext|>", "<|endoftext|>"])}
+    for name, model in {
+        "gpt": tokenizers.models.BPE(vocab=words, merges=[]),
+        "bert": tokenizers.models.WordPiece(vocab={"[UNK]": 0, "a": 1, "dog": 2}, unk_token="[UNK]"),
+    }.items():
+        (tmp_path / name).mkdir()
+        tokenizers.Tokenizer(model).save(str(tmp_path / name / "tokenizer.json"))
+        with pytest.raises(ValueError, match=f"{name}: the tokenizer is not CLIP's, whose tokens at the end of a word"):
+            load_tokenizer(tmp_path / name, models.TEXT)
 
 
 def test_clip_with_the_config_of_a_processor_alone(tmp_path):
