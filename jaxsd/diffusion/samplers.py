@@ -12,6 +12,7 @@ image visits the last of the same points, and every rule starts there as it star
 To add a sampler, write the two functions and an entry of SAMPLERS.
 """
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -105,6 +106,9 @@ class NoiseSchedule:
         if "steps_offset" in values:
             changed["steps_offset"] = 1
         schedule = from_dict(cls, {**silent, **values, **changed}, path)
+        clipped = values.get("lambda_min_clipped")
+        if isinstance(clipped, int | float) and clipped <= -np.log(schedule.ratios[-1]):
+            other_rules.discard("lambda_min_clipped")  # no timestep is so noisy
         return replace(schedule, options=tuple((key, _hashable(values[key])) for key in sorted(other_rules)))
 
     def for_sampler(self, name: str) -> "NoiseSchedule":
@@ -442,6 +446,7 @@ SAMPLERS = {
         required={
             "algorithm_type": "dpmsolver++",
             "final_sigmas_type": "zero",
+            "lambda_min_clipped": -math.inf,
             "rescale_betas_zero_snr": False,
             "solver_order": 2,
             "solver_type": "midpoint",

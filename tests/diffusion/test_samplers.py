@@ -313,6 +313,14 @@ def test_files_that_are_of_no_use(tmp_path, values, message):
         schedule_in(tmp_path, **values)
 
 
+@pytest.mark.parametrize("value", [float("-inf"), -5.1])
+def test_a_limit_of_noise_beyond_all_timesteps_is_none(tmp_path, value, noise):
+    """diffusers writes -Infinity; -5.1 is for schedules with more noise."""
+    schedule = schedule_in(tmp_path, _class_name="DPMSolverMultistepScheduler", lambda_min_clipped=value, **SD15)
+    expected = drive(diffusers.DPMSolverMultistepScheduler(lambda_min_clipped=value, **SD15), "dpm++2m", 10, noise)
+    np.testing.assert_allclose(ours("dpm++2m", schedule, 10, noise), expected, atol=1e-4)
+
+
 def test_a_scheduler_that_is_not_here_leaves_the_others(tmp_path, noise):
     schedule = schedule_in(tmp_path, _class_name="UniPCMultistepScheduler", **FILES["silent"])
     message = (
@@ -332,6 +340,7 @@ def test_a_scheduler_that_is_not_here_leaves_the_others(tmp_path, noise):
         ({"use_beta_sigmas": True}, "lms"),
         ({"skip_prk_steps": False}, "pndm"),
         ({"sigma_min": [1, {}]}, "euler"),
+        ({"lambda_min_clipped": -1.0}, "dpm++2m"),
     ],
 )
 def test_a_rule_that_the_file_asks_for_and_is_not_here_leaves_the_others(tmp_path, values, sampler, noise):
