@@ -110,6 +110,8 @@ def test_every_mode_draws(tmp_path, run_jaxsd, arguments, files):
             "weights are 1 and sounds are 2; allowed: as many",
         ),
         (["--audio", "dog", "waves", "--sound-weights", "1", "1"], "sound_weights need mix=True"),
+        (["--audio", "dog", "--strength", "0.5"], "--strength is for an image to start from; give --image"),
+        (["--text", "caf\udce9"], r"the text 'caf\udce9' is not Unicode; give it in UTF-8"),
     ],
 )
 def test_mixes_that_cannot_be_get_one_line(tmp_path, run_jaxsd, arguments, message):

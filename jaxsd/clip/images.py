@@ -43,6 +43,8 @@ def load_image(path: str | Path | StoredFile) -> Image.Image:
             image = Image.open(path.open() if isinstance(path, StoredFile) else path)
             image.load()
             image = _as_stored(image)
+            if image.mode in WHITES:
+                _white(np.asarray(image), image.mode)  # refuses what is no image, by the name of the file
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ValueError(f"{path} has too many pixels; allowed: up to {Image.MAX_IMAGE_PIXELS}") from None
     except (FileNotFoundError, PermissionError):

@@ -68,8 +68,14 @@ def load_tokenizer(source: str | Path, config: TextConfig, revision: str | None 
 def tokenize(tokenizer, texts: Sequence[str]) -> Int[np.ndarray, "texts tokens"]:
     """Token ids, int32, padded and cut to the tokenizer's `model_max_length`, which is 77 in CLIP.
 
-    Warns of each text that is cut, with what was cut off.
+    Warns of each text that is cut, with what was cut off. Raises ValueError for a text that is not Unicode, as half a
+    pair of surrogates or bytes of another encoding are.
     """
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"the text {text[:80]!r} is not Unicode; give it in UTF-8") from None
     length = tokenizer.model_max_length
     ids = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True)["input_ids"]
     ids = np.array(ids, np.int32)

@@ -153,6 +153,8 @@ def _read_mask(arguments: argparse.Namespace, image: Image.Image | None) -> tupl
     if image is None:
         if arguments.mask or arguments.outpaint:
             raise ValueError("--mask and --outpaint need the image that they are for; give --image")
+        if arguments.strength is not None:
+            raise ValueError("--strength is for an image to start from; give --image")
         return None, None
     if arguments.mask and arguments.outpaint:
         raise ValueError("--mask and --outpaint cannot be had together: draw the border into the image and the mask")

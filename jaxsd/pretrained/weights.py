@@ -212,10 +212,16 @@ def _file_name(stem: str, suffix: str, variant: str | None) -> str:
 
 
 def open_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
-    """Open all `files`: their tensors by name, unread. Raises FileNotFoundError or ValueError naming a bad file."""
+    """Open all `files`: their tensors by name, unread.
+
+    Raises FileNotFoundError or ValueError that names a bad file, or one with a tensor that another file has too.
+    """
     tensors: dict[str, StoredTensor] = {}
     for path in files:
-        tensors |= _open_safetensors(path) if path.suffix == SAFETENSORS else _open_torch(path)
+        opened = _open_safetensors(path) if path.suffix == SAFETENSORS else _open_torch(path)
+        if twice := tensors.keys() & opened.keys():
+            raise ValueError(f"{path}: {min(twice)} is in another file of these weights too")
+        tensors |= opened
     return tensors
 
 

@@ -189,6 +189,12 @@ def test_raw_planes_of_16_bits_are_refused(tmp_path):
         load_image(tmp_path / "a.tif")
 
 
+def test_floats_that_are_no_image_are_refused_by_name(tmp_path):
+    Image.fromarray(np.full((2, 3), np.nan, np.float32)).save(tmp_path / "nan.tif")
+    with pytest.raises(ValueError, match="nan.tif cannot be read as an image: image has values from nan to nan"):
+        load_image(tmp_path / "nan.tif")
+
+
 def test_the_largest_value_of_a_pgm_is_white(tmp_path):
     values = np.round(GRAY * 200).astype(">u2")
     (tmp_path / "dark.pgm").write_bytes(b"P5 16 4 65535\n" + values.tobytes())

@@ -187,7 +187,11 @@ def test_shards(pipe, folder):
     for part, name in NETWORKS.items():
         shard(folder / part / name, f"{name}.index.json", name.replace(".", "-{}."))
     assert_same(StableDiffusion.from_pretrained(folder), pipe)
-    missing = folder / "unet" / "diffusion_pytorch_model-00002-of-00002.safetensors"
+    first, missing = (folder / "unet" / f"diffusion_pytorch_model-0000{number}-of-00002.safetensors" for number in "12")
+    both = {"conv_in.bias": load_file(first)["conv_in.bias"]}
+    save_file(load_file(missing) | both, missing)
+    with pytest.raises(ValueError, match=f"^{missing}: conv_in.bias is in another file of these weights too$"):
+        StableDiffusion.from_pretrained(folder)
     missing.unlink()
     with pytest.raises(FileNotFoundError, match=f"^{missing}: no such file, though .*index.json names it$"):
         StableDiffusion.from_pretrained(folder)
