@@ -219,7 +219,8 @@ def _find_file(source: str | Path, name: str) -> Path:
         folder = bundled
     if folder.is_dir():
         if not (folder / name).is_file():
-            hint = "; the command that began this run writes it" if (folder / "config.json").is_file() else ""
+            begun = (folder / "config.json").is_file()
+            hint = "; the training that began there writes it with its first checkpoint" if begun else ""
             raise FileNotFoundError(f"{folder} has no {name}{hint}")
         return folder / name
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
@@ -228,9 +229,10 @@ def _find_file(source: str | Path, name: str) -> Path:
             f"the bundled encoders are {', '.join(bundled_encoders()) or 'not installed'}"
         )
     if folder.parent.is_dir() or folder.parent.name in LOCAL_FOLDERS:  # a path, and not looked up on the hub
-        names = [path.parent.name for path in folder.parent.glob("*/encoder.json")]
+        names = sorted(path.parent.name for path in folder.parent.glob(f"*/{ENCODER_JSON}"))
         alike = difflib.get_close_matches(folder.name, names, n=1)
-        hint = f"; did you mean {folder.parent / alike[0]}?" if alike else ""
+        others = f"; the encoders in {folder.parent} are {', '.join(names)}" if names else ""
+        hint = f"; did you mean {folder.parent / alike[0]}?" if alike else others
         raise FileNotFoundError(f"no folder {source}{hint}")
     import huggingface_hub
 

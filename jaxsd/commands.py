@@ -145,7 +145,7 @@ def _evaluate(arguments: argparse.Namespace):
         before = initial_encoder if arguments.before else None
         evaluated = load_evaluated_encoders(sources, before=before, trust_code=arguments.trust_code)
         folder = arguments.data / arguments.split
-        maker = _find_maker(folder, made="toy" if arguments.data == TOY_DATA else None)
+        maker = _find_maker(folder)
         if maker:
             maker.make_split(folder, arguments.split)
         split = open_evaluation_split(folder, clip=arguments.clip, model=arguments.model)
@@ -167,16 +167,21 @@ def _evaluate(arguments: argparse.Namespace):
     print(page)
 
 
-def _find_maker(folder: Path, made: str | None):
-    """The module that makes the data set in `folder`, as its dataset.json says; that of the name `made` where nothing
-    is there yet; None where data are not made."""
+def _find_maker(folder: Path):
+    """The module that makes the split in `folder`, as its dataset.json says, or where there is none that of a split
+    beside it with the maker's models; of TOY_DATA that of the toy world; None where data are not made."""
     from jaxsd.bundled import load_maker
     from jaxsd.data.columns import METADATA
     from jaxsd.files import read_json
 
-    about = folder / METADATA
-    name = read_json(about).get("maker") if about.is_file() else made
-    return load_maker(name) if name else None
+    own, beside = folder / METADATA, sorted(folder.parent.glob(f"*/{METADATA}"))
+    if not own.is_file() and not beside:
+        return load_maker("toy") if folder.parent == TOY_DATA else None
+    metadata = read_json(own if own.is_file() else beside[0])
+    maker = load_maker(metadata["maker"]) if metadata.get("maker") else None
+    if maker and not own.is_file() and not maker.MODELS.items() <= metadata.items():
+        return None  # it would make data of other models than those beside them
+    return maker
 
 
 def _add_place_arguments(parser: argparse.ArgumentParser):

@@ -16,6 +16,7 @@ from PIL import Image
 
 from jaxsd.bundled import TOY_MODEL, model_source
 from jaxsd.clip.pipeline import CLIP
+from jaxsd.config import one_of
 from jaxsd.data.build import SplitBuild, build, is_built
 from jaxsd.data.columns import METADATA, ColumnType
 from jaxsd.data.features import FeatureTowers, to_float
@@ -48,7 +49,8 @@ def make_split(folder, split: str, size: int | None = None, *, seed: int = 0, we
         Whether there was anything to make.
 
     Raises:
-        ValueError: `folder` holds data of another source, size, seed or of other models, or `size` is below 1.
+        ValueError: `folder` holds data of another source, size, seed or of other models, `split` is unknown, or `size`
+            is below 1.
     """
     if size is None:
         metadata = _read_metadata(Path(folder))
@@ -108,6 +110,7 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
 
 def _split_build(folder: Path, split: str, size: int, seed: int, weights: Path) -> SplitBuild:
     _read_metadata(folder)
+    one_of("split", split, world.WORLD_SPLITS)
     if size < 1:
         raise ValueError(f"{folder}: {size} examples; allowed: 1 or more")
     models = MODELS

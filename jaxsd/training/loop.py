@@ -44,7 +44,8 @@ class Interrupted(KeyboardInterrupt):
     """Training was asked to stop and saved its state at `step`. `status` is the exit status: 0 after SIGTERM."""
 
     def __init__(self, folder: Path, step: int, number: int | None):
-        super().__init__(f"stopped at step {step}, saved in {folder}; run the same command to go on")
+        saved = f"at step {step}, saved in {folder}" if step else "before the first step"
+        super().__init__(f"stopped {saved}; run the same command to go on")
         self.status = 130 if number == signal.SIGINT else 0
 
 
