@@ -1,8 +1,10 @@
 """How a script runs: mistakes become one line, and compiled programs are kept from one run to the next."""
 
 import argparse
+import difflib
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -41,6 +43,20 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         if (status := getattr(stop, "status", None)) is not None:  # stopped in good order
             _fail(status, str(stop))
         _end_at_once(str(stop) or "interrupted")
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser that tells mistakes in a sentence, as all others are told; --help has the rest."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = re.match(r"unrecognized arguments: (\S+)", message)
+        if unknown and unknown[1].startswith("-"):
+            flags = re.findall(r"--[a-z][a-z-]*", self.format_help())
+            if alike := difflib.get_close_matches(unknown[1], flags, n=1):
+                _fail(2, f"{message}; did you mean {alike[0]}?")
+        elif unknown:
+            message += ", which stands behind no flag that takes it"
+        _fail(2, f"{message}; see {self.prog} --help")
 
 
 def make_console() -> "Console":
@@ -151,7 +167,7 @@ def error_message(error: Exception) -> str:
 
 def program() -> str:
     """How the running program was called: `train.py`, `python -m jaxsd.toy` or `jaxsd toy`."""
-    spec = sys.modules["__main__"].__spec__
+    spec = None if sys.argv[0].startswith("jaxsd ") else sys.modules["__main__"].__spec__
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxsd import cli
 from jaxsd.config import add_config_argument, load_config
-from jaxsd.files import lock_folder
+from jaxsd.files import check_output_folder, lock_folder
 from jaxsd.model_arguments import add_trust_argument
 
 # What a command is, and the function that runs it. `jaxsd data` is `python -m jaxsd.data`, and so on.
@@ -36,7 +36,7 @@ def main():
 
 def _dispatch() -> int | None:
     epilog = "\n".join(f"  {name:<10}{about}" for name, (about, _) in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = cli.ArgumentParser(
         prog="jaxsd",
         description="Sound to image: audio encoders and Stable Diffusion 1.x in JAX.",
         epilog=f"commands (each has its own --help):\n{epilog}",
@@ -59,7 +59,7 @@ def _dispatch() -> int | None:
 
 
 def run_train():
-    parser = argparse.ArgumentParser(
+    parser = cli.ArgumentParser(
         description="Train an audio encoder: python train.py --config gemini.py:aligned --config.data.folder=data/avt"
     )
     add_config_argument(parser)
@@ -86,7 +86,7 @@ def run_train():
 
 
 def run_eval():
-    parser = argparse.ArgumentParser(
+    parser = cli.ArgumentParser(
         description="Evaluate audio encoders on a data set's held-out split: "
         "python eval.py runs/gemini runs/grok --data data/avt"
     )
@@ -125,6 +125,7 @@ def run_eval():
     _add_place_arguments(parser)
     add_trust_argument(parser)
     arguments = parser.parse_args()
+    check_output_folder(arguments.out)
     with lock_folder(arguments.out):
         _evaluate(arguments)
 

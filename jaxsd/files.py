@@ -62,6 +62,13 @@ def place_new(part: Path, path: Path) -> bool:
     return True
 
 
+def check_output_folder(folder: Path) -> None:
+    """Raise ValueError where `folder`, or a folder that it would be in, is a file."""
+    there = next(path for path in (folder, *folder.parents, Path()) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"{there} is a file; --out is a folder")
+
+
 @contextmanager
 def lock_folder(folder, *, wait: bool = False) -> Iterator[None]:
     """Keep a folder to this process for the length of a `with` block; the folder is made where there is none.

@@ -8,8 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+from jaxsd import cli
 from jaxsd.model_arguments import add_model_arguments, add_trust_argument
 
+EXAMPLES = """\
+  %(prog)s --audio dog.wav
+  %(prog)s --audio dog organ --text "at night" --count 2
+  %(prog)s --audio waves --image sketch.png --strength 0.7
+  %(prog)s --audio dog.wav --encoder runs/avt --model sd15.safetensors"""
 STUDY_ONLY = ("clip", "limit", "shard", "dry_run")
 NOT_IN_STUDY = ("audio", "text", "image", "mask", "outpaint", "weights", "mix", "sound_weights", "alpha", "random")
 NOT_IN_STUDY += ("negative", "overwrite", "recipe", "show", "batch")
@@ -86,8 +92,32 @@ def _refuse_given(parser: argparse.ArgumentParser, arguments: argparse.Namespace
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Turn sounds into images: python generate.py --audio dog.wav")
-    add = parser.add_argument
+    parser = cli.ArgumentParser(
+        usage="%(prog)s --audio FILE [FILE ...] [other flags]",
+        description=f"Turn sounds into images.\n\n{EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_input_arguments(parser.add_argument_group("sounds and texts"))
+    add_model_arguments(models := parser.add_argument_group("models"))
+    models.add_argument(
+        "--lora",
+        nargs="+",
+        default=[],
+        metavar="FILE[:WEIGHT]",
+        help="LoRAs: files, folders or repositories, each with its weight (1)",
+    )
+    add_trust_argument(models)
+    _add_image_arguments(parser.add_argument_group("an image to start from"))
+    _add_sampling_arguments(parser.add_argument_group("sampling"))
+    _add_file_arguments(parser.add_argument_group("files"))
+    _add_study_arguments(parser.add_argument_group("a study: every conditioning, mode and input, and a page of them"))
+    parser.add_argument("--serve", action="store_true", help="show a page to play with; its flags: --serve --help")
+    parser.set_defaults(first=0)
+    return parser
+
+
+def _add_input_arguments(group: argparse._ArgumentGroup):
+    add = group.add_argument
     add("--audio", nargs="+", default=[], metavar="FILE", help="sound files, or names of the sample sounds")
     add("--text", nargs="+", default=[], help="captions beside the sounds, one for all or one each; or without sounds")
     add(
@@ -100,16 +130,12 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--mix", action="store_true", help="all sounds in one image: the mean of their embeddings")
     add("--sound-weights", nargs="+", type=float, metavar="W", help="with --mix, a number for each sound (all alike)")
     add("--alpha", type=float, help="share of the text beside the sounds, 0 to 1 (0.5)")
+    add("--negative", default="", metavar="TEXT", help="what the images should not show")
     add("--random", action="store_true", help="random embeddings in place of sounds and texts, the paper's baseline")
-    add_model_arguments(parser)
-    add(
-        "--lora",
-        nargs="+",
-        default=[],
-        metavar="FILE[:WEIGHT]",
-        help="LoRAs: files, folders or repositories, each with its weight (1)",
-    )
-    add("--sweep", metavar="NAME=FIRST:LAST:STEP", help="a strip of images: alpha, guidance, strength or steps in turn")
+
+
+def _add_image_arguments(group: argparse._ArgumentGroup):
+    add = group.add_argument
     add("--image", metavar="FILE", help="image to start from")
     add("--strength", type=float, help="how little is left of that image, above 0 to 1 (0.7; 1 with a mask)")
     add("--mask", metavar="FILE", help="image that is white where the image is painted anew and black where it stays")
@@ -120,14 +146,15 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
         help="pixels by which the image grows; they are painted",
     )
-    add("--negative", default="", metavar="TEXT", help="what the images should not show")
-    add(
-        "--unconditional",
-        choices=("text", "silence"),
-        default="text",
-        help="what guidance moves away from: the negative or empty text, or as in the paper silence and, with --text, "
-        "that text (text)",
-    )
+
+
+def _add_sampling_arguments(group: argparse._ArgumentGroup):
+    add = group.add_argument
+    add("--count", type=int, help="images a sound (1), or of each input, conditioning and mode of a study (2)")
+    add("--batch", type=int, metavar="N", help="images that an accelerator draws at once (what it takes)")
+    add("--seed", type=int, default=0, help="of the noise the images start from (0)")
+    add("--steps", type=int, help="denoising steps (the model's; else 100, or 200 with --image)")
+    add("--sampler", help="ddim, pndm, lms, euler, euler_a, dpm++2m, lcm or tcd (the model's own)")
     add(
         "--guidance",
         type=float,
@@ -135,31 +162,27 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     add("--guidance-end", type=float, metavar="SHARE", help="share of the steps that are guided, 0 to 1 (1)")
     add("--fast", action="store_true", help="the same as --sampler dpm++2m --steps 15 --guidance-end 0.6")
-    add("--steps", type=int, help="denoising steps (the model's; else 100, or 200 with --image)")
-    add("--sampler", help="ddim, pndm, lms, euler, euler_a, dpm++2m, lcm or tcd (the model's own)")
+    add(
+        "--unconditional",
+        choices=("text", "silence"),
+        default="text",
+        help="what guidance moves away from: the negative or empty text, or as in the paper silence and, with --text, "
+        "that text (text)",
+    )
     add("--width", type=int, help="of the images in pixels (what the model was trained at)")
     add("--height", type=int, help="of the images in pixels (what the model was trained at)")
-    add("--count", type=int, help="images a sound (1), or of each input, conditioning and mode of a study (2)")
-    add("--batch", type=int, metavar="N", help="images that an accelerator draws at once (what it takes)")
-    add("--seed", type=int, default=0, help="of the noise the images start from (0)")
-    add(
-        "--recipe",
-        type=Path,
-        metavar="PNG",
-        help="make an image again; other flags count over its recipe",
-    )
-    add("--show", type=Path, metavar="PNG", help="print how an image was made, and make none")
+    add("--sweep", metavar="NAME=FIRST:LAST:STEP", help="a strip of images: alpha, guidance, strength or steps in turn")
+
+
+def _add_file_arguments(group: argparse._ArgumentGroup):
+    add = group.add_argument
     add("--out", type=Path, default=Path("out"), metavar="FOLDER", help="where the images go (out)")
     add("--overwrite", action="store_true", help="replace files that are there instead of taking the next free number")
-    add("--serve", action="store_true", help="show a page to play with; its flags: --serve --help")
-    _add_study_arguments(parser)
-    add_trust_argument(parser)
-    parser.set_defaults(first=0)
-    return parser
+    add("--recipe", type=Path, metavar="PNG", help="make an image again; other flags count over its recipe")
+    add("--show", type=Path, metavar="PNG", help="print how an image was made, and make none")
 
 
-def _add_study_arguments(parser: argparse.ArgumentParser):
-    group = parser.add_argument_group("a study: every conditioning, mode and input, and a page of them")
+def _add_study_arguments(group: argparse._ArgumentGroup):
     group.add_argument("--study", type=Path, metavar="CSV|FOLDER", help="the sounds, their captions and the images")
     group.add_argument(
         "--clip", metavar="CLIP", help="scores the images: a folder or repository (of the toy model: toy)"

@@ -8,17 +8,21 @@ if TYPE_CHECKING:
     from jaxsd.sound_to_image import SoundToImage
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     add = parser.add_argument
     add("--model", help="Stable Diffusion 1.x: a folder, a .safetensors file or a repository (toy)")
     add("--revision", help="branch, tag or commit of the model on the hub")
     add("--variant", help="part of the file names of the model's weights, such as fp16")
     add("--tokenizer", help="a folder or repository in place of the model's own tokenizer")
     add("--vae", help="a folder or .safetensors file with a VAE in place of the model's own")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), help="(bfloat16 on accelerators, float32 on the CPU)")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the computation (bfloat16 on accelerators, float32 on the CPU)",
+    )
 
 
-def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+def add_trust_argument(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--trust-code",
         action="store_true",

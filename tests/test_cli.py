@@ -119,3 +119,21 @@ def test_a_sheet_takes_the_next_free_name(tmp_path, monkeypatch, capsys):
     (tmp_path / "sheet.png").touch()
     __main__.main()
     assert capsys.readouterr().out.split() == [str(tmp_path / "sheet.png"), str(tmp_path / "sheet-2.png")]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--autio", "dog"], "unrecognized arguments: --autio dog; did you mean --audio?"),
+        (["dog"], "unrecognized arguments: dog, which stands behind no flag that takes it; see generate --help"),
+        (["--steps", "zero"], "argument --steps: invalid int value: 'zero'; see generate --help"),
+    ],
+)
+def test_a_wrong_flag_is_told_in_a_sentence(flags, said, capsys):
+    parser = cli.ArgumentParser(prog="generate")
+    parser.add_argument("--audio")
+    parser.add_argument("--steps", type=int)
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(flags)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.strip().endswith(f": {said}")

@@ -40,6 +40,7 @@ ROOMS = (
     "jaxsd.serving",
     "jaxsd.generate_command",
     "jaxsd.commands",
+    "jaxsd.__main__",
 )
 # Every config file and every command has one.
 DEFINED_OFTEN = {"get_config", "main"}

@@ -33,8 +33,8 @@ def test_a_sample_sound_becomes_a_picture(tmp_path):
     [
         (["--audio", "nowhere.wav"], "nowhere.wav: no such file, nor a sample sound of that name; the samples are"),
         (["--audio", "dog.wav", "text.wav"], "text.wav cannot be read as sound"),
-        (["--audio", "dog.wav", "--sampler", "magic"], "unknown sampler 'magic'; allowed: pndm, ddim, lms"),
-        (["--audio", "dog.wav", "--steps", "0"], "steps is 0; allowed: 1 to 999"),
+        (["--audio", "dog.wav", "--sampler", "magic"], "sampler is 'magic'; allowed: pndm, ddim, lms"),
+        (["--audio", "dog.wav", "--steps", "0"], "steps is 0; allowed: from 1"),
         (["--audio", "dog.wav", "--encoder", "empty"], "encoder.json"),
     ],
 )

@@ -8,7 +8,7 @@ from jaxsd import cli
 
 
 def main() -> int | None:
-    parser = argparse.ArgumentParser(prog=cli.program(), description=__doc__)
+    parser = cli.ArgumentParser(prog=cli.program(), description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
     command = commands.add_parser("ask", help="ask a chatbot for designs and judge them; goes on where it stopped")

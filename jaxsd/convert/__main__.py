@@ -14,7 +14,7 @@ from jaxsd.convert.files import convert
 
 
 def main():
-    parser = argparse.ArgumentParser(
+    parser = cli.ArgumentParser(
         prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from jaxsd.files import naming, place_new, replacing
+from jaxsd.files import check_output_folder, naming, place_new, replacing
 from jaxsd.recipe import save_png
 
 
@@ -20,10 +20,9 @@ def slug(text: str) -> str:
 def output_paths(stems: Sequence[str], folder: Path, count: int, overwrite: bool) -> list[Path]:
     """`folder`/<stem>.png, `count` of each stem; a name that is taken gets the next free number.
 
-    Raises ValueError where `folder` is a file.
+    Raises ValueError as `check_output_folder` does.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; --out is a folder")
+    check_output_folder(folder)
     paths: list[Path] = []
     for stem in (stem for stem in stems for _ in range(count)):
         candidates = _candidates(folder, stem)

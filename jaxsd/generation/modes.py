@@ -15,6 +15,8 @@ from jaxsd.bundled import model_source
 from jaxsd.clip.images import load_image
 from jaxsd.diffusion.images import pad_image
 from jaxsd.diffusion.loading import require_tokenizer
+from jaxsd.diffusion.sampling_defaults import SamplingDefaults
+from jaxsd.files import check_output_folder
 from jaxsd.generation.drawing import Drawing, write_images, write_sweep
 from jaxsd.generation.flags import given_sampling, load_with_loras
 from jaxsd.generation.inputs import Inputs, read_inputs
@@ -124,13 +126,16 @@ def _prepare_request(arguments: argparse.Namespace, recipe: Recipe | None) -> Re
         raise ValueError("--alpha is the share of the text beside sounds; give --audio and --text")
     if (arguments.mix or arguments.sound_weights) and not arguments.audio:
         raise ValueError("--mix and --sound-weights are for sounds; give --audio")
+    given = given_sampling(arguments)
+    SamplingDefaults(**{name: given[name] for name in ("guidance", "steps", "sampler") if name in given})  # checks them
+    check_output_folder(arguments.out)
     inputs = read_inputs(arguments.audio, arguments.text, arguments.image, mix=arguments.mix, random=arguments.random)
     image, mask = _read_mask(arguments, inputs.image)
     if (arguments.text or arguments.negative) and not arguments.tokenizer:
         require_tokenizer(model_source(arguments.model))
     model = load_with_loras(arguments, arguments.encoder if arguments.audio else [], arguments.weights)
     defaults = model.sampling_defaults(image=inputs.image is not None)
-    sampling = {"guidance": defaults.guidance, "steps": defaults.steps} | given_sampling(arguments)
+    sampling = {"guidance": defaults.guidance, "steps": defaults.steps} | given
     request = Request(arguments, inputs, image, mask, model, sampling | {"strength": arguments.strength})
     if recipe:
         check_ingredients(arguments.recipe, recipe, request.recipes[0])

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from jaxsd.diffusion.pipeline import strength_of, to_pil
-from jaxsd.files import lock_folder, naming, read_json, write_json
+from jaxsd.files import check_output_folder, lock_folder, naming, read_json, write_json
 from jaxsd.generation.drawing import batch_size
 from jaxsd.progress import Progress
 from jaxsd.recipe import Recipe, attach_recipe, hash_modules, save_png
@@ -93,8 +93,7 @@ class Study:
 def check_or_write_study(study: Study, *, write: bool = True) -> None:
     """Write study.json, if `write`. Raises ValueError where the folder holds another study, and names what differs."""
     path, about = study.folder / STUDY_JSON, study.about()
-    if study.folder.exists() and not study.folder.is_dir():
-        raise ValueError(f"{study.folder} is a file; --out is a folder")
+    check_output_folder(study.folder)
     if path.is_file():
         there = read_json(path)
         if different := [name for name in about if there.get(name) != about[name]]:

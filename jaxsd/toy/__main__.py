@@ -1,13 +1,12 @@
 """The toy world: python -m jaxsd.toy demo | train | sheet | files | study | reproduce | recipes | questions."""
 
-import argparse
 from pathlib import Path
 
 from jaxsd import cli
 
 
 def main():
-    parser = argparse.ArgumentParser(prog=cli.program(), description=__doc__)
+    parser = cli.ArgumentParser(prog=cli.program(), description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("demo", help="train an encoder briefly, evaluate it, draw the sample sounds")
     command.add_argument("--out", type=Path, default=Path("runs/demo"))

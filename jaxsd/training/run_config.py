@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from jaxsd.config import TrainConfig
-from jaxsd.files import read_json, write_json
+from jaxsd.files import check_output_folder, read_json, write_json
 
 CONFIG_JSON, DATA_JSON = "config.json", "data.json"
 # Values that do not change what is trained. Where data are is no property of them: data.json says what they are.
@@ -20,8 +20,7 @@ def check_run_config(folder: Path, config: TrainConfig) -> str:
     More steps or epochs are allowed. Returns what these mean, in a sentence, or "". Raises ValueError, naming what
     differs, for another config, or where `folder` is a file.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; --out is a folder")
+    check_output_folder(folder)
     path = folder / CONFIG_JSON
     if not path.is_file():
         return ""
