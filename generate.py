@@ -1,7 +1,7 @@
 """Turn sounds into images: python generate.py --audio dog.wav"""
 
-from jaxsd import cli
-from jaxsd.generate_command import run_generate
+from jaxsd.commands.generate import run_generate
+from jaxsd.runtime import cli
 
 if __name__ == "__main__":
     cli.run(run_generate)

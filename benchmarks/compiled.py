@@ -38,7 +38,6 @@ from jaxtyping import PyTree
 import encoders
 from benchmarks import hlo
 from encoders.layers import abstract, rematerialize
-from jaxsd.cli import run
 from jaxsd.clip.towers import CLIPModel, TextModel, VisionConfig
 from jaxsd.config import load_config
 from jaxsd.diffusion import pipeline
@@ -47,7 +46,8 @@ from jaxsd.diffusion.loading import SD15_TEXT, SD15_UNET, SD15_VAE
 from jaxsd.diffusion.samplers import NoiseSchedule, init_history, make_sampler
 from jaxsd.diffusion.unet import UNet
 from jaxsd.diffusion.vae import VAE
-from jaxsd.sharding import AXIS, batch_sharding, replicated_sharding
+from jaxsd.runtime.cli import run
+from jaxsd.runtime.sharding import AXIS, batch_sharding, replicated_sharding
 from jaxsd.training.frozen_models import FrozenModels
 from jaxsd.training.initialization import make_encoder
 from jaxsd.training.loop import init_state, make_step

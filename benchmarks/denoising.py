@@ -22,7 +22,7 @@ from jaxsd.config import load_config
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.pretrained.precision import choose_dtype
-from jaxsd.sharding import batch_sharding, replicate
+from jaxsd.runtime.sharding import batch_sharding, replicate
 from jaxsd.training.frozen_models import FrozenModels
 from jaxsd.training.initialization import make_encoder
 from jaxsd.training.loop import init_state, make_step

@@ -20,9 +20,9 @@ from jaxsd.diffusion.loading import COMPONENTS, SD15_TEXT, SD15_UNET, SD15_VAE
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.saving import scheduler_json
-from jaxsd.files import write_json
 from jaxsd.pretrained.model_config import to_json
 from jaxsd.pretrained.weights import write_safetensors
+from jaxsd.runtime.files import write_json
 from tests.references import manifests
 
 CONFIGS = {"unet": SD15_UNET, "vae": SD15_VAE, "text_encoder": SD15_TEXT}

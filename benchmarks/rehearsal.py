@@ -21,7 +21,6 @@ from flax import nnx
 from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
 
-from jaxsd.bundled import TOY_SAMPLES
 from jaxsd.clip.pipeline import CLIP, Preprocessing
 from jaxsd.clip.tokens import load_tokenizer
 from jaxsd.clip.towers import CLIPModel, TextModel, VisionConfig
@@ -31,9 +30,10 @@ from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.single_file import single_file_mapping
 from jaxsd.diffusion.unet import UNet
 from jaxsd.diffusion.vae import VAE
-from jaxsd.files import write_json
 from jaxsd.pretrained.mapping import export_parameters
 from jaxsd.pretrained.weights import write_safetensors
+from jaxsd.runtime.bundled import TOY_SAMPLES
+from jaxsd.runtime.files import write_json
 
 ROOT = Path(__file__).parents[1]
 SOURCES = {"source": 12, "source-200": 200}  # folders and how many examples they hold

@@ -19,7 +19,7 @@ from benchmarks.timing import in_turns
 from encoders.flops import count_flops
 from jaxsd.config import load_config
 from jaxsd.pretrained.precision import choose_dtype
-from jaxsd.sharding import batch_sharding, replicate
+from jaxsd.runtime.sharding import batch_sharding, replicate
 from jaxsd.training.frozen_models import FrozenModels
 from jaxsd.training.initialization import make_encoder
 from jaxsd.training.loop import init_state, make_step

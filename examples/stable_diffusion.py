@@ -5,8 +5,8 @@ import sys
 import jax
 
 from jaxsd import StableDiffusion
-from jaxsd.bundled import model_source
 from jaxsd.diffusion.pipeline import to_pil
+from jaxsd.runtime.bundled import model_source
 
 # A folder in diffusers' layout, a Hugging Face id, or a .safetensors file; "toy" is the bundled model.
 source = sys.argv[2] if len(sys.argv) > 2 else "toy"

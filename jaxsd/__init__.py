@@ -1,7 +1,7 @@
 """Audio-conditioned image generation and Stable Diffusion 1.x in JAX.
 
-Importing it turns on JAX's compilation cache (`jaxsd.cli.keep_compiled`), so that the next process starts faster. The
-environment variable JAX_ENABLE_COMPILATION_CACHE=false turns it off, and so does
+Importing it turns on JAX's compilation cache (`jaxsd.runtime.cli.keep_compiled`), so that the next process starts
+faster. The environment variable JAX_ENABLE_COMPILATION_CACHE=false turns it off, and so does
 `jax.config.update("jax_enable_compilation_cache", False)`.
 """
 
@@ -10,7 +10,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
-from jaxsd.cli import keep_compiled
+from jaxsd.runtime.cli import keep_compiled
 
 if TYPE_CHECKING:
     from jaxsd.clip.pipeline import CLIP

@@ -22,7 +22,7 @@ import soundfile
 import soxr
 from jaxtyping import Float, Float32, Int16
 
-from jaxsd.files import StoredFile, check_not_pointer, naming
+from jaxsd.runtime.files import StoredFile, check_not_pointer, naming
 
 RATE = 16_000  # Hz
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz; a rate beyond these is a broken header, not a recording

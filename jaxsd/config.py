@@ -36,7 +36,7 @@ class DataConfig:
     """The data set to train on, and how it is made where it can be made."""
 
     folder: str = "data/avt"
-    maker: str = ""  # what makes the splits that are missing: a name of jaxsd.bundled.MAKERS, or "" for nothing
+    maker: str = ""  # what makes the splits that are missing: a name of jaxsd.runtime.bundled.MAKERS, or "" for nothing
     train_size: int = 0  # examples that the maker makes to train on
     held_out: int = 0  # examples that the maker makes of each held-out split
 

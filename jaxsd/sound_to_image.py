@@ -20,12 +20,11 @@ from jaxtyping import Array, Float, Int16, Key
 import encoders
 from encoders.spectrogram import TOKENS
 from jaxsd.audio import RATE, Clip, clip_from_samples, load_clip
-from jaxsd.bundled import model_source, sound_source
 from jaxsd.diffusion.loading import read_unet_config
 from jaxsd.diffusion.pipeline import Images, StableDiffusion, are_the_same, strength_of
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.pretrained.precision import choose_dtype
-from jaxsd.recipe import (
+from jaxsd.recipes.recipe import (
     ModelRecord,
     Recipe,
     SoundRecord,
@@ -38,7 +37,8 @@ from jaxsd.recipe import (
     package_versions,
     source_name,
 )
-from jaxsd.sharding import examples_at_once, local_mesh, map_batches, round_up
+from jaxsd.runtime.bundled import model_source, sound_source
+from jaxsd.runtime.sharding import examples_at_once, local_mesh, map_batches, round_up
 
 Audio = str | PathLike[str] | np.ndarray  # a file, the name of a sample, or samples
 

@@ -36,7 +36,8 @@ def rng() -> np.random.Generator:
 @pytest.fixture
 def run_jaxsd(tmp_path, monkeypatch, capsys):
     """The exit status, stdout and stderr of the command `jaxsd`, run in this process from an empty folder."""
-    from jaxsd import cli, commands
+    from jaxsd import commands
+    from jaxsd.runtime import cli
 
     def run(*arguments):
         monkeypatch.chdir(tmp_path)

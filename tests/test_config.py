@@ -12,9 +12,9 @@ import pytest
 
 import encoders
 from encoders.layers import abstract
-from jaxsd import cli
 from jaxsd import config as configs
 from jaxsd.config import CONFIGS, DataConfig, TrainConfig, deep_merge, load_config
+from jaxsd.runtime import cli
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """
@@ -278,13 +278,14 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
 def test_scripts_and_modules_are_called_by_their_names(tmp_path):
     (tmp_path / "pack").mkdir()
     for script in (tmp_path / "eval.py", tmp_path / "pack" / "__main__.py"):
-        script.write_text("from jaxsd import cli\ncli.run(lambda: int('x'))\n")
+        script.write_text("from jaxsd.runtime import cli\ncli.run(lambda: int('x'))\n")
     assert python("eval.py", cwd=tmp_path).stderr.startswith("eval.py: invalid literal")
     assert python("-m", "pack", cwd=tmp_path).stderr.startswith("python -m pack: invalid literal")
 
 
 def test_config_and_cli_leave_jax_alone():
-    script = "import sys; from jaxsd import cli, config; config.load_config('gemini'); sys.exit('jax' in sys.modules)"
+    imports = "import sys; from jaxsd import config; from jaxsd.runtime import cli"
+    script = f"{imports}; config.load_config('gemini'); sys.exit('jax' in sys.modules)"
     assert python("-c", script).returncode == 0
 
 

@@ -13,12 +13,12 @@ from PIL import Image
 
 import encoders
 from jaxsd.audio import write_wav
-from jaxsd.bundled import TOY_ENCODERS
-from jaxsd.cli import error_message
 from jaxsd.data.columns import write_columns
 from jaxsd.data.cut import CutOptions, cut_videos
-from jaxsd.files import lock_folder, replacing, write_json
 from jaxsd.pretrained.weights import write_safetensors
+from jaxsd.runtime.bundled import TOY_ENCODERS
+from jaxsd.runtime.cli import error_message
+from jaxsd.runtime.files import lock_folder, replacing, write_json
 from jaxsd.toy import world
 from jaxsd.toy.maker import make_dataset
 from tests.helpers.data_files import write_files
@@ -133,12 +133,12 @@ from pathlib import Path
 import encoders
 from jaxsd.audio import load_clip
 from jaxsd.clip.images import load_image
-from jaxsd.cli import USER_ERRORS, error_message
+from jaxsd.runtime.cli import USER_ERRORS, error_message
 from jaxsd.config import load_config
 from jaxsd.data.columns import open_columns
 from jaxsd.data.layouts import read_source
 from jaxsd.data.manifest import read_manifest
-from jaxsd.files import read_json
+from jaxsd.runtime.files import read_json
 from jaxsd.pretrained.weights import open_tensors
 
 folder = Path(sys.argv[1])

@@ -14,12 +14,8 @@ ROOT = Path(__file__).parents[1]
 # From the lowest to the highest: a room imports those before it. `encoders` imports nothing of jaxsd.
 ROOMS = (
     "encoders",
-    "jaxsd.files",
-    "jaxsd.progress",
-    "jaxsd.bundled",
+    "jaxsd.runtime",
     "jaxsd.audio",
-    "jaxsd.sharding",
-    "jaxsd.cli",
     "jaxsd.config",
     "jaxsd.configs",
     "jaxsd.pretrained",
@@ -29,16 +25,13 @@ ROOMS = (
     "jaxsd.evaluation",
     "jaxsd.training",
     "jaxsd.convert",
-    "jaxsd.recipe",
-    "jaxsd.remake",
+    "jaxsd.recipes",
     "jaxsd.sound_to_image",
-    "jaxsd.model_arguments",
     "jaxsd.generation",
     "jaxsd.study",
     "jaxsd.toy",
     "jaxsd.arena",
     "jaxsd.serving",
-    "jaxsd.generate_command",
     "jaxsd.commands",
     "jaxsd.__main__",
 )
@@ -142,7 +135,10 @@ def test_running_needs_no_toy_world_no_torch_and_no_diffusers():
 
 @pytest.mark.parametrize(
     "code",
-    ["import jaxsd, jaxsd.commands, jaxsd.generate_command", "import jaxsd.config; jaxsd.config.load_config('toy.py')"],
+    [
+        "import jaxsd, jaxsd.commands, jaxsd.commands.generate",
+        "import jaxsd.config; jaxsd.config.load_config('toy.py')",
+    ],
 )
 def test_flags_and_configs_are_read_without_jax(code):
     assert not loaded_by(code) & {"jax", "numpy", "matplotlib", "orbax"}

@@ -10,9 +10,9 @@ from PIL import Image
 
 import encoders
 from jaxsd.audio import AudioError, load_clip
-from jaxsd.bundled import TOY_SAMPLES
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.generation.drawing import Drawing, write_images
+from jaxsd.runtime.bundled import TOY_SAMPLES
 from jaxsd.sound_to_image import SoundToImage, image_keys, load_clips
 from tests.helpers import models
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxsd.files import lock_folder
+from jaxsd.runtime.files import lock_folder
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from jaxsd import cli
+from jaxsd.runtime import cli
 
 
 def main() -> int | None:
@@ -52,7 +52,7 @@ def main() -> int | None:
     from jaxsd.arena.answers import add_answer, check_name
     from jaxsd.arena.chat import Chatbot, ask_for_designs
     from jaxsd.arena.sandbox import GIB, Limits
-    from jaxsd.files import lock_folder
+    from jaxsd.runtime.files import lock_folder
 
     for flag in ("seconds", "memory", "width", "tries", "designs", "attempts"):
         if (value := getattr(arguments, flag, 1)) <= 0:

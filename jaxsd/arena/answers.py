@@ -11,7 +11,7 @@ from typing import Any
 from jaxsd.arena.judge import Verdict, judge_answer
 from jaxsd.arena.prompts import Prompt
 from jaxsd.arena.sandbox import Limits
-from jaxsd.files import read_json, write_json
+from jaxsd.runtime.files import read_json, write_json
 
 TRIES = 3  # of the paper
 

@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import (
     TiffImageFile,
 )
 
-from jaxsd.files import StoredFile, check_not_pointer
+from jaxsd.runtime.files import StoredFile, check_not_pointer
 
 # Pillow refuses files with more text or a larger color profile than 1 MiB, which are images all the same.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 64 * 2**20

@@ -15,7 +15,6 @@ from jaxsd.clip.images import resize_and_crop
 from jaxsd.clip.params import CLIP_IGNORED, CLIP_MAPPING
 from jaxsd.clip.tokens import TOKENIZER_FILES, check_tokens, load_tokenizer, tokenize
 from jaxsd.clip.towers import LEGACY_EOS, CLIPModel, TextConfig, VisionConfig
-from jaxsd.files import read_json, write_json
 from jaxsd.pretrained.hub import fetch
 from jaxsd.pretrained.mapping import export_parameters
 from jaxsd.pretrained.model_config import from_dict, to_json
@@ -27,6 +26,7 @@ from jaxsd.pretrained.weights import (
     load_weights,
     write_safetensors,
 )
+from jaxsd.runtime.files import read_json, write_json
 
 TEXT_TOWER, VISION_TOWER = "CLIP's text tower", "CLIP's vision tower"  # what errors call them
 CLIP_CONFIG_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")

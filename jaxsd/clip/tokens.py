@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxsd.clip.towers import TextConfig
-from jaxsd.files import check_not_pointer
 from jaxsd.pretrained.hub import fetch
+from jaxsd.runtime.files import check_not_pointer
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -9,8 +9,8 @@ What SOURCE is decides the direction. PyTorch files need torch 2.10 or newer; sa
 import argparse
 from pathlib import Path
 
-from jaxsd import cli
 from jaxsd.convert.files import convert
+from jaxsd.runtime import cli
 
 
 def main():

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 import encoders
 from encoders.store import ENCODER_JSON, ENCODER_WEIGHTS
 from jaxsd.convert.encoders import ENCODER_MAPPINGS, encoder_from_torch, encoder_to_torch
-from jaxsd.files import replacing
 from jaxsd.pretrained.torch_files import TORCH_SUFFIXES, import_torch
 from jaxsd.pretrained.weights import SAFETENSORS, read_tensors, write_safetensors
+from jaxsd.runtime.files import replacing
 
 SUFFIXES = (*TORCH_SUFFIXES, SAFETENSORS)
 CANNOT_WRITE = (OSError, SafetensorError, RuntimeError)  # what Python, safetensors and torch raise on a full disk

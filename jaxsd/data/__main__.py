@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from jaxsd import cli
+from jaxsd.runtime import cli
 
 DEFAULT_CLIP = "openai/clip-vit-large-patch14"
 DEFAULT_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -36,7 +36,7 @@ def main():
 
         info(arguments.folder)
     else:
-        from jaxsd.bundled import load_maker
+        from jaxsd.runtime.bundled import load_maker
 
         sizes = {"train": arguments.size, "validation": arguments.held_out, "test": arguments.held_out}
         made = load_maker("toy").make_dataset(arguments.out, sizes, seed=arguments.seed)

@@ -29,8 +29,8 @@ from jaxsd.data.columns import (
     write_examples,
 )
 from jaxsd.data.workers import Examples, MakeExamples, Workers, concatenate
-from jaxsd.files import lock_folder, read_json, replacing, write_json
-from jaxsd.progress import Progress
+from jaxsd.runtime.files import lock_folder, read_json, replacing, write_json
+from jaxsd.runtime.progress import Progress
 
 CHUNK = 256  # examples that have one record
 WORKER_ITEMS = 16  # items that a worker makes examples of at once

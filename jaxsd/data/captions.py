@@ -15,8 +15,8 @@ from PIL import Image
 from jaxsd.data.layouts.tables import TABLE_SUFFIXES, pick_column, read_table
 from jaxsd.data.layouts.vggsound import read_vggsound_table
 from jaxsd.data.video import VIDEO_SUFFIXES
-from jaxsd.files import read_json, write_json
-from jaxsd.progress import Progress
+from jaxsd.runtime.files import read_json, write_json
+from jaxsd.runtime.progress import Progress
 
 SUBTITLES = "subtitles"
 TEMPLATES = ("a photo of {}",)
@@ -133,9 +133,9 @@ def caption_all(
 
 
 def _load_clip_towers(clip: str) -> Any:
-    from jaxsd.bundled import clip_source  # these import JAX, which the workers do not need
     from jaxsd.clip.pipeline import CLIP
     from jaxsd.data.features import FeatureTowers
+    from jaxsd.runtime.bundled import clip_source  # these import JAX, which the workers do not need
 
     return FeatureTowers(CLIP.from_pretrained(clip_source(clip), dtype=np.float32))
 

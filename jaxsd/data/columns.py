@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from jaxsd.files import check_not_pointer, naming, read_json, write_json
+from jaxsd.runtime.files import check_not_pointer, naming, read_json, write_json
 
 SPLITS = ("train", "validation", "test")
 METADATA = "dataset.json"

@@ -27,8 +27,8 @@ from jaxsd.data.captions import TEMPLATES, caption_all, caption_source
 from jaxsd.data.layouts.tables import list_files
 from jaxsd.data.video import VIDEO_SUFFIXES, Frame, read_frames
 from jaxsd.data.workers import Workers
-from jaxsd.files import lock_folder, naming, read_json, replacing, write_json
-from jaxsd.progress import Progress
+from jaxsd.runtime.files import lock_folder, naming, read_json, replacing, write_json
+from jaxsd.runtime.progress import Progress
 
 CUT_PLAN, MANIFEST_NAME, BAD_VIDEOS = "cut.json", "manifest.csv", "bad.csv"
 IDENTIFIED = 2**20  # bytes at either end of a video that tell it from others, beside its size

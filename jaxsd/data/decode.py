@@ -13,7 +13,7 @@ from jaxsd.clip.images import load_image, resize_and_crop, rgb_image
 from jaxsd.data.manifest import ManifestRow, Reference, open_path
 from jaxsd.data.video import is_video, sharpest_frame
 from jaxsd.data.workers import Examples
-from jaxsd.files import POINTER_BEGINNING, StoredFile
+from jaxsd.runtime.files import POINTER_BEGINNING, StoredFile
 
 
 def decode_rows(

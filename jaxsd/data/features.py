@@ -17,7 +17,7 @@ from jaxsd.data.columns import ColumnType
 from jaxsd.data.workers import Examples
 from jaxsd.diffusion.vae import VAE
 from jaxsd.pretrained.precision import require_finite
-from jaxsd.sharding import local_mesh, replicated_sharding, shard_batch
+from jaxsd.runtime.sharding import local_mesh, replicated_sharding, shard_batch
 
 # How many examples a device takes at once: as many of the large batches as there are, and small ones for the rest, so
 # that few examples cost little, and only two programs are compiled.

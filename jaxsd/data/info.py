@@ -10,11 +10,11 @@ from rich import box, filesize
 from rich.table import Table
 
 from jaxsd.audio import RATE
-from jaxsd.cli import make_console
 from jaxsd.data.build import PLAN
 from jaxsd.data.columns import METADATA, SPLITS, open_columns, read_metadata
 from jaxsd.data.twins import describe_twins, find_twins
-from jaxsd.progress import Progress
+from jaxsd.runtime.cli import make_console
+from jaxsd.runtime.progress import Progress
 
 EXAMINED = 1024  # examples of a column that are examined together
 UNIT_NORM = 2e-3  # how far from 1 the norm of an embedding may be in float16

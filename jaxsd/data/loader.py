@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from jaxsd.sharding import batch_sharding, gather_examples
+from jaxsd.runtime.sharding import batch_sharding, gather_examples
 
 # A batch is gathered by one thread; several are in the making so that a slow disk has several requests to serve.
 READING = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from pyarrow import csv, parquet
 
 from jaxsd.data.columns import SPLITS
-from jaxsd.files import StoredFile, check_not_pointer
+from jaxsd.runtime.files import StoredFile, check_not_pointer
 
 # Large strings: all captions together may take more than 2 GiB.
 REQUIRED_COLUMNS = {"audio": pa.large_string(), "image": pa.large_string(), "text": pa.large_string()}

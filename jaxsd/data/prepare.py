@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from jaxsd.audio import RATE
-from jaxsd.bundled import clip_source, model_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import TOKENIZER_FILES
 from jaxsd.data.build import SplitBuild, build, is_built
@@ -21,6 +20,7 @@ from jaxsd.data.manifest import Manifest, ManifestRow, draw_splits
 from jaxsd.diffusion.loading import load_vae, read_unet_config, read_vae_config
 from jaxsd.pretrained.hub import fetch
 from jaxsd.pretrained.weights import WEIGHTS_SUFFIXES
+from jaxsd.runtime.bundled import clip_source, model_source
 
 SKIPPED = "skipped.csv"
 DECODED_COLUMNS = {"audio": ColumnType(np.int16, (RATE,)), "row": ColumnType(np.int64, ())}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float32, Int16
 
-from jaxsd.progress import Progress
+from jaxsd.runtime.progress import Progress
 
 # From these cosines on, two examples are twins: of CLIP's image embeddings, and of the fingerprints of sounds.
 SAME_IMAGE, SAME_AUDIO = 0.98, 0.98

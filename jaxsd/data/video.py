@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from PIL import Image
 
 from jaxsd.audio import FORMATS
-from jaxsd.files import StoredFile
+from jaxsd.runtime.files import StoredFile
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".flv", ".ts", ".wmv")
 EXAMINED_WIDTH = 160  # pixels of the gray image on which sharpness and motion are measured

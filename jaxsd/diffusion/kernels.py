@@ -6,7 +6,7 @@ from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from jaxsd.sharding import replicated_sharding
+from jaxsd.runtime.sharding import replicated_sharding
 
 SMALL_MAP = 64  # positions up to which XLA's convolution on the CPU loses to a matrix product
 

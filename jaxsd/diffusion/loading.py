@@ -20,7 +20,6 @@ from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.unet_params import UNET_MAPPING
 from jaxsd.diffusion.vae import VAE, VAEConfig
 from jaxsd.diffusion.vae_params import VAE_MAPPING
-from jaxsd.files import read_json
 from jaxsd.pretrained.hub import fetch, find_cached
 from jaxsd.pretrained.mapping import Model, Rule
 from jaxsd.pretrained.model_config import read_model_config
@@ -40,6 +39,7 @@ from jaxsd.pretrained.weights import (
     load_weights,
     open_tensors,
 )
+from jaxsd.runtime.files import read_json
 
 MODEL_NAME = "Stable Diffusion 1.x"
 COMPONENTS = {"unet": DIFFUSERS_WEIGHTS, "vae": DIFFUSERS_WEIGHTS, "text_encoder": TRANSFORMERS_WEIGHTS}

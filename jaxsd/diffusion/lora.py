@@ -23,11 +23,11 @@ from jaxsd.clip.towers import TextModel
 from jaxsd.diffusion.single_file import unet_mapping
 from jaxsd.diffusion.unet import UNet
 from jaxsd.diffusion.unet_params import UNET_MAPPING
-from jaxsd.files import read_json
 from jaxsd.pretrained.hub import fetch
 from jaxsd.pretrained.mapping import MOST_PROBLEMS, Rule, parameters, translate, with_parameters
 from jaxsd.pretrained.recognize import OTHER_LORAS, OTHER_MODELS, SD2, SDXL, recognize_keys
 from jaxsd.pretrained.weights import SAFETENSORS, open_tensors
+from jaxsd.runtime.files import read_json
 
 COMPONENTS_WITH_LORA = ("unet", "text_encoder")
 # What the files of a folder or a repository are called: diffusers' name, then PEFT's.

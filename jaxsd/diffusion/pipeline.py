@@ -27,7 +27,7 @@ from jaxsd.diffusion.tiles import decode_latents
 from jaxsd.diffusion.unet import UNet
 from jaxsd.diffusion.vae import VAE, Gaussian
 from jaxsd.pretrained.precision import choose_dtype, require_finite
-from jaxsd.sharding import AXIS, examples_at_once, local_mesh, padded_batches, round_up, shard_batch
+from jaxsd.runtime.sharding import AXIS, examples_at_once, local_mesh, padded_batches, round_up, shard_batch
 
 # What diffusers calls the arguments of a pipeline, for those who come from there.
 DIFFUSERS_NAMES = {

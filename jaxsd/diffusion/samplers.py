@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsd.files import read_json
 from jaxsd.pretrained.model_config import from_dict
+from jaxsd.runtime.files import read_json
 
 CONSISTENCY_STEPS = 50  # timesteps that LCM and TCD are distilled at
 MOST_TIMESTEPS = 100_000  # a schedule holds a number for each

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxsd.diffusion.samplers import SAMPLERS
-from jaxsd.files import read_json
 from jaxsd.pretrained.model_config import from_dict
+from jaxsd.runtime.files import read_json
 
 SAMPLING_CONFIG = "sampling_config.json"
 

@@ -16,10 +16,10 @@ from jaxsd.diffusion.unet import UNet
 from jaxsd.diffusion.unet_params import UNET_MAPPING
 from jaxsd.diffusion.vae import VAE, VAEConfig
 from jaxsd.diffusion.vae_params import VAE_MAPPING
-from jaxsd.files import write_json
 from jaxsd.pretrained.mapping import export_parameters
 from jaxsd.pretrained.model_config import to_json
 from jaxsd.pretrained.weights import write_safetensors
+from jaxsd.runtime.files import write_json
 
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",

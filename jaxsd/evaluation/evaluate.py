@@ -31,8 +31,8 @@ from jaxsd.evaluation.kept_images import keep_images, keep_sounds
 from jaxsd.evaluation.results import Entry, Results, empty_results
 from jaxsd.evaluation.similarity import AudioImageEmbedding
 from jaxsd.evaluation.timing import time_encoding
-from jaxsd.progress import Progress
-from jaxsd.sharding import padded_batches
+from jaxsd.runtime.progress import Progress
+from jaxsd.runtime.sharding import padded_batches
 
 EVALUATED_TOGETHER = 50  # clips
 REAL_IMAGES = "real images"

@@ -16,7 +16,7 @@ from jaxsd.evaluation.figures import verdict_figure
 from jaxsd.evaluation.inputs import EvaluationSplit
 from jaxsd.evaluation.results import Entry
 from jaxsd.evaluation.similarity import AudioImageEmbedding
-from jaxsd.sharding import padded_batches
+from jaxsd.runtime.sharding import padded_batches
 
 DRAWN_TOGETHER = 50  # images
 

@@ -14,12 +14,12 @@ from jaxtyping import Float, Int
 
 import encoders
 from encoders.store import bundled_encoders
-from jaxsd.bundled import clip_source, model_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.config import is_own_encoder
 from jaxsd.data.columns import METADATA, open_columns
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.files import read_json
+from jaxsd.runtime.bundled import clip_source, model_source
+from jaxsd.runtime.files import read_json
 
 EVALUATED_COLUMNS = ("audio", "tokens", "text", "image")
 

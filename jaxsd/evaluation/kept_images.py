@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from jaxsd.audio import write_wav
 from jaxsd.diffusion.pipeline import to_pil
 from jaxsd.evaluation.inputs import EvaluationSplit
-from jaxsd.files import replacing
+from jaxsd.runtime.files import replacing
 
 GALLERY_CLIPS = 10  # of the first clips, the sounds are kept for the report's gallery
 

@@ -15,7 +15,7 @@ from jaxsd.evaluation import metrics
 from jaxsd.evaluation.figures import FIGURES, Figure
 from jaxsd.evaluation.inputs import EvaluationSplit
 from jaxsd.evaluation.kept_images import map_folders
-from jaxsd.files import read_json, write_json
+from jaxsd.runtime.files import read_json, write_json
 
 Results = dict[str, Any]
 """A tree of dictionaries: "data", "settings", "bounds", "encoders" and "references"; the latter two hold entries by

@@ -16,9 +16,9 @@ from jaxsd.diffusion.pipeline import StableDiffusion, strength_of, to_pil
 from jaxsd.generation.files import output_paths, save_image
 from jaxsd.generation.strips import make_strip
 from jaxsd.generation.sweeps import Sweep
-from jaxsd.progress import Progress
-from jaxsd.recipe import Recipe, attach_recipe, read_attached
-from jaxsd.sharding import examples_at_once, local_mesh, padded_batches
+from jaxsd.recipes.recipe import Recipe, attach_recipe, read_attached
+from jaxsd.runtime.progress import Progress
+from jaxsd.runtime.sharding import examples_at_once, local_mesh, padded_batches
 from jaxsd.sound_to_image import Conditioning, image_keys
 
 MOST_IMAGES, MOST_LATENTS = 16, 4 * 64 * 64  # at a time on one device

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from jaxsd.files import check_output_folder, naming, place_new, replacing
-from jaxsd.recipe import save_png
+from jaxsd.recipes.recipe import save_png
+from jaxsd.runtime.files import check_output_folder, naming, place_new, replacing
 
 
 def slug(text: str) -> str:

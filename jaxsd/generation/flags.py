@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxsd.diffusion.lora import parse_lora
 from jaxsd.diffusion.sampling_defaults import FAST
-from jaxsd.model_arguments import load_model
+from jaxsd.generation.model_arguments import load_model
 from jaxsd.sound_to_image import SoundToImage
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Int16
 from PIL import Image
 
-from jaxsd.bundled import sound_source
 from jaxsd.clip.images import load_image
 from jaxsd.generation.files import slug
+from jaxsd.runtime.bundled import sound_source
 from jaxsd.sound_to_image import LoadedSound, load_sounds
 
 

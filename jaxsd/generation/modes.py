@@ -11,18 +11,18 @@ from typing import Any
 
 from PIL import Image
 
-from jaxsd.bundled import model_source
 from jaxsd.clip.images import load_image
 from jaxsd.diffusion.images import pad_image
 from jaxsd.diffusion.loading import require_tokenizer
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
-from jaxsd.files import check_output_folder
 from jaxsd.generation.drawing import Drawing, write_images, write_sweep
 from jaxsd.generation.flags import given_sampling, load_with_loras
 from jaxsd.generation.inputs import Inputs, read_inputs
 from jaxsd.generation.sweeps import Sweep, parse_sweep
-from jaxsd.recipe import Recipe
-from jaxsd.remake import check_ingredients
+from jaxsd.recipes.recipe import Recipe
+from jaxsd.recipes.remake import check_ingredients
+from jaxsd.runtime.bundled import model_source
+from jaxsd.runtime.files import check_output_folder
 from jaxsd.sound_to_image import Conditioning, SoundToImage, image_keys
 
 PAPER_ALPHA = 0.5

@@ -5,7 +5,7 @@ import types
 import typing
 from typing import Any, TypeVar
 
-from jaxsd.files import read_json
+from jaxsd.runtime.files import read_json
 
 Config = TypeVar("Config")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from jaxsd.files import check_not_pointer
+from jaxsd.runtime.files import check_not_pointer
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 PIECE = re.compile(r"(?P<whole>.+\.(?:pth|pt|bin))\.part[._-]?(?P<ending>.*)")

@@ -18,11 +18,11 @@ from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from jaxsd.files import check_not_pointer, read_json, replacing
 from jaxsd.pretrained.hub import fetch
 from jaxsd.pretrained.mapping import Model, Rule, abstract_model, import_parameters, parameters
 from jaxsd.pretrained.recognize import OTHER_MODELS, recognize_keys
 from jaxsd.pretrained.torch_files import TORCH_SUFFIXES, read_torch
+from jaxsd.runtime.files import check_not_pointer, read_json, replacing
 
 SAFETENSORS = ".safetensors"
 WEIGHTS_SUFFIXES = (SAFETENSORS, ".bin")  # the preferred one first, in the order of WeightsName

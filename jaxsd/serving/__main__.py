@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from jaxsd import cli
-from jaxsd.model_arguments import add_model_arguments, add_trust_argument, load_model
+from jaxsd.generation.model_arguments import add_model_arguments, add_trust_argument, load_model
+from jaxsd.runtime import cli
 
 PORT = 7860
 
@@ -69,7 +69,7 @@ def read_password(auth: str) -> tuple[str, str]:
 
 def _serve(arguments: argparse.Namespace, auth: tuple[str, str] | None, folder: Path):
     """Load the models, then go to the folder, and serve the page until the process is ended."""
-    from jaxsd.bundled import TOY_SAMPLES
+    from jaxsd.runtime.bundled import TOY_SAMPLES
     from jaxsd.serving.service import ImageService, ServiceLimits
     from jaxsd.serving.sounds import draw_sound, read_sound
 
@@ -118,7 +118,7 @@ def _serve(arguments: argparse.Namespace, auth: tuple[str, str] | None, folder: 
 @contextmanager
 def _working_folder(port: int) -> Iterator[Path]:
     """An empty folder for uploads, of this user and port. What a killed server left in it is removed."""
-    from jaxsd.files import lock_folder
+    from jaxsd.runtime.files import lock_folder
 
     folder = Path(tempfile.gettempdir()) / f"jaxsd-serve-{os.getuid()}-{port}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -137,7 +137,7 @@ def _working_folder(port: int) -> Iterator[Path]:
 def _empty(folder: Path):
     import shutil
 
-    from jaxsd.files import LOCK
+    from jaxsd.runtime.files import LOCK
 
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():

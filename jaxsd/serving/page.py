@@ -28,11 +28,11 @@ from PIL import Image, ImageChops
 from pydantic import model_validator
 
 from jaxsd.audio import load_clip
-from jaxsd.bundled import TOY_SAMPLES, sound_source
-from jaxsd.cli import USER_ERRORS
 from jaxsd.clip.images import load_image
 from jaxsd.diffusion.samplers import SAMPLERS
-from jaxsd.recipe import Recipe, SoundRecord, hash_file, read_recipe, save_png
+from jaxsd.recipes.recipe import Recipe, SoundRecord, hash_file, read_recipe, save_png
+from jaxsd.runtime.bundled import TOY_SAMPLES, sound_source
+from jaxsd.runtime.cli import USER_ERRORS
 from jaxsd.serving.service import UNEXPECTED, ImageRequest, ImageService, ImageUpdate
 from jaxsd.serving.sounds import LEFT, RIGHT, draw_sound, read_sound
 from jaxsd.sound_to_image import LoadedSound

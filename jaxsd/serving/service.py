@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from jaxsd.bundled import TOY_SAMPLES
 from jaxsd.diffusion.images import prepare_image, prepare_mask
 from jaxsd.diffusion.pipeline import strength_of, to_pil
 from jaxsd.generation.drawing import batch_size
-from jaxsd.progress import Progress
-from jaxsd.recipe import Recipe, attach_recipe
-from jaxsd.sharding import padded_batches
+from jaxsd.recipes.recipe import Recipe, attach_recipe
+from jaxsd.runtime.bundled import TOY_SAMPLES
+from jaxsd.runtime.progress import Progress
+from jaxsd.runtime.sharding import padded_batches
 from jaxsd.sound_to_image import Conditioning, LoadedSound, SoundToImage, image_keys, load_sounds
 
 SEEDS = 2**32

@@ -24,7 +24,7 @@ APP = '''"""The page, as a Space starts it."""
 
 import sys
 
-from jaxsd import cli
+from jaxsd.runtime import cli
 from jaxsd.serving.__main__ import main
 
 if __name__ == "__main__":

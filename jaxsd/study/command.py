@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from encoders import ENCODERS
-from jaxsd.bundled import model_source
 from jaxsd.diffusion.loading import require_tokenizer
 from jaxsd.generation.flags import given_sampling, load_with_loras
+from jaxsd.runtime.bundled import model_source
 from jaxsd.study.draw import Study
 from jaxsd.study.inputs import read_study
 from jaxsd.study.plan import parse_shard, study_conditionings

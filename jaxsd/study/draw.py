@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 
 from jaxsd.diffusion.pipeline import strength_of, to_pil
-from jaxsd.files import check_output_folder, lock_folder, naming, read_json, write_json
 from jaxsd.generation.drawing import batch_size
-from jaxsd.progress import Progress
-from jaxsd.recipe import Recipe, attach_recipe, hash_modules, save_png
-from jaxsd.sharding import examples_at_once, local_mesh, padded_batches
+from jaxsd.recipes.recipe import Recipe, attach_recipe, hash_modules, save_png
+from jaxsd.runtime.files import check_output_folder, lock_folder, naming, read_json, write_json
+from jaxsd.runtime.progress import Progress
+from jaxsd.runtime.sharding import examples_at_once, local_mesh, padded_batches
 from jaxsd.sound_to_image import Conditioning, SoundToImage, image_keys
 from jaxsd.study.inputs import StudyInputs
 from jaxsd.study.plan import RANDOM_EMBEDDINGS, TEXT_ALONE, StudyImage, study_images

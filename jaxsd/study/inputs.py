@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Int16
 from PIL import Image
 
-from jaxsd.bundled import sound_source
 from jaxsd.clip.images import load_image, rgb_image
 from jaxsd.generation.files import slug
-from jaxsd.recipe import SoundRecord
+from jaxsd.recipes.recipe import SoundRecord
+from jaxsd.runtime.bundled import sound_source
 from jaxsd.sound_to_image import load_sounds
 
 CSV_COLUMNS = ("audio", "text", "image", "class")

@@ -11,7 +11,7 @@ from jaxsd.audio import write_wav
 from jaxsd.diffusion.images import prepare_image
 from jaxsd.diffusion.pipeline import to_pil
 from jaxsd.evaluation.report.tables import to_html
-from jaxsd.files import replacing
+from jaxsd.runtime.files import replacing
 from jaxsd.study.draw import Study
 from jaxsd.study.plan import RANDOM_EMBEDDINGS, TEXT_ALONE
 from jaxsd.study.scores import Shown, score_tables

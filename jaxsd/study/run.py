@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxsd.bundled import clip_source, load_maker
 from jaxsd.clip.pipeline import CLIP
-from jaxsd.files import lock_folder
+from jaxsd.runtime.bundled import clip_source, load_maker
+from jaxsd.runtime.files import lock_folder
 from jaxsd.study.draw import Study, check_or_write_study, draw_missing, estimate_seconds
 from jaxsd.study.page import write_study_page
 from jaxsd.study.plan import StudyImage
@@ -33,7 +33,8 @@ def run_study(
     Args:
         study: what to draw, and where.
         clip: the CLIP that scores the images, "toy", a folder or a repository; None leaves the scores out.
-        judge: the maker of data (`jaxsd.bundled.MAKERS`) whose judge names what an image shows; None is without one.
+        judge: the maker of data (`jaxsd.runtime.bundled.MAKERS`) whose judge names what an image shows; None is
+            without one.
         limit: how many images to draw at most: the first of the study.
         shard: this process's part of the work, and how many parts there are.
         dry_run: only say how many images there are to draw, and how long that takes.

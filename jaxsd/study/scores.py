@@ -11,9 +11,9 @@ from PIL import Image
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.evaluation import metrics
 from jaxsd.evaluation.report.tables import Table
-from jaxsd.files import replacing
-from jaxsd.progress import Progress
-from jaxsd.sharding import padded_batches
+from jaxsd.runtime.files import replacing
+from jaxsd.runtime.progress import Progress
+from jaxsd.runtime.sharding import padded_batches
 from jaxsd.study.inputs import StudyInputs
 from jaxsd.study.plan import RANDOM_EMBEDDINGS, StudyImage, modes_of
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxsd import cli
+from jaxsd.runtime import cli
 
 
 def main():

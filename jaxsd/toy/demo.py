@@ -9,15 +9,15 @@ import numpy as np
 
 import encoders
 from jaxsd.audio import load_clip
-from jaxsd.bundled import TOY_MODEL, TOY_SAMPLES
 from jaxsd.config import load_config
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.evaluation.conditionings import encode_audio
 from jaxsd.evaluation.evaluate import evaluate
 from jaxsd.evaluation.inputs import load_evaluated_encoders, open_evaluation_split
 from jaxsd.evaluation.report import contact_sheet, write_report
-from jaxsd.files import lock_folder
-from jaxsd.progress import Progress
+from jaxsd.runtime.bundled import TOY_MODEL, TOY_SAMPLES
+from jaxsd.runtime.files import lock_folder
+from jaxsd.runtime.progress import Progress
 from jaxsd.toy import maker, world
 from jaxsd.training.train import train
 

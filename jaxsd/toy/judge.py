@@ -13,10 +13,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from jaxsd import bundled
 from jaxsd.data.features import to_float
 from jaxsd.pretrained.mapping import abstract_model
 from jaxsd.pretrained.weights import read_parameters
+from jaxsd.runtime import bundled
 from jaxsd.toy import world
 
 QUESTIONS = {

@@ -1,6 +1,6 @@
 """Makes data sets of the toy world, and says how to evaluate on them.
 
-`jaxsd.bundled.load_maker("toy")` gives this module to commands that know nothing of the toy world.
+`jaxsd.runtime.bundled.load_maker("toy")` gives this module to commands that know nothing of the toy world.
 """
 
 import hashlib
@@ -14,7 +14,6 @@ from flax import nnx
 from jaxtyping import UInt8
 from PIL import Image
 
-from jaxsd.bundled import TOY_MODEL, model_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.config import one_of
 from jaxsd.data.build import SplitBuild, build, is_built
@@ -22,11 +21,12 @@ from jaxsd.data.columns import METADATA, ColumnType
 from jaxsd.data.features import FeatureTowers, to_float
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.evaluation.inputs import EvaluationSplit
-from jaxsd.files import read_json
+from jaxsd.runtime.bundled import TOY_MODEL, model_source
+from jaxsd.runtime.files import read_json
 from jaxsd.toy import world
 from jaxsd.toy.judge import load_judge, verdicts
 
-MAKER = "toy"  # the name of this module in jaxsd.bundled.MAKERS
+MAKER = "toy"  # the name of this module in jaxsd.runtime.bundled.MAKERS
 MODELS = {"clip": "toy", "diffusion": "toy"}  # whose features the data have, as dataset.json names them
 HELD_OUT = 1_000  # examples of a split of which nobody says how many there should be
 SPEED = (0.01, 0.2)  # seconds a clip and an image under one conditioning, in `make demo` on two CPU cores

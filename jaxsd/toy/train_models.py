@@ -30,9 +30,9 @@ from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
-from jaxsd.files import lock_folder, replacing
 from jaxsd.pretrained.weights import read_parameters, write_parameters
-from jaxsd.sharding import map_batches
+from jaxsd.runtime.files import lock_folder, replacing
+from jaxsd.runtime.sharding import map_batches
 from jaxsd.toy import world
 from jaxsd.toy.judge import Judge, true_answers
 from jaxsd.toy.maker import make_split

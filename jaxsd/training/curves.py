@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxsd.evaluation.figures import DIRECTIONS
-from jaxsd.files import replacing
+from jaxsd.runtime.files import replacing
 from jaxsd.training.metric_writers import read_metrics
 
 VALIDATION = "validation_"

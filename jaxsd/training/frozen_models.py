@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxsd.bundled import clip_source, model_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.towers import TextModel, normalize
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet
+from jaxsd.runtime.bundled import clip_source, model_source
 
 FROM_DIFFUSION = frozenset({"unet", "schedule", "unconditional"})  # the attributes that come from the diffusion model
 

@@ -12,7 +12,7 @@ from encoders.catalog import find_class
 from encoders.registry import bundled_name, create_from_class
 from encoders.user_code import code_of
 from jaxsd.config import TrainConfig
-from jaxsd.files import read_json
+from jaxsd.runtime.files import read_json
 
 CLIP_OF_AUDIO = jax.ShapeDtypeStruct((1, 16_000), jnp.int16)
 

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from encoders.flops import count_flops
-from jaxsd.sharding import replicate, replicated_sharding
+from jaxsd.runtime.sharding import replicate, replicated_sharding
 from jaxsd.training.checkpoints import Checkpoints
 from jaxsd.training.run_logger import SAVING, VALIDATING, RunLogger, summarize_figures, validated
 from jaxsd.training.throughput import peak_flops
@@ -236,7 +236,7 @@ class _StopSignal:
         self._alone = jax.process_count() == 1
         stopping = (signal.SIGTERM, signal.SIGINT) if self._alone else ()
         self._previous = {number: signal.signal(number, self._request) for number in stopping}
-        # What ends other programs soon after Ctrl-C (jaxsd.cli) would not leave the time to save.
+        # What ends other programs soon after Ctrl-C (jaxsd.runtime.cli) would not leave the time to save.
         self._wakeup = signal.set_wakeup_fd(-1) if stopping else -1
         return self
 

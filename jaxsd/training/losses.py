@@ -22,7 +22,7 @@ from encoders.registry import takes_rngs
 from jaxsd.clip.pooling import pool_embeddings
 from jaxsd.config import TrainConfig
 from jaxsd.diffusion.denoising import denoising_errors_at, draw_noise
-from jaxsd.sharding import batch_sharding, replicated_sharding
+from jaxsd.runtime.sharding import batch_sharding, replicated_sharding
 from jaxsd.training.frozen_models import FrozenModels
 from jaxsd.training.grad_cache import value_and_gradient
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
-from jaxsd.files import read_json, replacing
+from jaxsd.runtime.files import read_json, replacing
 
 METRICS = "metrics.jsonl"
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from jaxsd.config import TrainConfig
-from jaxsd.files import check_output_folder, read_json, write_json
+from jaxsd.runtime.files import check_output_folder, read_json, write_json
 
 CONFIG_JSON, DATA_JSON = "config.json", "data.json"
 # Values that do not change what is trained. Where data are is no property of them: data.json says what they are.

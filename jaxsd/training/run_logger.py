@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxsd.diffusion.pipeline import to_pil
-from jaxsd.files import replacing
-from jaxsd.progress import Progress
+from jaxsd.runtime.files import replacing
+from jaxsd.runtime.progress import Progress
 from jaxsd.training.curves import draw_curves
 from jaxsd.training.metric_writers import (
     METRICS,

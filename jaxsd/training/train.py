@@ -11,14 +11,14 @@ from flax import nnx
 
 import encoders
 from encoders.layers import rematerialize
-from jaxsd.bundled import load_maker
 from jaxsd.clip.pooling import POOLINGS, TEXT_POOLINGS
 from jaxsd.config import TrainConfig, one_of
 from jaxsd.data.columns import METADATA, open_columns
 from jaxsd.data.loader import Loader, shuffled
-from jaxsd.files import lock_folder, read_json
 from jaxsd.pretrained.precision import choose_dtype
-from jaxsd.sharding import replicate
+from jaxsd.runtime.bundled import load_maker
+from jaxsd.runtime.files import lock_folder, read_json
+from jaxsd.runtime.sharding import replicate
 from jaxsd.training.frozen_models import FROM_DIFFUSION, load_models
 from jaxsd.training.initialization import encoded_shape, make_encoder
 from jaxsd.training.loop import TrainState, fit, init_state, make_step

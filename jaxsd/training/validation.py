@@ -14,7 +14,7 @@ from jaxsd.config import TrainConfig
 from jaxsd.diffusion.denoising import denoising_errors
 from jaxsd.evaluation import metrics
 from jaxsd.evaluation.figures import FIGURES
-from jaxsd.sharding import batch_sharding, gather_examples, padded_batches, replicated_sharding
+from jaxsd.runtime.sharding import batch_sharding, gather_examples, padded_batches, replicated_sharding
 from jaxsd.training.curves import VALIDATION
 from jaxsd.training.loop import TrainState
 

@@ -10,11 +10,11 @@ import transformers
 from flax import nnx
 from PIL import Image
 
-from jaxsd.bundled import TOY_MODEL
 from jaxsd.clip.images import resize_and_crop
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import tokenize
 from jaxsd.clip.towers import TextModel
+from jaxsd.runtime.bundled import TOY_MODEL
 from jaxsd.toy import world
 from tests.helpers import models
 

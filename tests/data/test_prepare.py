@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxsd.bundled import clip_source
 from jaxsd.clip.images import load_image
 from jaxsd.data import decode
 from jaxsd.data import prepare as prepare_module
@@ -18,8 +17,9 @@ from jaxsd.data.build import SplitBuild
 from jaxsd.data.columns import open_columns, write_examples
 from jaxsd.data.info import info
 from jaxsd.data.prepare import summarize
-from jaxsd.files import lock_folder, read_json
 from jaxsd.pretrained.weights import write_safetensors
+from jaxsd.runtime.bundled import clip_source
+from jaxsd.runtime.files import lock_folder, read_json
 from tests.helpers.data_acceptance import SPLIT, kill_after, records, start, verify
 from tests.helpers.data_files import BROKEN, write_files, write_manifest
 

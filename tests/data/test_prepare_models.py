@@ -11,7 +11,6 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from jaxsd.bundled import TOY_MODEL
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.data import __main__ as command
 from jaxsd.data import prepare as prepare_module
@@ -20,7 +19,8 @@ from jaxsd.data.info import info
 from jaxsd.data.prepare import prepare_dataset
 from jaxsd.diffusion.vae import VAE
 from jaxsd.evaluation.inputs import open_evaluation_split
-from jaxsd.files import read_json
+from jaxsd.runtime.bundled import TOY_MODEL
+from jaxsd.runtime.files import read_json
 from jaxsd.training.frozen_models import load_models
 from tests.helpers import models
 from tests.helpers.data_files import write_files

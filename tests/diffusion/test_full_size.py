@@ -22,8 +22,8 @@ from jaxsd.clip.pipeline import CLIP, Preprocessing
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.saving import scheduler_json
-from jaxsd.files import write_json
 from jaxsd.pretrained.model_config import to_json
+from jaxsd.runtime.files import write_json
 from tests.references.manifests import make as published
 
 pytestmark = pytest.mark.full_size

@@ -10,11 +10,11 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2img as img2img
 from flax import nnx
 
-from jaxsd.bundled import TOY_MODEL
 from jaxsd.clip.tokens import tokenize
 from jaxsd.diffusion.pipeline import StableDiffusion, _encode_images
 from jaxsd.diffusion.samplers import SAMPLERS
 from jaxsd.diffusion.vae import Gaussian
+from jaxsd.runtime.bundled import TOY_MODEL
 from jaxsd.toy import world
 from tests.helpers import models
 

@@ -14,7 +14,6 @@ from flax import nnx
 from jax.extend.core import jaxprs_in_params
 from PIL import Image
 
-from jaxsd.bundled import TOY_MODEL
 from jaxsd.clip.towers import TextModel
 from jaxsd.diffusion import pipeline
 from jaxsd.diffusion.pipeline import (
@@ -30,8 +29,9 @@ from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.diffusion.saving import scheduler_json
 from jaxsd.diffusion.unet import UNet
 from jaxsd.diffusion.vae import VAE
-from jaxsd.files import read_json, write_json
 from jaxsd.pretrained.mapping import parameters
+from jaxsd.runtime.bundled import TOY_MODEL
+from jaxsd.runtime.files import read_json, write_json
 from tests.helpers import models
 from tests.helpers.processes import environment_of_devices
 

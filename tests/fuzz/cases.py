@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxsd.cli import USER_ERRORS, error_message
+from jaxsd.runtime.cli import USER_ERRORS, error_message
 from tests.fuzz.targets import TARGETS
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from jaxsd.data.columns import METADATA
-from jaxsd.files import read_json
+from jaxsd.runtime.files import read_json
 from tests.helpers.data_files import write_files
 
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,6 @@ from pyarrow import parquet
 
 import encoders
 from jaxsd.audio import load_clip
-from jaxsd.bundled import TOY_ENCODERS, TOY_MODEL
 from jaxsd.clip.tokens import load_tokenizer, tokenize
 from jaxsd.clip.towers import TextConfig, VisionConfig
 from jaxsd.data.columns import write_columns
@@ -32,9 +31,10 @@ from jaxsd.diffusion.samplers import NoiseSchedule, make_sampler
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.diffusion.unet import UNetConfig
 from jaxsd.diffusion.vae import VAEConfig
-from jaxsd.files import read_json
 from jaxsd.pretrained.model_config import read_model_config
 from jaxsd.pretrained.weights import open_tensors
+from jaxsd.runtime.bundled import TOY_ENCODERS, TOY_MODEL
+from jaxsd.runtime.files import read_json
 from tests.fuzz.mutations import mutate_bytes, mutate_json, mutate_text
 
 TOY_TEXT = read_model_config(TextConfig, TOY_MODEL / "text_encoder" / "config.json")

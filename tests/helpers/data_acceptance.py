@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxsd.bundled import clip_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import tokenize
 from jaxsd.data.columns import open_columns
+from jaxsd.runtime.bundled import clip_source
 from tests.helpers.data_files import caption, picture, sound, write_files
 
 BATCH = 100

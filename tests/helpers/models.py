@@ -7,7 +7,6 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxsd.bundled import TOY_MODEL
 from jaxsd.clip.pipeline import CLIP, Preprocessing
 from jaxsd.clip.tokens import load_tokenizer
 from jaxsd.clip.towers import CLIPModel, TextConfig, TextModel, VisionConfig
@@ -16,6 +15,7 @@ from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
 from jaxsd.pretrained.mapping import abstract_model
+from jaxsd.runtime.bundled import TOY_MODEL
 
 TOKENIZER = TOY_MODEL / "tokenizer"
 TOKENS = load_tokenizer(TOKENIZER, TextConfig(vocab_size=1024))

@@ -11,10 +11,10 @@ import numpy as np
 from flax import nnx
 
 import encoders
-from jaxsd import cli
 from jaxsd.config import load_config
 from jaxsd.data.loader import Loader
-from jaxsd.sharding import replicate
+from jaxsd.runtime import cli
+from jaxsd.runtime.sharding import replicate
 from jaxsd.training.frozen_models import FrozenModels
 from jaxsd.training.loop import init_state, make_step
 from jaxsd.training.losses import loss_columns, make_gradient

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxsd.recipe import read_recipe
+from jaxsd.recipes.recipe import read_recipe
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")

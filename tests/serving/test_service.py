@@ -10,7 +10,7 @@ from PIL import Image
 
 import encoders
 from jaxsd.diffusion.pipeline import to_pil
-from jaxsd.recipe import read_recipe, save_png
+from jaxsd.recipes.recipe import read_recipe, save_png
 from jaxsd.serving.service import UNEXPECTED, ImageRequest, ImageService, ServiceLimits
 from jaxsd.sound_to_image import SoundToImage, load_sounds
 from tests.helpers import models

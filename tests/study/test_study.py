@@ -15,12 +15,12 @@ from flax import nnx
 from PIL import Image
 
 import encoders
-from jaxsd.bundled import TOY_SAMPLES
 from jaxsd.clip.images import load_image
-from jaxsd.files import lock_folder
 from jaxsd.generation import drawing
 from jaxsd.generation.drawing import Drawing, write_images
-from jaxsd.recipe import read_recipe
+from jaxsd.recipes.recipe import read_recipe
+from jaxsd.runtime.bundled import TOY_SAMPLES
+from jaxsd.runtime.files import lock_folder
 from jaxsd.sound_to_image import SoundToImage, image_keys
 from jaxsd.study import draw
 from jaxsd.study.draw import Study

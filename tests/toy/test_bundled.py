@@ -6,10 +6,10 @@ import pytest
 from flax import nnx
 
 import encoders
-from jaxsd import bundled
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.evaluation.images import draw_images
 from jaxsd.evaluation.inputs import load_evaluated_encoders
+from jaxsd.runtime import bundled
 from jaxsd.toy import world
 from jaxsd.toy.judge import load_judge, verdicts
 

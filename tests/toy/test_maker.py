@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsd.bundled import TOY_MODEL
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import tokenize
 from jaxsd.data.columns import open_columns
 from jaxsd.data.features import to_float
 from jaxsd.data.info import info
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.files import read_json, write_json
+from jaxsd.runtime.bundled import TOY_MODEL
+from jaxsd.runtime.files import read_json, write_json
 from jaxsd.toy import world
 from jaxsd.toy.maker import make_dataset, make_split
 

@@ -6,8 +6,8 @@ import pytest
 from flax import nnx
 
 import encoders
-from jaxsd.bundled import TOY_MODEL
 from jaxsd.diffusion.pipeline import StableDiffusion
+from jaxsd.runtime.bundled import TOY_MODEL
 from jaxsd.toy import world
 from jaxsd.toy.judge import load_judge, verdicts
 from tests.helpers import outside_sounds as outside

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsd import bundled
+from jaxsd.runtime import bundled
 from jaxsd.toy import world
 from jaxsd.toy.world import examples
 from jaxsd.toy.world.drawing import draw

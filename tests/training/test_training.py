@@ -21,8 +21,8 @@ from jaxsd.config import DataConfig, load_config
 from jaxsd.data.columns import open_columns, write_columns
 from jaxsd.data.loader import Loader
 from jaxsd.evaluation import metrics
-from jaxsd.files import read_json
-from jaxsd.sharding import replicate
+from jaxsd.runtime.files import read_json
+from jaxsd.runtime.sharding import replicate
 from jaxsd.training import optimizers
 from jaxsd.training import train as training
 from jaxsd.training.frozen_models import load_models

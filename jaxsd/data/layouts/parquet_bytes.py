@@ -14,7 +14,7 @@ from pyarrow import parquet
 from jaxsd.data.layouts.layout import Layout
 from jaxsd.data.layouts.tables import TEXT_COLUMNS, list_files, make_manifest, pick_column, split_of
 from jaxsd.data.manifest import Manifest, open_path
-from jaxsd.files import StoredFile
+from jaxsd.runtime.files import StoredFile
 
 # Where a file lies: the row group of the Parquet file and the row in it.
 PARQUET_CELL = pa.struct(

@@ -12,7 +12,7 @@ from pyarrow import csv, parquet
 
 from jaxsd.data.columns import SPLITS
 from jaxsd.data.manifest import COLUMN_TYPES, REQUIRED_COLUMNS, Manifest, check_quotes, open_path, read_json_lines
-from jaxsd.files import check_not_pointer
+from jaxsd.runtime.files import check_not_pointer
 
 # The suffixes of each kind of file, the preferred first.
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".caf", ".aif", ".aiff", ".wma")

@@ -13,7 +13,7 @@ import pyarrow as pa
 from jaxsd.data.layouts.layout import Layout
 from jaxsd.data.layouts.tables import AUDIO_SUFFIXES, IMAGE_SUFFIXES, TEXT_COLUMNS, list_files, make_manifest, split_of
 from jaxsd.data.manifest import Manifest
-from jaxsd.files import StoredFile, check_not_pointer
+from jaxsd.runtime.files import StoredFile, check_not_pointer
 
 TAR_MEMBER = pa.struct({"name": pa.string(), "file": pa.string(), "offset": pa.int64(), "size": pa.int64()})
 TEXT_SUFFIXES = (".txt", ".text", ".caption", ".json")

@@ -6,7 +6,7 @@ from jaxsd.evaluation.report.gallery import contact_sheet
 from jaxsd.evaluation.report.page import to_page
 from jaxsd.evaluation.report.tables import show, to_csv, to_markdown
 from jaxsd.evaluation.results import Results, write_results
-from jaxsd.files import replacing
+from jaxsd.runtime.files import replacing
 
 __all__ = ["contact_sheet", "show", "write_report"]
 

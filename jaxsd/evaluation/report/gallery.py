@@ -17,7 +17,7 @@ from encoders.spectrogram import decibels_below_peak, mel_spectrogram, waveform
 from jaxsd.audio import RATE
 from jaxsd.evaluation.kept_images import GALLERY_CLIPS
 from jaxsd.evaluation.results import Results
-from jaxsd.files import replacing
+from jaxsd.runtime.files import replacing
 
 MEL_BANDS, MEL_HOP = 64, 210
 THUMBNAIL = 128  # pixels, the side of an image in the page

@@ -10,10 +10,10 @@ from html import escape
 from rich import box
 from rich.table import Table as RichTable
 
-from jaxsd.cli import make_console
 from jaxsd.evaluation.conditionings import OWN_CAPTION
 from jaxsd.evaluation.figures import FIGURES, Figure, decimals, verdict_figure
 from jaxsd.evaluation.results import Results
+from jaxsd.runtime.cli import make_console
 
 CELL_PADDING = 2
 # The figures to look at first, and what the summary calls them.

@@ -16,17 +16,17 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from matplotlib.figure import Figure
 
-from jaxsd.bundled import clip_source
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.diffusion.pipeline import to_pil
 from jaxsd.evaluation import metrics
 from jaxsd.evaluation.images import DRAWN_TOGETHER
 from jaxsd.evaluation.report.plots import PALETTE, STYLE
 from jaxsd.evaluation.report.tables import Table
-from jaxsd.files import lock_folder, read_json, replacing, write_json
 from jaxsd.generation.files import slug
-from jaxsd.progress import Progress
-from jaxsd.sharding import padded_batches
+from jaxsd.runtime.bundled import clip_source
+from jaxsd.runtime.files import lock_folder, read_json, replacing, write_json
+from jaxsd.runtime.progress import Progress
+from jaxsd.runtime.sharding import padded_batches
 from jaxsd.sound_to_image import SoundToImage, combine_embeddings
 from jaxsd.study.plan import AVERAGE_CHATBOTS, AVERAGE_EVERYONE, study_conditionings
 from jaxsd.toy import world

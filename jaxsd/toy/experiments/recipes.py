@@ -20,8 +20,8 @@ from jaxsd.evaluation.images import draw_images
 from jaxsd.evaluation.inputs import EvaluatedEncoder, EvaluationSplit
 from jaxsd.evaluation.report.plots import PALETTE, STYLE
 from jaxsd.evaluation.report.tables import Table
-from jaxsd.files import replacing
-from jaxsd.sharding import map_batches
+from jaxsd.runtime.files import replacing
+from jaxsd.runtime.sharding import map_batches
 from jaxsd.toy import world
 from jaxsd.toy.experiments.runs import Runs, configure, mean, run_all, write_table
 from jaxsd.toy.judge import load_judge, verdicts

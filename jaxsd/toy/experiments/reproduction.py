@@ -17,7 +17,7 @@ from jaxsd.evaluation.inputs import EvaluationSplit, load_evaluated_encoders
 from jaxsd.evaluation.report.plots import PALETTE, STYLE
 from jaxsd.evaluation.report.tables import Table
 from jaxsd.evaluation.results import Results
-from jaxsd.files import replacing
+from jaxsd.runtime.files import replacing
 from jaxsd.toy import maker
 from jaxsd.toy.experiments.runs import Key, Runs, configure, mean, run_all, wrap, write_table
 

@@ -15,7 +15,7 @@ from scipy import stats
 from jaxsd.config import TrainConfig, load_config
 from jaxsd.evaluation.inputs import EvaluationSplit, open_evaluation_split
 from jaxsd.evaluation.report.tables import Table
-from jaxsd.files import lock_folder, replacing
+from jaxsd.runtime.files import lock_folder, replacing
 from jaxsd.toy.maker import make_split
 from jaxsd.training.train import train
 

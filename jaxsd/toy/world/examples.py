@@ -19,8 +19,8 @@ from PIL import Image
 
 from jaxsd.audio import write_wav
 from jaxsd.data.workers import Examples
-from jaxsd.files import naming
-from jaxsd.progress import Progress
+from jaxsd.runtime.files import naming
+from jaxsd.runtime.progress import Progress
 from jaxsd.toy.world.drawing import draw
 from jaxsd.toy.world.scene import CLASSES, Scene, sample_scene
 from jaxsd.toy.world.synthesis import SAMPLE_RATE, synthesize

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from jaxsd import progress
-from jaxsd.progress import Progress
+from jaxsd.runtime import progress
+from jaxsd.runtime.progress import Progress
 
 
 @pytest.fixture

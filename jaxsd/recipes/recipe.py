@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from jaxsd.clip.images import load_image
 from jaxsd.pretrained.model_config import from_dict
-from jaxsd.sharding import examples_at_once, local_mesh
+from jaxsd.runtime.sharding import examples_at_once, local_mesh
 
 RECIPE_CHUNK, WEB_UI_CHUNK = "jaxsd", "parameters"
 RECIPE_VERSION = 1

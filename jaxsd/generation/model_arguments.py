@@ -47,3 +47,9 @@ def load_model(
         trust_code=arguments.trust_code,
         dtype=arguments.dtype,
     )
+
+
+def add_place_arguments(parser: argparse.ArgumentParser):
+    """The flags that name another place of the models that a data set names."""
+    parser.add_argument("--clip", help="another place of the CLIP that the data name: a folder or a repository")
+    parser.add_argument("--model", help="another place of the Stable Diffusion that the data name")

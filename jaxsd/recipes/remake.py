@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from encoders.store import bundled_encoders
-from jaxsd.bundled import TOY_SAMPLES
 from jaxsd.clip.images import load_image
-from jaxsd.recipe import ImageRecord, Recipe, SoundRecord, hash_file, image_record
+from jaxsd.recipes.recipe import ImageRecord, Recipe, SoundRecord, hash_file, image_record
+from jaxsd.runtime.bundled import TOY_SAMPLES
 
 HASH_SHOWN = 12  # digits of a hash in a message
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsd.sharding import (
+from jaxsd.runtime.sharding import (
     batch_sharding,
     gather_examples,
     local_mesh,
@@ -35,7 +35,7 @@ def test_a_local_mesh_has_no_more_devices_than_there_are_examples():
 def test_a_batch_is_filled_up_with_its_last_example():
     code = """
 import numpy as np
-from jaxsd.sharding import local_mesh, shard_batch
+from jaxsd.runtime.sharding import local_mesh, shard_batch
 batch = shard_batch({"x": np.arange(5), "y": np.ones((5, 2))}, local_mesh(5))
 assert batch["x"].tolist() == [0, 1, 2, 3, 4, 4, 4, 4] and batch["y"].shape == (8, 2)
 assert len(batch["x"].sharding.device_set) == 4

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxsd.generate_command import run_generate
+from jaxsd.commands.generate import run_generate
 from jaxsd.generation.strips import LABEL_HEIGHT, make_strip
 from jaxsd.generation.sweeps import parse_sweep
 

@@ -12,9 +12,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import encoders
-from jaxsd.bundled import TOY_SAMPLES
-from jaxsd.generate_command import run_generate
-from jaxsd.recipe import (
+from jaxsd.commands.generate import run_generate
+from jaxsd.recipes.recipe import (
     LARGEST_CHUNK,
     ModelRecord,
     Recipe,
@@ -25,7 +24,8 @@ from jaxsd.recipe import (
     save_png,
     web_ui_parameters,
 )
-from jaxsd.remake import find_ingredients
+from jaxsd.recipes.remake import find_ingredients
+from jaxsd.runtime.bundled import TOY_SAMPLES
 from jaxsd.sound_to_image import SoundToImage
 from tests.helpers import models
 

@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
-HERE = Path(__file__).parent / "toy"
+HERE = Path(__file__).parents[1] / "toy"
 TOY_MODEL = HERE / "weights"  # Stable Diffusion and, in clip/, CLIP
 TOY_ENCODERS = HERE / "encoders"
 TOY_JUDGE = HERE / "judge.safetensors"

@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from jaxsd import cli
-from jaxsd.model_arguments import add_model_arguments, add_trust_argument
+from jaxsd.generation.model_arguments import add_model_arguments, add_trust_argument
+from jaxsd.runtime import cli
 
 EXAMPLES = """\
   %(prog)s --audio dog.wav
@@ -51,7 +51,7 @@ def _study(parser: argparse.ArgumentParser, arguments: argparse.Namespace, began
 
 def _show(path: Path):
     """`--show`: print how an image was made."""
-    from jaxsd.recipe import describe_recipe, read_recipe
+    from jaxsd.recipes.recipe import describe_recipe, read_recipe
 
     print(describe_recipe(read_recipe(path)))
 
@@ -72,8 +72,8 @@ def _draw(parser: argparse.ArgumentParser, arguments: argparse.Namespace):
 
 def _follow_recipe(parser: argparse.ArgumentParser, named: argparse.Namespace):
     """The arguments that a recipe stands for, with those of the command line over them, and the recipe."""
-    from jaxsd.recipe import read_recipe
-    from jaxsd.remake import find_ingredients, recipe_flags
+    from jaxsd.recipes.recipe import read_recipe
+    from jaxsd.recipes.remake import find_ingredients, recipe_flags
 
     if named.fast:
         raise ValueError("--fast stands for a sampler and steps, which --recipe has; leave one of them out")

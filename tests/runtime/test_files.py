@@ -13,8 +13,8 @@ from jaxsd.clip.towers import TextConfig
 from jaxsd.data.columns import open_columns, write_columns
 from jaxsd.data.layouts import read_source
 from jaxsd.data.layouts.tables import read_table
-from jaxsd.files import lock_folder, place_new, read_json, replacing
 from jaxsd.pretrained.weights import open_tensors
+from jaxsd.runtime.files import lock_folder, place_new, read_json, replacing
 
 
 def test_a_file_is_replaced(tmp_path):
@@ -37,7 +37,7 @@ def test_an_error_leaves_what_was_there(tmp_path):
 
 def test_a_folder_is_kept_to_a_process_as_long_as_it_lives(tmp_path):
     code = f"""
-from jaxsd.files import lock_folder
+from jaxsd.runtime.files import lock_folder
 with lock_folder({str(tmp_path / "run")!r}):
     print("locked", flush=True)
     input()

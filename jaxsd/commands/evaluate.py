@@ -1,88 +1,17 @@
-"""The commands `jaxsd generate | train | eval | serve | data | convert | encoders | toy | arena`.
+"""`jaxsd eval`: its flags.
 
 Flags are read here, before anything slow is imported.
 """
 
 import argparse
-import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
-from jaxsd import cli
-from jaxsd.config import add_config_argument, load_config
-from jaxsd.files import check_output_folder, lock_folder
-from jaxsd.model_arguments import add_trust_argument
+from jaxsd.generation.model_arguments import add_place_arguments, add_trust_argument
+from jaxsd.runtime import cli
+from jaxsd.runtime.files import check_output_folder, lock_folder
 
-# What a command is, and the function that runs it. `jaxsd data` is `python -m jaxsd.data`, and so on.
-COMMANDS = {
-    "generate": ("turn sounds into images", "jaxsd.generate_command:run_generate"),
-    "train": ("train an audio encoder", "jaxsd.commands:run_train"),
-    "eval": ("evaluate audio encoders on held-out data", "jaxsd.commands:run_eval"),
-    "serve": ("a page to play with, and its API", "jaxsd.serving.__main__:main"),
-    "data": ("prepare a data set of one's own, or look at one", "jaxsd.data.__main__:main"),
-    "convert": ("convert encoders from and to PyTorch", "jaxsd.convert.__main__:main"),
-    "encoders": ("list encoders, check one, count its layers", "encoders.__main__:main"),
-    "toy": ("the built-in toy world: demo, training, experiments", "jaxsd.toy.__main__:main"),
-    "arena": ("ask a chatbot for an encoder and check it in a sandbox", "jaxsd.arena.__main__:main"),
-}
 TOY_DATA = Path("data/toy")
-
-
-def main():
-    """Run the command that the first argument names, with the rest of the arguments."""
-    cli.run(_dispatch)
-
-
-def _dispatch() -> int | None:
-    epilog = "\n".join(f"  {name:<10}{about}" for name, (about, _) in COMMANDS.items())
-    parser = cli.ArgumentParser(
-        prog="jaxsd",
-        description="Sound to image: audio encoders and Stable Diffusion 1.x in JAX.",
-        epilog=f"commands (each has its own --help):\n{epilog}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="store_true", help="print the version")
-    parser.add_argument("command", nargs="?", choices=COMMANDS, metavar="COMMAND")
-    arguments = parser.parse_args(sys.argv[1:2])
-    if arguments.version:
-        import jaxsd
-
-        print(jaxsd.__version__)
-        return None
-    if arguments.command is None:
-        parser.print_help()
-        return None
-    sys.argv = [f"jaxsd {arguments.command}", *sys.argv[2:]]
-    module, _, function = COMMANDS[arguments.command][1].partition(":")
-    return getattr(importlib.import_module(module), function)()
-
-
-def run_train():
-    parser = cli.ArgumentParser(
-        description="Train an audio encoder: python train.py --config gemini.py:aligned --config.data.folder=data/avt"
-    )
-    add_config_argument(parser)
-    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/<config>); goes on if it has begun")
-    parser.add_argument("--init", metavar="FOLDER", help="start from another run's encoder; same as --config.init")
-    parser.add_argument("--wandb", action="store_true", help="also log to Weights & Biases")
-    _add_place_arguments(parser)
-    cli.add_distributed_arguments(parser)
-    arguments, overrides = parser.parse_known_args()
-    if arguments.init:
-        overrides.append(f"--config.init={arguments.init}")
-    config = load_config(arguments.config, overrides)
-    name, _, recipe = arguments.config.partition(":")
-    out = arguments.out or Path("runs") / "-".join([Path(name).stem, recipe]).rstrip("-")
-    cli.start_distributed(arguments)
-
-    from jaxsd.training.train import next_commands, train
-
-    train(config, out, wandb=arguments.wandb, clip=arguments.clip, model=arguments.model)
-    print(out)
-    program = "jaxsd {}" if cli.program().startswith("jaxsd ") else "python {}.py"
-    for command in next_commands(config, out, program):
-        print(f"next: {command}", file=sys.stderr)
 
 
 def run_eval():
@@ -122,7 +51,7 @@ def run_eval():
         action=argparse.BooleanOptionalAction,
         help="write the images into OUT/images, and some into the report (on in the toy world)",
     )
-    _add_place_arguments(parser)
+    add_place_arguments(parser)
     add_trust_argument(parser)
     arguments = parser.parse_args()
     check_output_folder(arguments.out)
@@ -171,9 +100,9 @@ def _evaluate(arguments: argparse.Namespace):
 def _find_maker(folder: Path):
     """The module that makes the split in `folder`, as its dataset.json says, or where there is none that of a split
     beside it with the maker's models; of TOY_DATA that of the toy world; None where data are not made."""
-    from jaxsd.bundled import load_maker
     from jaxsd.data.columns import METADATA
-    from jaxsd.files import read_json
+    from jaxsd.runtime.bundled import load_maker
+    from jaxsd.runtime.files import read_json
 
     own, beside = folder / METADATA, sorted(folder.parent.glob(f"*/{METADATA}"))
     if not own.is_file() and not beside:
@@ -183,8 +112,3 @@ def _find_maker(folder: Path):
     if maker and not own.is_file() and not maker.MODELS.items() <= metadata.items():
         return None  # it would make data of other models than those beside them
     return maker
-
-
-def _add_place_arguments(parser: argparse.ArgumentParser):
-    parser.add_argument("--clip", help="another place of the CLIP that the data name: a folder or a repository")
-    parser.add_argument("--model", help="another place of the Stable Diffusion that the data name")

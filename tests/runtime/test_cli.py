@@ -9,8 +9,8 @@ import time
 import jax
 import pytest
 
-from jaxsd import cli
-from jaxsd.cli import add_distributed_arguments, start_distributed
+from jaxsd.runtime import cli
+from jaxsd.runtime.cli import add_distributed_arguments, start_distributed
 
 SLURM = {"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NTASKS": "2"}
 
@@ -68,7 +68,7 @@ def test_flags_that_do_not_go_together_are_refused(started, flags, message):
 LONG_COMPUTATION = """
 import jax
 import jax.numpy as jnp
-from jaxsd import cli
+from jaxsd.runtime import cli
 
 def main():
     compute = jax.jit(lambda x: jax.lax.fori_loop(0, 2**31 - 2, lambda i, x: jnp.sin(x), x))
@@ -78,7 +78,7 @@ def main():
 WAITING_THREAD = """
 import time
 from concurrent.futures import ThreadPoolExecutor
-from jaxsd import cli
+from jaxsd.runtime import cli
 
 def main():
     with ThreadPoolExecutor(1) as pool:

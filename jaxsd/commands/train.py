@@ -1,0 +1,38 @@
+"""`jaxsd train`: its flags.
+
+Flags are read here, before anything slow is imported.
+"""
+
+import sys
+from pathlib import Path
+
+from jaxsd.config import add_config_argument, load_config
+from jaxsd.generation.model_arguments import add_place_arguments
+from jaxsd.runtime import cli
+
+
+def run_train():
+    parser = cli.ArgumentParser(
+        description="Train an audio encoder: python train.py --config gemini.py:aligned --config.data.folder=data/avt"
+    )
+    add_config_argument(parser)
+    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/<config>); goes on if it has begun")
+    parser.add_argument("--init", metavar="FOLDER", help="start from another run's encoder; same as --config.init")
+    parser.add_argument("--wandb", action="store_true", help="also log to Weights & Biases")
+    add_place_arguments(parser)
+    cli.add_distributed_arguments(parser)
+    arguments, overrides = parser.parse_known_args()
+    if arguments.init:
+        overrides.append(f"--config.init={arguments.init}")
+    config = load_config(arguments.config, overrides)
+    name, _, recipe = arguments.config.partition(":")
+    out = arguments.out or Path("runs") / "-".join([Path(name).stem, recipe]).rstrip("-")
+    cli.start_distributed(arguments)
+
+    from jaxsd.training.train import next_commands, train
+
+    train(config, out, wandb=arguments.wandb, clip=arguments.clip, model=arguments.model)
+    print(out)
+    program = "jaxsd {}" if cli.program().startswith("jaxsd ") else "python {}.py"
+    for command in next_commands(config, out, program):
+        print(f"next: {command}", file=sys.stderr)
