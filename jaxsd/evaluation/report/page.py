@@ -44,7 +44,9 @@ code {{ font-size: 0.9em; }}
 .gallery .spectrogram {{ display: block; }}
 @media (max-width: 40rem) {{  /* a telephone: the images of a sound stand below it, each with its name */
   body {{ padding: 0 1rem; }}
-  .wide th, .wide td {{ padding-right: 0.7rem; }}
+  .wide th, .wide td {{ padding-right: 0.5rem; }}
+  .wide table:not(.gallery) {{ font-size: 0.75rem; }}
+  .wide table:not(.gallery) th:first-child {{ position: sticky; left: 0; background: #fff; }}
   .gallery thead {{ display: none; }}
   .gallery tr {{ display: flex; flex-wrap: wrap; gap: 0 0.5rem; padding: 0.6rem 0; }}
   .gallery th:first-child {{ flex: 1 0 100%; }}

@@ -101,8 +101,8 @@ def _verdicts(results: Results) -> Table:
     entries = (results["encoders"] | results["references"]).values()
     figures = [figure for figure in _known_figures(entries) if figure.table == "verdicts" and "=" not in figure.key]
     note = (
-        "The share of the same images in which an independent classifier sees what is true; `named` is of the images "
-        "whose caption names it."
+        "The share of the same images in which an independent classifier sees what is true; a named color, side or "
+        "background counts only the images whose caption names it."
     )
     return _by_conditioning("What a classifier sees", note, figures, results)
 
