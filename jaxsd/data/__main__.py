@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from jaxsd.runtime import cli
+from jaxsd.runtime.files import check_output_folder
 
 DEFAULT_CLIP = "openai/clip-vit-large-patch14"
 DEFAULT_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -38,6 +39,7 @@ def main():
     else:
         from jaxsd.runtime.bundled import load_maker
 
+        check_output_folder(arguments.out)
         sizes = {"train": arguments.size, "validation": arguments.held_out, "test": arguments.held_out}
         made = load_maker("toy").make_dataset(arguments.out, sizes, seed=arguments.seed)
         print(arguments.out if made else f"{arguments.out}: all there, nothing to do")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from jaxsd.runtime import cli
+from jaxsd.runtime.files import check_output_folder
 
 
 def main():
@@ -68,6 +69,7 @@ def main():
     if arguments.command == "demo":
         from jaxsd.toy.demo import demo
 
+        check_output_folder(arguments.out)
         print(demo(arguments.out))
     elif arguments.command == "train":
         from jaxsd.toy.train_models import train_models

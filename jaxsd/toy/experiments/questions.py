@@ -32,6 +32,7 @@ from jaxsd.study.plan import AVERAGE_CHATBOTS, AVERAGE_EVERYONE, study_condition
 from jaxsd.toy import world
 from jaxsd.toy.experiments.runs import wrap, write_table
 from jaxsd.toy.judge import load_judge, verdicts
+from jaxsd.toy.maker import SPEED
 
 ASKED_ALPHAS = (0.0, 0.5, 1.0, 0.2, 0.8, 0.4, 0.6, 0.1, 0.9, 0.3, 0.7)  # in the order in which they are drawn
 ASKED_GUIDANCES = (1.5, 5.0, 7.5)  # beside the model's own
@@ -103,7 +104,12 @@ def answer_questions(
         }
         rows = list(dict.fromkeys(_rows(study_conditionings(encoders), model.pipe.sampling.guidance)))[:limit]
         left = [row for row in rows if not (folder / row.file).is_file()]
-        print(f"{len(rows)} rows, {len(left)} of them to draw: {len(left) * images:,} images", flush=True)
+        hours = len(left) * images * SPEED[1] * setting["steps"] / model.pipe.sampling.steps / 3600
+        print(
+            f"{len(rows)} rows, {len(left)} of them to draw: {len(left) * images:,} images,\n"
+            f"about {hours:.1f} hours on two CPU cores",
+            flush=True,
+        )
         if dry_run:
             return None
         _check_or_write(folder / "setting.json", setting)
