@@ -113,6 +113,36 @@ def load_sound(path: str | PathLike[str] | StoredFile, longest: float | None = N
         raise _unreadable(path, error) from error
 
 
+def open_sound(path: str | PathLike[str] | StoredFile) -> Sound:
+    """The sound in a file, undecoded. Raises AudioError where it is missing, empty or none."""
+    return _open_sound(_existing(path))
+
+
+def sound_seconds(sound: Sound) -> float:
+    """How long a sound is; it is decoded where only that tells."""
+    frames = sum(len(block) for block in sound.read(0)) if sound.frames is None else sound.frames
+    return frames / sound.rate
+
+
+def slide_clips(sound: Sound, hop: float, most: int) -> list[Clip]:
+    """The seconds that begin every `hop` seconds and end with the sound at the latest, `most` of them.
+
+    Of a sound shorter than a second, that second alone. The clips are those of `load_clip`, but that a sound of another
+    rate is resampled as a whole. Raises AudioError as `load_clip` does.
+    """
+    _check_rate(sound)
+    longest = (most - 1) * hop + 1
+    try:
+        mono = _Mono(sound)
+        samples = _resample_all(mono, longest, cut=True)
+        samples = _resample_all(_Mono(sound, channel=0), longest, cut=True) if mono.cancels() else samples
+    except soundfile.SoundFileError as error:
+        raise _unreadable(sound.name, error) from error
+    samples = np.append(samples, np.zeros(max(0, RATE - len(samples)), np.int16))
+    starts = [start for number in range(most) if (start := round(number * hop * RATE)) + RATE <= len(samples)]
+    return [Clip(samples[start : start + RATE], start / RATE) for start in starts]
+
+
 def _existing(path: str | PathLike[str] | StoredFile) -> Path | StoredFile:
     """The file, which is there and not empty."""
     file = path if isinstance(path, StoredFile) else Path(path)
@@ -141,6 +171,11 @@ def clip_from_samples(samples: np.ndarray, rate: int | float, start: float | Non
     Raises:
         AudioError: an argument does not fit, a sample is not finite, or the samples end before `start`.
     """
+    return _take_second(sound_from_samples(samples, rate), start)
+
+
+def sound_from_samples(samples: np.ndarray, rate: int | float) -> Sound:
+    """An array of samples as a sound; the arguments and errors are those of `clip_from_samples`."""
     name = "the array of samples"
     samples = np.asarray(samples)
     scales = {np.dtype(np.int16): 2**15, np.dtype(np.int32): 2**31}
@@ -158,7 +193,7 @@ def clip_from_samples(samples: np.ndarray, rate: int | float, start: float | Non
         for begin in range(first, len(samples), block_size(rate)):
             yield (samples[begin : begin + block_size(rate)] / np.float64(scale)).astype(np.float32)
 
-    return _take_second(Sound(name, rate, read, len(samples)), start)
+    return Sound(name, rate, read, len(samples))
 
 
 def block_size(rate: int) -> int:
@@ -432,13 +467,20 @@ def _resample_second(mono: _Mono, begin: int) -> Float[np.ndarray, "16000"]:
     return around[RATE : 2 * RATE]
 
 
-def _resample_all(mono: _Mono, longest: float | None) -> Int16[np.ndarray, " samples"]:
-    """The whole sound at 16 kHz; memory holds it in 16 bits, a block of it in more."""
+def _resample_all(mono: _Mono, longest: float | None, *, cut: bool = False) -> Int16[np.ndarray, " samples"]:
+    """The whole sound at 16 kHz; memory holds it in 16 bits, a block of it in more.
+
+    What is longer than `longest` seconds is refused or, with `cut`, left out.
+    """
     stream = None if mono.sound.rate == RATE else soxr.ResampleStream(mono.sound.rate, RATE, 1, dtype="float64")
     parts, frames = [np.zeros(0, np.int16)], 0
     for block in mono.read(0):
         frames += len(block)
         if longest is not None and frames > longest * mono.sound.rate:
+            if cut:
+                block = block[: math.ceil(longest * mono.sound.rate) - frames + len(block)]
+                parts.append(_to_int16(block if stream is None else stream.resample_chunk(block)))
+                break
             raise AudioError(f"{mono.sound.name} lasts more than {longest:g} s; allowed: up to that")
         parts.append(_to_int16(block if stream is None else stream.resample_chunk(block)))
     if len(parts) == 1:

@@ -1,6 +1,7 @@
 """Sound in, image out: audio encoders, averaged or weighted, in front of a Stable Diffusion."""
 
 import copy
+import hashlib
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,16 @@ from jaxtyping import Array, Float, Int16, Key
 
 import encoders
 from encoders.spectrogram import TOKENS
-from jaxsd.audio import RATE, Clip, clip_from_samples, load_clip
+from jaxsd.audio import (
+    RATE,
+    Clip,
+    clip_from_samples,
+    load_clip,
+    open_sound,
+    slide_clips,
+    sound_from_samples,
+    sound_seconds,
+)
 from jaxsd.diffusion.loading import read_unet_config
 from jaxsd.diffusion.pipeline import Images, StableDiffusion, are_the_same, strength_of
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
@@ -38,11 +48,14 @@ from jaxsd.recipes.recipe import (
     source_name,
 )
 from jaxsd.runtime.bundled import model_source, sound_source
+from jaxsd.runtime.files import StoredFile
 from jaxsd.runtime.sharding import examples_at_once, local_mesh, map_batches, round_up
 
-Audio = str | PathLike[str] | np.ndarray  # a file, the name of a sample, or samples
+Audio = str | PathLike[str] | StoredFile | np.ndarray  # a file, the name of a sample, or samples
 
 MOST_CLIPS = 16  # that an accelerator encodes at once; fewer are filled up (`round_up`), so that few programs compile
+MOST_WINDOWS, SHORTEST_HOP = 600, 0.01  # of a sound that is slid over, unless a limit is given; seconds
+Start = float | Sequence[float | None] | None  # where the second of each sound begins; None is the loudest
 UNCONDITIONAL = ("text", "silence")
 RANDOM_STREAM = 77  # folded into an image's key for its random embeddings, so that they are not its noise
 # The paper's guidance and steps, without and with an image to start from (arXiv 2509.09717, section on generation).
@@ -167,6 +180,7 @@ class SoundToImage:
         prompts: str | Sequence[str] | None = None,
         *,
         rate: int | None = None,
+        start: Start = None,
         mix: bool = False,
         sound_weights: Sequence[float] | None = None,
         alpha: float = 0.5,
@@ -179,6 +193,7 @@ class SoundToImage:
             audio: sounds, one or several: files, names of sample sounds, or arrays as `load_clips` takes them.
             prompts: one prompt for all sounds, or one each; or prompts without sounds.
             rate: samples a second of the arrays in `audio`.
+            start: where the second of each sound begins, in seconds, as `load_sounds` takes it (the loudest).
             mix: whether all sounds make one conditioning, the weighted mean of theirs.
             sound_weights: one number of at least 0 for each sound that is mixed; None weighs all alike.
             alpha: the share of the prompts where there are sounds too, from 0 to 1; 0.5 is the paper's mean.
@@ -193,7 +208,7 @@ class SoundToImage:
         """
         if unconditional not in (*UNCONDITIONAL, None):
             raise ValueError(f"unconditional is {unconditional!r}; allowed: {', '.join(UNCONDITIONAL)}")
-        clips = None if audio is None else load_clips(audio, rate)
+        clips = None if audio is None else load_clips(audio, rate, start)
         prompts = [prompts] if isinstance(prompts, str) else list(prompts or ())
         if clips is None and not prompts:
             raise ValueError("there is neither a sound nor a prompt to make an image of")
@@ -269,6 +284,9 @@ class SoundToImage:
         unconditional: str = "text",
         random: bool = False,
         sweep: str | None = None,
+        slide: float | None = None,
+        smooth: int | None = None,
+        limit: int | None = None,
         seed: int = 0,
         image: Any = None,
         mask: Any = None,
@@ -288,6 +306,7 @@ class SoundToImage:
             prompts, mix, sound_weights, alpha, negative, unconditional: those of `encode`.
             random: whether the image is that of random embeddings.
             sweep: the sweep of a strip.
+            slide, smooth, limit: those of a film, as a recipe has them.
             seed, image, mask, strength, guidance, steps, sampler: those of `__call__`.
             outpaint: by how many pixels the image is grown before, which takes the place of a mask.
             sampling: its `guidance_end`; others are left out.
@@ -313,6 +332,9 @@ class SoundToImage:
             unconditional=unconditional,
             random=random,
             sweep=sweep,
+            slide=slide,
+            smooth=smooth,
+            limit=limit,
             image=image_record(image),
             mask=image_record(mask),
             outpaint=None if outpaint is None else tuple(outpaint),
@@ -352,6 +374,7 @@ class SoundToImage:
         prompts: str | Sequence[str] | None = None,
         *,
         rate: int | None = None,
+        start: Start = None,
         mix: bool = False,
         sound_weights: Sequence[float] | None = None,
         alpha: float = 0.5,
@@ -365,7 +388,7 @@ class SoundToImage:
         """An image of each sound or prompt, float32 in [0, 1]; `generate.py` draws the same ones.
 
         Args:
-            audio, prompts, rate, mix, sound_weights, alpha, negative, unconditional: those of `encode`.
+            audio, prompts, rate, start, mix, sound_weights, alpha, negative, unconditional: those of `encode`.
             random: how many images of random embeddings to draw in place of sounds and prompts, the paper's baseline.
             seed: seeds the noise, which is the same for every image.
             output_type: that of `StableDiffusion.__call__`. PIL images carry their recipe, which `recipe.save_png`
@@ -387,7 +410,7 @@ class SoundToImage:
             numbers = list(range(random))
             conditioning = self.random(image_keys(seed, numbers))
         else:
-            sounds = [] if audio is None else load_sounds(audio, rate)
+            sounds = [] if audio is None else load_sounds(audio, rate, start)
             clips = np.stack([sound.clip.samples for sound in sounds]) if sounds else None
             guided = self.is_guided(sampling["guidance"])
             conditioning = self.encode(clips, prompts, **mixing, unconditional=unconditional if guided else None)
@@ -402,6 +425,50 @@ class SoundToImage:
                 attach_recipe(image, recipe.drawn(image, number, len(images)))
         return images
 
+    def slide(
+        self,
+        audio: Audio,
+        prompt: str | None = None,
+        *,
+        hop: float = 0.5,
+        smooth: int = 0,
+        limit: int | None = None,
+        rate: int | None = None,
+        seed: int = 0,
+        alpha: float = 0.5,
+        negative: str = "",
+        unconditional: str = "text",
+        **sampling: Any,
+    ) -> tuple[list[float], Images]:
+        """An image of every second of a sound that begins `hop` seconds after the one before, all from the same noise.
+
+        Args:
+            audio, rate: one sound, as `encode` takes it.
+            prompt, alpha, negative, unconditional: those of `encode`.
+            hop, limit: those of `load_windows`.
+            smooth: how many images are between two windows, of interpolated embeddings.
+            seed, sampling: those of `__call__`.
+
+        Returns:
+            When the second of each image begins in the sound, in seconds, and the images.
+
+        Raises:
+            FileNotFoundError, ValueError: those of `load_windows` and `__call__`.
+        """
+        windows = load_windows(audio, hop, rate, limit)
+        defaults = self.sampling_defaults(image=sampling.get("image") is not None)
+        sampling = {"guidance": defaults.guidance, "steps": defaults.steps} | sampling
+        cond, uncond = self.encode(
+            np.stack([window.clip.samples for window in windows]),
+            prompt,
+            alpha=alpha,
+            negative=negative,
+            unconditional=unconditional if self.is_guided(sampling["guidance"]) else None,
+        )
+        cond = interpolate_embeddings(cond, smooth)
+        times = [number * hop / (smooth + 1) for number in range(len(cond))]
+        return times, self.pipe(cond, uncond, key=image_keys(seed, [0] * len(cond)), **sampling)
+
 
 @nnx.jit
 def _encode_clips(
@@ -411,22 +478,29 @@ def _encode_clips(
     return encoder(clips).astype(jnp.float32)  # pyright: ignore[reportCallIssue]
 
 
-def load_clips(audio: Audio | Sequence[Audio], rate: int | None = None) -> Int16[np.ndarray, "batch 16000"]:
+def load_clips(
+    audio: Audio | Sequence[Audio], rate: int | None = None, start: Start = None
+) -> Int16[np.ndarray, "batch 16000"]:
     """Sounds as clips of one second at 16 kHz, int16: the loudest second of each.
 
     The arguments and errors are those of `load_sounds`.
     """
-    return np.stack([sound.clip.samples for sound in load_sounds(audio, rate)])
+    return np.stack([sound.clip.samples for sound in load_sounds(audio, rate, start)])
 
 
-def load_sounds(audio: Audio | Sequence[Audio], rate: int | None = None) -> list[LoadedSound]:
-    """The loudest second of each sound, with its record; of a longer sound, stderr says which second that is.
+def load_sounds(audio: Audio | Sequence[Audio], rate: int | None = None, start: Start = None) -> list[LoadedSound]:
+    """One second of each sound, with its record; of a longer sound, stderr says which second that is.
 
-    An item of `audio` is a file, the name of a sample sound, or an array of samples: with `rate`, (samples,) of any
-    length at so many samples a second, integers or floats in [-1, 1]; without it, an int16 clip (16000,). A 2-D array
-    is a batch of such arrays. Raises FileNotFoundError or ValueError (also AudioError) for a sound that does not fit.
+    Args:
+        audio: one sound or several: files, names of sample sounds, or arrays of samples: with `rate`, (samples,) of any
+            length, integers or floats in [-1, 1]; without it, int16 clips (16000,). A 2-D array is a batch of arrays.
+        rate: samples a second of the arrays.
+        start: where the second begins, in seconds: of all sounds or of each; None is the loudest second.
+
+    Raises:
+        FileNotFoundError, ValueError: a sound does not fit (also AudioError), or ends before `start`.
     """
-    if isinstance(audio, str | PathLike):
+    if isinstance(audio, str | PathLike | StoredFile):
         items: list[Audio] = [audio]
     elif isinstance(audio, np.ndarray):
         items = [audio] if audio.ndim == 1 else list(audio)
@@ -434,7 +508,50 @@ def load_sounds(audio: Audio | Sequence[Audio], rate: int | None = None) -> list
         items = list(audio)
     if not items:
         raise ValueError("audio is empty; allowed: at least one sound")
-    return [_load_sound(item, rate) for item in items]
+    starts = list(start) if isinstance(start, Sequence) else [start] * len(items)
+    if len(starts) != len(items):
+        raise ValueError(f"starts are {len(starts)} and sounds are {len(items)}; allowed: as many, or one for all")
+    return [_load_sound(item, rate, start) for item, start in zip(items, starts, strict=True)]
+
+
+def load_windows(audio: Audio, hop: float, rate: int | None = None, limit: int | None = None) -> list[LoadedSound]:
+    """The seconds of one sound that begin every `hop` seconds, the first `limit` of them.
+
+    `audio` and `rate` are those of `load_sounds`. Raises what that raises, and ValueError where they are more than
+    MOST_WINDOWS and there is no `limit`.
+    """
+    if not SHORTEST_HOP <= hop < math.inf:
+        raise ValueError(f"the windows are {hop} s apart; allowed: from {SHORTEST_HOP}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; allowed: 1 or more")
+    if isinstance(audio, np.ndarray):
+        sound = sound_from_samples(_checked_clip(audio) if rate is None else audio, RATE if rate is None else rate)
+        name, digest = None, hash_arrays({"samples": audio})
+    else:
+        path = audio if isinstance(audio, StoredFile) else sound_source(audio)
+        sound, (name, digest) = open_sound(path), _identity(path)
+    if limit is None:
+        seconds = sound_seconds(sound)
+        count = max(0, math.floor((seconds - 1) / hop + 1e-9)) + 1
+        if count > MOST_WINDOWS:
+            raise ValueError(
+                f"{sound.name} lasts {seconds:.0f} s, which are {count:,} windows of a second, one each {hop:g} s; "
+                f"allowed: up to {MOST_WINDOWS:,}, with --limit more: take longer steps, or a limit"
+            )
+    clips = slide_clips(sound, hop, limit or MOST_WINDOWS)
+    return [LoadedSound(clip, SoundRecord(name, digest, clip.start)) for clip in clips]
+
+
+def interpolate_embeddings(
+    embeddings: Float[Array, "windows 77 width"], between: int
+) -> Float[Array, "images 77 width"]:
+    """Embeddings with `between` more from each to the next, evenly spaced on the line between them."""
+    if between < 0:
+        raise ValueError(f"there are {between} images between windows; allowed: 0 or more")
+    shares = (jnp.arange(between + 1) / (between + 1))[None, :, None, None]
+    before, after = embeddings[:-1, None], embeddings[1:, None]
+    lines = (1 - shares) * before + shares * after
+    return jnp.concatenate([lines.reshape(-1, *embeddings.shape[1:]), embeddings[-1:]])
 
 
 def combine_embeddings(audio: Array | None, text: Array | None, alpha: float = 0.5) -> Float[Array, "batch 77 width"]:
@@ -464,16 +581,22 @@ def image_keys(seed: int, numbers: Iterable[int]) -> Key[Array, " images"]:
     return jnp.stack([jax.random.fold_in(key, number) if number else key for number in numbers])
 
 
-def _load_sound(item: Audio, rate: int | None) -> LoadedSound:
-    if isinstance(item, str | PathLike):
-        path = sound_source(item)
-        clip = load_clip(path)
-        _say_start(str(path), clip)
-        return LoadedSound(clip, SoundRecord(path.name, hash_file(path), clip.start))
-    samples = np.asarray(item)
-    clip = Clip(_checked_clip(samples), 0.0) if rate is None else clip_from_samples(samples, rate)
-    _say_start("the array of samples", clip)
-    return LoadedSound(clip, SoundRecord(None, hash_arrays({"clip": clip.samples}), clip.start))
+def _load_sound(item: Audio, rate: int | None, start: float | None) -> LoadedSound:
+    if isinstance(item, np.ndarray):
+        clip = Clip(_checked_clip(item), 0.0) if rate is None else clip_from_samples(item, rate, start)
+        _say_start("the array of samples", clip, start)
+        return LoadedSound(clip, SoundRecord(None, hash_arrays({"clip": clip.samples}), clip.start))
+    path = item if isinstance(item, StoredFile) else sound_source(item)
+    clip = load_clip(path, start)
+    _say_start(str(path), clip, start)
+    return LoadedSound(clip, SoundRecord(*_identity(path), clip.start))
+
+
+def _identity(path: Path | StoredFile) -> tuple[str | None, str]:
+    """What a recipe calls a sound that is a file, and the file's hash; what came from standard input has no name."""
+    if isinstance(path, StoredFile):
+        return None, hashlib.sha256(path.data).hexdigest()
+    return path.name, hash_file(path)
 
 
 def _checked_clip(samples: np.ndarray) -> Int16[np.ndarray, "16000"]:
@@ -485,9 +608,9 @@ def _checked_clip(samples: np.ndarray) -> Int16[np.ndarray, "16000"]:
     return samples
 
 
-def _say_start(name: str, clip: Clip) -> None:
-    """Say on stderr which second of a longer sound a clip is."""
-    if clip.start:
+def _say_start(name: str, clip: Clip, asked: float | None) -> None:
+    """Say on stderr which second of a longer sound is taken where nobody asked for one."""
+    if clip.start and asked is None:
         minutes, seconds = divmod(clip.start, 60)
         print(f"{name}: the loudest second begins at {minutes:.0f}:{seconds:05.2f}", file=sys.stderr)
 

@@ -16,9 +16,9 @@ EXAMPLES = """\
   %(prog)s --audio dog organ --text "at night" --count 2
   %(prog)s --audio waves --image sketch.png --strength 0.7
   %(prog)s --audio dog.wav --encoder runs/avt --model sd15.safetensors"""
-STUDY_ONLY = ("clip", "limit", "shard", "dry_run")
+STUDY_ONLY = ("clip", "shard", "dry_run")
 NOT_IN_STUDY = ("audio", "text", "image", "mask", "outpaint", "weights", "mix", "sound_weights", "alpha", "random")
-NOT_IN_STUDY += ("negative", "overwrite", "recipe", "show", "batch")
+NOT_IN_STUDY += ("negative", "overwrite", "recipe", "show", "batch", "window", "slide", "smooth")
 
 
 def run_generate():
@@ -63,9 +63,11 @@ def _draw(parser: argparse.ArgumentParser, arguments: argparse.Namespace):
         arguments, recipe = _follow_recipe(parser, arguments)
     arguments.encoder, arguments.model = arguments.encoder or ["gemini"], arguments.model or "toy"
     arguments.count = 1 if arguments.count is None else arguments.count
-    from jaxsd.generation.modes import generate_images, generate_sweep
+    if arguments.slide is None and (arguments.smooth is not None or arguments.limit is not None):
+        raise ValueError("--smooth and --limit are for windows of a sound; give --slide")
+    from jaxsd.generation.modes import generate_images, generate_slide, generate_sweep
 
-    mode = generate_sweep if arguments.sweep else generate_images
+    mode = generate_slide if arguments.slide is not None else generate_sweep if arguments.sweep else generate_images
     for path in mode(arguments, recipe):
         print(path)
 
@@ -118,7 +120,21 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _add_input_arguments(group: argparse._ArgumentGroup):
     add = group.add_argument
-    add("--audio", nargs="+", default=[], metavar="FILE", help="sound files, or names of the sample sounds")
+    add(
+        "--audio",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="sound files, folders, patterns, - for standard input, sample sounds",
+    )
+    add(
+        "--window",
+        type=_window,
+        metavar="loudest|first|SECONDS",
+        help="the second that is taken of each sound: the loudest (that one), the first, or where it begins",
+    )
+    add("--slide", type=float, metavar="SECONDS", help="a strip and a film: an image of every second, one each SECONDS")
+    add("--smooth", type=int, metavar="N", help="with --slide, images between two windows, of mixed embeddings (0)")
     add("--text", nargs="+", default=[], help="captions beside the sounds, one for all or one each; or without sounds")
     add(
         "--encoder",
@@ -176,10 +192,15 @@ def _add_sampling_arguments(group: argparse._ArgumentGroup):
 
 def _add_file_arguments(group: argparse._ArgumentGroup):
     add = group.add_argument
-    add("--out", type=Path, default=Path("out"), metavar="FOLDER", help="where the images go (out)")
+    add("--out", type=Path, default=Path("out"), help="folder of the images (out); with --slide also one file")
     add("--overwrite", action="store_true", help="replace files that are there instead of taking the next free number")
-    add("--recipe", type=Path, metavar="PNG", help="make an image again; other flags count over its recipe")
-    add("--show", type=Path, metavar="PNG", help="print how an image was made, and make none")
+    add("--recipe", type=Path, metavar="FILE", help="make an image or a film again; other flags count over its recipe")
+    add("--show", type=Path, metavar="FILE", help="print how an image was made, and make none")
+
+
+def _window(text: str) -> float | None:
+    """Where the second of a sound begins that --window names; None is the loudest."""
+    return {"loudest": None, "first": 0.0}[text] if text in ("loudest", "first") else float(text)
 
 
 def _add_study_arguments(group: argparse._ArgumentGroup):
@@ -187,6 +208,6 @@ def _add_study_arguments(group: argparse._ArgumentGroup):
     group.add_argument(
         "--clip", metavar="CLIP", help="scores the images: a folder or repository (of the toy model: toy)"
     )
-    group.add_argument("--limit", type=int, metavar="N", help="draw no more than the first N images")
+    group.add_argument("--limit", type=int, metavar="N", help="draw the first N images alone; of --slide, windows")
     group.add_argument("--shard", metavar="i/n", help="draw the i-th of n parts, for several machines and one folder")
     group.add_argument("--dry-run", action="store_true", help="say how many images there are to draw, and how long")

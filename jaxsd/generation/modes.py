@@ -1,29 +1,34 @@
-"""The modes of generate.py: images of sounds and texts, and strips of a sweep.
+"""The modes of generate.py: images of sounds and texts, strips of a sweep, and strips and films of long sounds.
 
 `arguments` are the flags as generate.py reads them; where these follow a recipe, `recipe` is it.
 """
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int16
 from PIL import Image
 
+from jaxsd.audio import open_sound
 from jaxsd.clip.images import load_image
 from jaxsd.diffusion.images import pad_image
 from jaxsd.diffusion.loading import require_tokenizer
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.generation.drawing import Drawing, write_images, write_sweep
 from jaxsd.generation.flags import given_sampling, load_with_loras
-from jaxsd.generation.inputs import Inputs, read_inputs
+from jaxsd.generation.inputs import Inputs, check_prompts, find_sounds, read_inputs, sound_stem
+from jaxsd.generation.slides import ALLOWED_SLIDE_FILES, SLIDE_FILES, Slide, write_slide
 from jaxsd.generation.sweeps import Sweep, parse_sweep
 from jaxsd.recipes.recipe import Recipe
 from jaxsd.recipes.remake import check_ingredients
 from jaxsd.runtime.bundled import model_source
 from jaxsd.runtime.files import check_output_folder
-from jaxsd.sound_to_image import Conditioning, SoundToImage, image_keys
+from jaxsd.sound_to_image import Conditioning, SoundToImage, image_keys, interpolate_embeddings, load_windows
 
 PAPER_ALPHA = 0.5
 
@@ -61,8 +66,13 @@ class Request:
         flags = self.arguments
         if flags.random:
             return self.model.random(image_keys(flags.seed, range(flags.first, flags.first + max(flags.count, 1))))
+        return self.encode(self.inputs.clips, self.inputs.prompts, sweep)
+
+    def encode(
+        self, clips: Int16[np.ndarray, "sounds 16000"] | None, prompts: Sequence[str], sweep: Sweep | None = None
+    ) -> Conditioning:
         mixing = self._mixing | {"alpha": self.alpha, "unconditional": self._unconditional(sweep)}
-        return self.model.encode(self.inputs.clips, self.inputs.prompts, **mixing)
+        return self.model.encode(clips, prompts, **mixing)
 
     def conditionings(self, sweep: Sweep) -> list[Conditioning]:
         """That of each value of a sweep."""
@@ -81,6 +91,9 @@ class Request:
             alpha=self.alpha,
             unconditional=flags.unconditional,
             sweep=flags.sweep,
+            slide=flags.slide,
+            smooth=flags.smooth,
+            limit=flags.limit,
             random=flags.random,
             seed=flags.seed,
             outpaint=flags.outpaint,
@@ -120,7 +133,39 @@ def generate_sweep(arguments: argparse.Namespace, recipe: Recipe | None = None) 
     return write_sweep(request.drawing(conditionings[0]), sweep, conditionings)
 
 
-def _prepare_request(arguments: argparse.Namespace, recipe: Recipe | None) -> Request:
+def generate_slide(arguments: argparse.Namespace, recipe: Recipe | None = None) -> list[Path]:
+    """`--slide`: a strip and a film for each sound, or the one file that --out names; the paths of the files."""
+    for name in ("mix", "sound_weights", "sweep", "window", "random"):
+        if getattr(arguments, name) not in (None, False):
+            raise ValueError(f"--{name.replace('_', '-')} is not for --slide, which takes all of a sound; leave it out")
+    if not arguments.audio or arguments.count != 1:
+        raise ValueError("--slide draws one image of every window of a sound; give --audio, and leave --count out")
+    if (arguments.smooth or 0) < 0:
+        raise ValueError(f"smooth is {arguments.smooth}; allowed: 0 or more")
+    sounds = find_sounds(arguments.audio)
+    check_prompts(arguments.text, len(sounds))
+    folder, stems, suffixes = arguments.out, [f"{sound_stem(sound)}-slide" for sound in sounds], SLIDE_FILES
+    if (suffix := folder.suffix.lower()) in ALLOWED_SLIDE_FILES and not folder.is_dir():
+        if len(sounds) > 1:
+            raise ValueError(f"--out {folder} is one file, and sounds are {len(sounds)}; allowed: a folder")
+        folder, stems, suffixes = folder.parent, [folder.stem], (suffix,)
+    windows = [load_windows(sound, arguments.slide, limit=arguments.limit) for sound in sounds]
+    image = None if arguments.image is None else load_image(arguments.image)
+    arguments = argparse.Namespace(**vars(arguments) | {"out": folder})
+    inputs = Inputs([first for first, *_ in windows], arguments.text, stems, image)
+    request = _prepare_request(arguments, recipe, inputs)
+    paths = []
+    for number, (sound, of_sound) in enumerate(zip(sounds, windows, strict=True)):
+        prompts = arguments.text[number : number + 1] if len(arguments.text) > 1 else arguments.text
+        cond, uncond = request.encode(np.stack([window.clip.samples for window in of_sound]), prompts)
+        slide = Slide(open_sound(sound), len(of_sound), arguments.slide, arguments.smooth or 0)
+        drawing = request.drawing(Conditioning(interpolate_embeddings(cond, slide.smooth), uncond))
+        drawing = replace(drawing, stems=[stems[number]] * len(drawing.conditioning.cond), recipes=())
+        paths += write_slide(drawing, slide, request.recipes[number], suffixes)
+    return paths
+
+
+def _prepare_request(arguments: argparse.Namespace, recipe: Recipe | None, inputs: Inputs | None = None) -> Request:
     """Check the flags, read the files and then load the model. Raises ValueError or FileNotFoundError."""
     if arguments.alpha is not None and not (arguments.audio and arguments.text):
         raise ValueError("--alpha is the share of the text beside sounds; give --audio and --text")
@@ -129,7 +174,9 @@ def _prepare_request(arguments: argparse.Namespace, recipe: Recipe | None) -> Re
     given = given_sampling(arguments)
     SamplingDefaults(**{name: given[name] for name in ("guidance", "steps", "sampler") if name in given})  # checks them
     check_output_folder(arguments.out)
-    inputs = read_inputs(arguments.audio, arguments.text, arguments.image, mix=arguments.mix, random=arguments.random)
+    if inputs is None:
+        mode = {"mix": arguments.mix, "random": arguments.random, "start": arguments.window}
+        inputs = read_inputs(arguments.audio, arguments.text, arguments.image, **mode)
     image, mask = _read_mask(arguments, inputs.image)
     if (arguments.text or arguments.negative) and not arguments.tokenizer:
         require_tokenizer(model_source(arguments.model))

@@ -26,6 +26,7 @@ from jaxsd.runtime.sharding import examples_at_once, local_mesh
 RECIPE_CHUNK, WEB_UI_CHUNK = "jaxsd", "parameters"
 RECIPE_VERSION = 1
 LARGEST_CHUNK = 2**20  # characters
+MP4 = ".mp4"
 PACKAGES = ("jaxsd", "jax", "jaxlib", "flax", "numpy")  # whose versions change the last bits of an image
 # What the web UI calls the samplers.
 WEB_UI_SAMPLERS = {
@@ -82,6 +83,8 @@ class Recipe:
         prompt: None without a text.
         random: Whether the embeddings are random, the paper's baseline.
         sweep: The sweep of a strip, as the command takes it.
+        slide: Seconds from one window of the sound to the next, of a strip or a film of them. `smooth` is how many
+            images are between two windows, and `limit` the most windows.
         outpaint: By how many pixels `image` was grown: left, top, right, bottom.
         number: The image's number among those of the same input, from 0.
         batch: How many images a device drew at a time, on which the last bits of an image depend.
@@ -104,6 +107,9 @@ class Recipe:
     unconditional: str = "text"
     random: bool = False
     sweep: str | None = None
+    slide: float | None = None
+    smooth: int | None = None
+    limit: int | None = None
     image: ImageRecord | None = None
     mask: ImageRecord | None = None
     outpaint: tuple[int, ...] | None = None
@@ -195,15 +201,38 @@ def save_png(image: Image.Image, path: str | Path | IO[bytes]) -> None:
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """The recipe in a PNG file. Raises FileNotFoundError or ValueError that names the file and what is wrong."""
-    return read_attached(load_image(path), path)
+    """The recipe in a PNG file or in a film. Raises FileNotFoundError or ValueError that names the file."""
+    if Path(path).suffix.lower() == MP4:
+        return read_json_recipe(_read_comment(Path(path)), path)
+    image = load_image(path)
+    text = {"WEBP": image.info.get("xmp"), "GIF": image.info.get("comment")}.get(image.format or "")
+    return read_json_recipe(text.decode(errors="replace"), path) if text else read_attached(image, path)
+
+
+def _read_comment(path: Path) -> str | None:
+    """The text that an MP4 carries. Raises ValueError where it is no MP4."""
+    import av
+    from av.error import FFmpegError
+
+    try:
+        with av.open(str(path), "r", options={"format_whitelist": "mov"}) as container:
+            return container.metadata.get("comment")
+    except FFmpegError as error:
+        raise ValueError(f"{path} cannot be read as a video ({error.strerror})") from error
 
 
 def read_attached(image: Image.Image, path: str | Path = "the image") -> Recipe:
     """The recipe that is attached to an image; `path` is what an error calls it. Raises ValueError as `read_recipe`."""
-    text = image.info.get(RECIPE_CHUNK)
+    return read_json_recipe(image.info.get(RECIPE_CHUNK), path)
+
+
+def read_json_recipe(text: Any, path: str | Path) -> Recipe:
+    """A recipe from its JSON, which lies in the file `path`. Raises ValueError as `read_recipe`."""
     if not isinstance(text, str):
-        raise ValueError(f"{path} does not say how it was made: it is no PNG file with a text chunk `{RECIPE_CHUNK}`")
+        raise ValueError(
+            f"{path} does not say how it was made: it is no PNG file with a text chunk `{RECIPE_CHUNK}`, nor a "
+            "film that carries it"
+        )
     where = f"{path}: its chunk `{RECIPE_CHUNK}`"
     if len(text) > LARGEST_CHUNK:
         raise ValueError(f"{where} has {len(text)} characters; allowed: up to {LARGEST_CHUNK}")

@@ -29,6 +29,10 @@ def recipe_flags(recipe: Recipe) -> dict[str, Any]:
         "random": recipe.random,
         "outpaint": recipe.outpaint,
         "sweep": recipe.sweep,
+        "slide": recipe.slide,
+        "smooth": recipe.smooth,
+        "limit": recipe.limit,
+        "window": [sound.start for sound in recipe.sounds] if recipe.sounds and recipe.slide is None else None,
         "first": recipe.number,
         "batch": recipe.batch,
     } | {
@@ -113,7 +117,10 @@ def _find_ingredient(
     """The file of a record: the first one of its name that has its hash."""
     digest = f"(SHA-256 {record.sha256[:HASH_SHOWN]}...)"
     if record.name is None:
-        raise ValueError(f"{picture} was made of an array {digest}, not of a file; name a file of it: {flag} FILE")
+        raise ValueError(
+            f"{picture} was made of an array or of standard input {digest}, not of a file; name a file of it: "
+            f"{flag} FILE"
+        )
     paths = [folder / record.name for folder in (picture.parent, Path(), *more)]
     paths = [path for path in paths if path.is_file()]
     for path in paths:
