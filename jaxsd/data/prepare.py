@@ -77,9 +77,14 @@ def prepare_dataset(
     """
     if not 0 <= max_bad <= 1:
         raise ValueError(f"--max-bad is {max_bad}; allowed: a share from 0 to 1")
+    for name, value in (("seed", seed), ("workers", workers or 0)):
+        if value < 0:
+            raise ValueError(f"--{name} is {value}; allowed: from 0")
     source, out = read_source(source, layout), Path(out)
     if vae and not diffusion:
         raise ValueError("--vae says whose latents are stored, which needs --latents")
+    if size is not None and not diffusion:
+        raise ValueError("--size is of the images that become latents, which needs --latents")
     metadata = _describe_text(source, seed, clip, revision, variant, tokenizer)
     metadata |= _describe_latents(diffusion, vae, size) if diffusion else dict.fromkeys(LATENT_KEYS)
     rows = draw_splits(source, validation, test, seed)

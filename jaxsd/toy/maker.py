@@ -65,6 +65,8 @@ def make_dataset(folder, sizes: Mapping[str, int], *, seed: int = 0) -> bool:
 
     Returns whether there was anything to make. Raises ValueError as `make_split` does, before anything is made.
     """
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; allowed: from 0")
     builds = [_split_build(Path(folder) / split, split, size, seed, TOY_MODEL) for split, size in sizes.items()]
     return _make(builds, TOY_MODEL)
 

@@ -76,6 +76,13 @@ def test_rows_of_csv_may_be_long_too(tmp_path):
     assert [len(row.text or "") for row in manifest.rows(np.arange(3))] == [3_000_000] * 3
 
 
+def test_a_value_of_several_lines_is_read_and_warned_of(tmp_path):
+    """A quote that begins one caption and another that ends a later one make one row of several."""
+    (tmp_path / "a.csv").write_text('audio,image,text\n0,1,one line\n2,3,"two\nlines"\n')
+    with pytest.warns(UserWarning, match=r"a\.csv: row 1 has a value of several lines, within quotes"):
+        assert read_manifest(tmp_path / "a.csv").table["text"].to_pylist() == ["one line", "two\nlines"]
+
+
 def test_captions_may_be_more_than_a_string_column_of_32_bit_offsets_holds(tmp_path):
     table = read_manifest(manifest(tmp_path, ROWS)).table
     assert {table.schema.field(name).type for name in ("audio", "image", "text")} == {pa.large_string()}
@@ -143,6 +150,11 @@ def test_the_manifest_may_say_the_split(tmp_path):
         ("a.csv", "audio,image,text\n1,2\n", r"a\.csv: .*Expected 3 columns, got 2"),
         ("a.csv", "audio,image,text,start\n1,2,3,soon\n", r"a\.csv: .*'soon'"),
         ("a.csv", 'audio,image,text\n1,2,"3\n4,5,6\n', r"a\.csv: row 0 has a quote that does not end"),
+        (
+            "a.csv",
+            'audio,image,text\n1,2,"3\n4,5,6\n7,8,say "9"\n',
+            r"a\.csv: row 0 has a quote that does not end as it",
+        ),
         ("a.csv", "audio,image,text,text\n1,2,3,4\n", r"a\.csv: has more than one column text"),
         ("a.csv", "audio,image,text,class\n1,2,3,\n", r"a\.csv: row 0 has no class"),
         ("a.csv", "version https://git-lfs.github.com/spec/v1\n", r"a\.csv is a pointer of Git LFS"),
