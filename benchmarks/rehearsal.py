@@ -104,7 +104,8 @@ def measure(command: list[str], log: Path) -> tuple[float, float, float]:
         process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"{' '.join(command)}\n{log.read_text(errors='replace')[-3000:]}")
+        ending = f"{' '.join(command)}: exit status {os.waitstatus_to_exitcode(status)}"  # -9: killed, as for memory
+        raise SystemExit(f"{ending}\n{log.read_text(errors='replace')[-3000:]}")
     return time.monotonic() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20
 
 

@@ -155,8 +155,8 @@ def check_quotes(table: pa.Table, path: Path):
     well quoted, raise a warning: a quote that should not be there and one in a later row may have made one of two rows.
     """
     line_end = pc.MatchSubstringOptions("\n")
-    texts = [name for name, kind in zip(table.column_names, table.schema.types, strict=True) if kind in STRINGS]
-    found = [pc.call_function("match_substring", [table[name]], line_end).index(True).as_py() for name in texts]
+    texts = [column for column in table.columns if column.type in STRINGS]
+    found = [pc.call_function("match_substring", [column], line_end).index(True).as_py() for column in texts]
     spans = [row for row in found if row >= 0]
     if not spans:
         return

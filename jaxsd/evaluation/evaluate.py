@@ -83,6 +83,8 @@ def evaluate(
     """
     if text_pooling not in TEXT_POOLINGS:
         raise ValueError(f"text pooling is {text_pooling!r}; allowed: {', '.join(TEXT_POOLINGS)}")
+    if repeats < 0:
+        raise ValueError(f"repeats is {repeats}; allowed: from 0")
     if image_count and not split.pipe:
         raise ValueError(f"{split.folder} has no latents, so it names no models to draw images with")
     if image_count and not 2 <= image_count <= len(split):

@@ -154,7 +154,7 @@ def make_losses(config: TrainConfig, mesh: Mesh | None = None) -> dict[str, Loss
     weights = config.weights
     if unknown := sorted(weights.keys() - LOSSES.keys()):
         raise ValueError(f"weights.{unknown[0]} is of no loss; the losses are {', '.join(LOSSES)}")
-    if min(weights.values()) < 0 or not any(weights.values()):
+    if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
         raise ValueError(f"weights are {weights}; allowed: none below 0, one above")
     return {name: loss(config, mesh) for name, loss in LOSSES.items() if weights.get(name)}
 

@@ -1,5 +1,6 @@
 """Train an audio encoder as a config says: towards CLIP's embeddings and hidden states, through the U-Net, or both."""
 
+import math
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -155,9 +156,13 @@ def validate_config(config: TrainConfig):
         "weight_decay",
         "clip_norm",
         "learning_rate",
+        "seed",
     ):
-        if getattr(config, key) < 0:
-            raise ValueError(f"{key} is {getattr(config, key)}; it must not be negative")
+        value = getattr(config, key)
+        if value < 0:
+            raise ValueError(f"{key} is {value}; it must not be negative")
+        if not math.isfinite(value):
+            raise ValueError(f"{key} is {value}; it must be finite")
     if config.weight_decay and config.optimizer != "adamw":
         raise ValueError(f"weight_decay is {config.weight_decay}, which needs --config.optimizer=adamw")
     if not 0 <= config.average_decay < 1:
