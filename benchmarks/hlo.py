@@ -110,7 +110,7 @@ def _kernel(one: Instruction, around: dict[str, Instruction], inner: dict[str, I
         kind = one.attribute(r'custom_call_target="([^"]+)"')
         if "conv" in kind:
             flops = _convolution_flops(one, around)
-        elif "fmha" in kind:
+        elif "fmha" in kind or "attention_" in one.attribute(r'op_name="([^"]*)/pallas_call"'):
             flops = _attention_flops(one, around)
         elif "cublas" in kind:
             flops = _product_flops(one, around)
@@ -183,4 +183,4 @@ def _attention_flops(one: Instruction, around: dict[str, Instruction]) -> int:
     batch, queries, heads, features = _first(around[one.operands[0]].shape)
     keys = _first(around[one.operands[1]].shape)[1]
     forward = 4 * batch * heads * queries * keys * features
-    return forward * 5 // 2 if "Backward" in one.attributes else forward
+    return forward * 5 // 2 if re.search("Backward|attention_backward", one.attributes) else forward

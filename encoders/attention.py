@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 QUERY_BLOCK = 128  # queries whose attention weights, over the keys of one head, stay in a CPU core's cache
 FUSED_DTYPES = ("bfloat16", "float16")
-OLDEST_FUSED = 8.0  # compute capability of the oldest GPUs that cuDNN's fused attention runs on
+OLDEST_FUSED = 8.0  # compute capability of the oldest GPUs that fused attention runs on
 FUSED_MULTIPLE = 8  # positions: sides of this multiple suit every fused kernel and matrix unit
 
 
@@ -107,18 +107,10 @@ _fused_attention.defvjp(
 def _fused_attention_exists(q, k, v) -> bool:
     """Whether a program with cuDNN's attention of these shapes would run on every CUDA device that it may meet.
 
-    The device of a program is not known while the program is traced. The oldest CUDA device of this process therefore
-    decides; without any, the program is for another machine, and its GPU is taken to be the oldest that cuDNN's kernel
-    runs on. JAX itself refuses what cuDNN's kernel does not take (NotImplementedError: the size of the heads) and what
-    this installation cannot lower (RuntimeError: no cuDNN).
+    JAX itself refuses what cuDNN's kernel does not take (NotImplementedError: the size of the heads) and what this
+    installation cannot lower (RuntimeError: no cuDNN).
     """
-    if q.dtype.name not in FUSED_DTYPES:
-        return False
-    try:
-        capabilities = [float(device.compute_capability) for device in jax.devices("cuda")]
-    except RuntimeError:  # no such device here
-        capabilities = []
-    if min(capabilities, default=OLDEST_FUSED) < OLDEST_FUSED:
+    if q.dtype.name not in FUSED_DTYPES or oldest_capability() < OLDEST_FUSED:
         return False
     try:
         traced = partial(_padded_fused_attention, False, None)
@@ -126,3 +118,16 @@ def _fused_attention_exists(q, k, v) -> bool:
     except (NotImplementedError, RuntimeError):
         return False
     return True
+
+
+def oldest_capability() -> float:
+    """The compute capability of the oldest CUDA device that a program may meet.
+
+    The device of a program is not known while the program is traced. The oldest CUDA device of this process therefore
+    decides; without any, the program is for another machine, and its GPU is taken to be the oldest that fused attention
+    runs on.
+    """
+    try:
+        return min(float(device.compute_capability) for device in jax.devices("cuda"))
+    except RuntimeError:  # no such device here
+        return OLDEST_FUSED

@@ -1,7 +1,7 @@
 """What several encoders need and Flax NNX does not bring: PyTorch's initialization, and dropout without state."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from typing import Any, ClassVar
 
@@ -154,14 +154,19 @@ _drop.defvjp(lambda rate, x, words: (_drop(rate, x, words), words), _drop_gradie
 
 
 def hashed_bits(words: UInt32[Array, "2"], shape: tuple[int, ...]) -> UInt32[Array, "..."]:
-    """Random bits of a shape: each element's index, hashed with two random words.
+    """Random bits of a shape: each element's index, hashed with two random words."""
+    index = jnp.zeros(shape, jnp.uint32)
+    for axis in range(len(shape)):
+        index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(math.prod(shape[axis + 1 :]) % 2**32)
+    return hash_indices((words[0], words[1]), index)
+
+
+def hash_indices(words: Sequence[UInt32[Array, ""]], index: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+    """Random bits for each index, from as many rounds of hashing as there are words.
 
     A tenth of the work of JAX's own generators, in a form that XLA computes inside the kernel that needs it. Each round
     is a multiply-xorshift hash of 32 bits with a bias of 0.17 (C. Wellons, "lowbias32").
     """
-    index = jnp.zeros(shape, jnp.uint32)
-    for axis in range(len(shape)):
-        index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(math.prod(shape[axis + 1 :]) % 2**32)
     for word in words:
         index = index + word
         for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):

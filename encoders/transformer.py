@@ -11,13 +11,13 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from encoders import layers
 from encoders.attention import attention, pad_positions
+from encoders.dropout_attention import attention_with_dropout
 
 # Its gradient computes it again from its input, which the product before has kept.
 gelu = jax.checkpoint(partial(jax.nn.gelu, approximate=False))
@@ -65,27 +65,11 @@ class MultiheadAttention(nnx.Module):
             (x.astype(self.dtype) @ kernel + bias[None]).reshape(-1, time, self.heads, width // self.heads)
             for kernel, bias in zip(kernels, biases, strict=True)
         )
-        out = attention(q, k, v, length=length) if key is None else _attend_with_dropout(q, k, v, length, key)
+        if key is None:
+            out = attention(q, k, v, length=length)
+        else:
+            out = attention_with_dropout(q, k, v, jax.random.bits(key, (2,)), length, layers.DROPOUT)
         return self.out_proj(out.reshape(x.shape))
-
-
-@partial(jax.checkpoint, static_argnums=3)
-def _attend_with_dropout(
-    q: Float[Array, "batch time heads features"],
-    k: Float[Array, "batch time heads features"],
-    v: Float[Array, "batch time heads features"],
-    length: int,
-    key: jax.Array,
-) -> Float[Array, "batch time heads features"]:
-    """Attention that drops weights after the softmax, which `encoders.attention` cannot.
-
-    The gradient computes the weights again: kept, they would be most of what a training keeps.
-    """
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-    if length < k.shape[1]:
-        scores = jnp.where((np.arange(k.shape[1]) < length)[None, None, None], scores, -jnp.inf)
-    weights = layers.dropout(jax.nn.softmax(scores), key)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v)
 
 
 class TransformerLayer(nnx.Module):
