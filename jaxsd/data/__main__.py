@@ -68,6 +68,7 @@ def _cut(arguments: argparse.Namespace):
     from jaxsd.data.captions import SUBTITLES, TEMPLATES
     from jaxsd.data.cut import MANIFEST_NAME, CutOptions, cut_videos
 
+    check_output_folder(arguments.out)
     print(
         f"left out: quieter than {arguments.min_loudness:g} dB, more than {arguments.max_clipped:g} of the samples "
         f"clipped, frames that differ by less than {arguments.min_motion:g} gray levels",
@@ -137,6 +138,7 @@ def _add_prepare(command: argparse.ArgumentParser):
 
 
 def _prepare(arguments: argparse.Namespace):
+    check_output_folder(arguments.out)
     cli.start_distributed(arguments)
     from jaxsd.data.prepare import prepare_dataset, summarize
 
