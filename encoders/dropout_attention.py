@@ -76,7 +76,7 @@ def _attend(length, rate, words, q, k, v):
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     if length < k.shape[1]:
         scores = jnp.where((np.arange(k.shape[1]) < length)[None, None, None], scores, HIDDEN)
-    dropped = _drop(jax.nn.softmax(scores), hashed_bits(words, scores.shape), rate)
+    dropped = _drop_weights(jax.nn.softmax(scores), hashed_bits(words, scores.shape), rate)
     return jnp.einsum("bhqk,bkhd->bqhd", dropped.astype(v.dtype), v)
 
 
@@ -84,7 +84,9 @@ def _attend_backward(length, rate, words, q, k, v, gradient):
     return jax.vjp(partial(_attend, length, rate, words), q, k, v)[1](gradient)
 
 
-def _drop(weights: Float[Array, "*shape"], bits: UInt32[Array, "*shape"], rate: float) -> Float[Array, "*shape"]:
+def _drop_weights(
+    weights: Float[Array, "*shape"], bits: UInt32[Array, "*shape"], rate: float
+) -> Float[Array, "*shape"]:
     return jnp.where(bits >= np.uint32(rate * 2**32), weights * (1 / (1 - rate)), 0)
 
 
@@ -145,13 +147,13 @@ def _power(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
-def _load(reference, time, features):
+def _load_head(reference, time, features):
     from jax.experimental.pallas import triton
 
     return triton.load(reference, mask=_inside(reference.shape, time, features), other=0.0)
 
 
-def _store(reference, value, time, features):
+def _store_head(reference, value, time, features):
     from jax.experimental.pallas import triton
 
     inside = _inside(reference.shape, time, features)
@@ -182,17 +184,17 @@ def _product(a, b):
 
 
 def _forward_kernel(length, rate, q, k, v, words, example, out, *, time, heads, features):
-    q, k, v = (_load(reference, time, features) for reference in (q, k, v))
+    q, k, v = (_load_head(reference, time, features) for reference in (q, k, v))
     weights, bits = _weights(length, rate, words, example[...], q, k, time, heads, features)
-    _store(out, _product(_drop(weights, bits, rate).astype(v.dtype), v), time, features)
+    _store_head(out, _product(_drop_weights(weights, bits, rate).astype(v.dtype), v), time, features)
 
 
 def _backward_kernel(length, rate, q, k, v, gradient, words, example, dq, dk, dv, *, time, heads, features):
-    q, k, v, gradient = (_load(reference, time, features) for reference in (q, k, v, gradient))
+    q, k, v, gradient = (_load_head(reference, time, features) for reference in (q, k, v, gradient))
     weights, bits = _weights(length, rate, words, example[...], q, k, time, heads, features)
-    _store(dv, _product(_drop(weights, bits, rate).astype(v.dtype).T, gradient), time, features)
-    towards = _drop(_product(gradient, v.T), bits, rate)
+    _store_head(dv, _product(_drop_weights(weights, bits, rate).astype(v.dtype).T, gradient), time, features)
+    towards = _drop_weights(_product(gradient, v.T), bits, rate)
     scores = weights * (towards - (weights * towards).sum(axis=1, keepdims=True)) * features**-0.5
     scores = scores.astype(q.dtype)
-    _store(dq, _product(scores, k), time, features)
-    _store(dk, _product(scores.T, q), time, features)
+    _store_head(dq, _product(scores, k), time, features)
+    _store_head(dk, _product(scores.T, q), time, features)
