@@ -11,6 +11,8 @@ import tests.helpers.typechecker  # noqa: F401  # the hook names it
 # Processes of one run, and later runs, share what is compiled.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# PyTorch's threads would wait in a loop for the cores that other test processes have.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests compile much and compute little: LLVM's optimizations cost them more than they bring.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 

@@ -152,30 +152,42 @@ def test_another_parameter_is_another_hash():
     assert before.encoders != after.encoders and before.model == after.model
 
 
-@pytest.mark.slow
-def test_a_recipe_makes_the_same_file_again(tmp_path, monkeypatch, capsys):
-    def generate(*arguments):
+@pytest.fixture
+def generate(tmp_path, monkeypatch, capsys):
+    """What `generate.py` prints, word by word, in a folder with the sound mine.wav."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(TOY_SAMPLES / "bell.wav", tmp_path / "mine.wav")
+
+    def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["generate.py", *arguments])
         run_generate()
         return capsys.readouterr().out.split()
 
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(TOY_SAMPLES / "bell.wav", tmp_path / "mine.wav")
+    return run
+
+
+@pytest.mark.slow
+def test_a_recipe_makes_the_same_file_again(tmp_path, generate):
     images = generate("--audio", "mine.wav", "waves", "--count", "2", "--text", "at night", "--steps", "2")
     assert images == ["out/mine.png", "out/mine-2.png", "out/waves.png", "out/waves-2.png"]
     (again,) = generate("--recipe", "out/mine-2.png", "--out", "again")
     assert (tmp_path / again).read_bytes() == (tmp_path / "out/mine-2.png").read_bytes()
     assert "mine.wav" in "".join(generate("--show", "out/mine.png"))
-    (other,) = generate("--recipe", "out/mine.png", "--seed", "9", "--out", "other")
+    with pytest.raises(ValueError, match="was made of other content than the sounds waves.wav have"):
+        generate("--recipe", "out/mine.png", "--audio", "waves")
+
+
+@pytest.mark.long
+def test_a_recipe_makes_the_same_file_of_every_mode_again(tmp_path, generate):
+    (first,) = generate("--audio", "mine.wav", "--steps", "2")
+    (other,) = generate("--recipe", first, "--seed", "9", "--out", "other")
     assert read_recipe(other).seed == 9
-    mixed = ("--audio", "mine.wav", "waves", "--mix", "--sound-weights", "2", "1", "--image", "out/mine.png")
+    mixed = ("--audio", "mine.wav", "waves", "--mix", "--sound-weights", "2", "1", "--image", first)
     (mix,) = generate(*mixed, "--encoder", "gemini", "grok", "--weights", "3", "1", "--steps", "3", "--out", "mix")
-    (again,) = generate("--recipe", mix, "--image", "out/mine.png", "--out", "again")
+    (again,) = generate("--recipe", mix, "--image", first, "--out", "again")
     assert (tmp_path / again).read_bytes() == (tmp_path / mix).read_bytes()
     (random,) = generate("--random", "--steps", "2")
     (again,) = generate("--recipe", random, "--out", "again")
     assert (tmp_path / again).read_bytes() == (tmp_path / random).read_bytes()
-    with pytest.raises(ValueError, match="was made of other content than the sounds waves.wav have"):
-        generate("--recipe", "out/mine.png", "--audio", "waves")
     with pytest.raises(FileNotFoundError, match="was made of mine.png .* lies neither"):
         generate("--recipe", mix)
