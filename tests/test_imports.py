@@ -33,7 +33,6 @@ ROOMS = (
     "jaxsd.arena",
     "jaxsd.serving",
     "jaxsd.commands",
-    "jaxsd.__main__",
 )
 # Every config file and every command has one.
 DEFINED_OFTEN = {"get_config", "main"}
