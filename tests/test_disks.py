@@ -263,6 +263,23 @@ def test_a_command_on_a_full_disk_ends_in_one_sentence(name, source, disk):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("name", ["train", "eval", "generate"])
+def test_data_and_caches_may_be_read_only(name, source, tmp_path):
+    """What is read may lie on a disk that is read-only, and a cache that cannot be written is done without."""
+    data, caches = shutil.copytree(source / "data", tmp_path / "source" / "data"), tmp_path / "caches"
+    caches.mkdir()
+    for path in (caches, data, *data.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    named = ("XDG_CACHE_HOME", "HF_HOME", "JAX_COMPILATION_CACHE_DIR")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
+    environment |= dict.fromkeys(named, str(caches / "new"))
+    arguments = [*as_user(), *command(name, data.parent, tmp_path / "out")]
+    done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert not list(caches.iterdir())
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_that_may_not_write_ends_in_one_sentence(name, source, tmp_path):
     tmp_path.chmod(0o555)

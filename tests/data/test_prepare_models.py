@@ -5,6 +5,7 @@ import sys
 from functools import partial
 
 import huggingface_hub
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from jaxsd.clip.pipeline import CLIP
 from jaxsd.data import __main__ as command
 from jaxsd.data import prepare as prepare_module
 from jaxsd.data.columns import open_columns
+from jaxsd.data.features import FeatureTowers
 from jaxsd.data.info import info
 from jaxsd.data.prepare import prepare_dataset
 from jaxsd.diffusion.vae import VAE
@@ -55,6 +57,20 @@ def prepare(saved, out, clip, **options):
 def assert_same_text(columns, saved):
     for name in ("text", "image", "tokens"):
         np.testing.assert_array_equal(columns[name], open_columns(saved / "whole" / "train")[name])
+
+
+@pytest.mark.parametrize(("count", "batches"), [(1, [8]), (12, [8, 8]), (64, [64]), (196, [64, 64, 64, 8])])
+def test_few_examples_cost_what_they_weigh(monkeypatch, count, batches):
+    """No batch is filled up to a chunk, and few sizes are compiled."""
+    clip, sizes, devices = models.clip(), [], jax.local_device_count()
+
+    def embed(tokens):
+        sizes.append(len(tokens))
+        return jnp.ones((len(tokens), 4))
+
+    monkeypatch.setattr(clip, "embed_tokens", embed)
+    assert len(FeatureTowers(clip).embed_text(["a dog"] * count * devices)) == count * devices
+    assert sizes == [size * devices for size in batches]
 
 
 def test_the_weights_of_a_variant(saved, clip, tmp_path):

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from fnmatch import fnmatch
 from functools import partial
 
@@ -460,6 +461,16 @@ def test_clip_of_the_hub(hub, folder):
     loaded = CLIP.from_pretrained("owner/model")
     assert np.array_equal(loaded.embed_text(["a dog"]), models.clip().embed_text(["a dog"]))
     assert "flax_model.msgpack" not in hub.files(hub.snapshot)
+
+
+def test_added_tokens_are_downloaded(hub, folder):
+    """Without them, a word of one's own would be read letter by letter."""
+    shutil.rmtree(folder)
+    (vocabulary(folder) / "added_tokens.json").write_text(json.dumps({"<concept>": len(models.TOKENS)}))
+    larger = replace(models.TEXT, vocab_size=len(models.TOKENS) + 1)
+    ids = tokenize(load_tokenizer("owner/model", larger), ["<concept>"])
+    assert ids[0, :3].tolist() == [models.TOKENS.bos_token_id, len(models.TOKENS), models.TOKENS.eos_token_id]
+    assert set(hub.files(hub.snapshot)) == {"vocab.json", "merges.txt", "added_tokens.json"}
 
 
 def refusal(kind):
