@@ -30,6 +30,7 @@ from jaxsd.audio import (
     sound_from_samples,
     sound_seconds,
 )
+from jaxsd.diffusion.diffusers_names import SOUND_ARGUMENTS, refuse_unknown
 from jaxsd.diffusion.loading import read_unet_config
 from jaxsd.diffusion.pipeline import Images, StableDiffusion, are_the_same, strength_of
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
@@ -382,6 +383,7 @@ class SoundToImage:
         unconditional: str = "text",
         random: int = 0,
         seed: int = 0,
+        num_images_per_prompt: int = 1,
         output_type: str = "jax",
         **sampling: Any,
     ) -> Images:
@@ -391,6 +393,7 @@ class SoundToImage:
             audio, prompts, rate, start, mix, sound_weights, alpha, negative, unconditional: those of `encode`.
             random: how many images of random embeddings to draw in place of sounds and prompts, the paper's baseline.
             seed: seeds the noise, which is the same for every image.
+            num_images_per_prompt: images of each sound or prompt, as `--count` numbers them, which stand side by side.
             output_type: that of `StableDiffusion.__call__`. PIL images carry their recipe, which `recipe.save_png`
                 writes into the file, unless `key` or `latents` are given.
             sampling: keyword arguments of `StableDiffusion.__call__`: guidance, steps, sampler, image, strength,
@@ -399,14 +402,17 @@ class SoundToImage:
         Raises:
             FileNotFoundError, ValueError: those of `encode` and of `StableDiffusion.__call__`.
         """
+        refuse_unknown("SoundToImage", sampling.keys() & SOUND_ARGUMENTS.keys(), SOUND_ARGUMENTS)
         defaults = self.sampling_defaults(image=sampling.get("image") is not None)
         sampling = {"guidance": defaults.guidance, "steps": defaults.steps} | sampling
         mixing: dict[str, Any] = {"mix": mix, "sound_weights": sound_weights, "alpha": alpha, "negative": negative}
         sounds: list[LoadedSound] = []
         prompts = [prompts] if isinstance(prompts, str) else list(prompts or ())
         if random:
-            if audio is not None or prompts:
-                raise ValueError("random embeddings take the place of sounds and prompts; give one or the other")
+            if audio is not None or prompts or num_images_per_prompt != 1:
+                raise ValueError(
+                    "random embeddings take the place of sounds and prompts, and random is how many; give one of them"
+                )
             numbers = list(range(random))
             conditioning = self.random(image_keys(seed, numbers))
         else:
@@ -414,14 +420,16 @@ class SoundToImage:
             clips = np.stack([sound.clip.samples for sound in sounds]) if sounds else None
             guided = self.is_guided(sampling["guidance"])
             conditioning = self.encode(clips, prompts, **mixing, unconditional=unconditional if guided else None)
-            numbers = [0] * len(conditioning.cond)
+            numbers = list(range(num_images_per_prompt)) * len(conditioning.cond)
+            sampling["num_images_per_prompt"] = num_images_per_prompt
         drawn = {"key": image_keys(seed, numbers), "output_type": output_type, **sampling}
         images = self.pipe(*conditioning, **drawn)
         if isinstance(images, list) and not {"key", "latents"} & sampling.keys():
             records = [sound.record for sound in sounds]
             mixing |= {"unconditional": unconditional, "random": random > 0, "seed": seed}
             recipes = self.recipes(records, prompts, **mixing, **sampling)
-            for image, recipe, number in zip(images, recipes * max(random, 1), numbers, strict=True):
+            recipes = [recipe for recipe in recipes for _ in range(random or num_images_per_prompt)]
+            for image, recipe, number in zip(images, recipes, numbers, strict=True):
                 attach_recipe(image, recipe.drawn(image, number, len(images)))
         return images
 

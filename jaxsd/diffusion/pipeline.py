@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial, wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,13 @@ from PIL import Image
 
 from jaxsd.clip.tokens import empty_text, load_tokenizer, tokenize
 from jaxsd.clip.towers import TextModel
+from jaxsd.diffusion.diffusers_names import (
+    PIPELINE_ATTRIBUTES,
+    CALL_ARGUMENTS,
+    LOADING_ARGUMENTS,
+    explain,
+    refuse_unknown,
+)
 from jaxsd.diffusion.images import prepare_image, prepare_mask
 from jaxsd.diffusion.kernels import parameter_formats
 from jaxsd.diffusion.loading import CLIP_REPOSITORY, is_single_file, load_folder, load_single_file
@@ -29,21 +36,9 @@ from jaxsd.diffusion.vae import VAE, Gaussian
 from jaxsd.pretrained.precision import choose_dtype, require_finite
 from jaxsd.runtime.sharding import AXIS, examples_at_once, local_mesh, padded_batches, round_up, shard_batch
 
-# What diffusers calls the arguments of a pipeline, for those who come from there.
-DIFFUSERS_NAMES = {
-    "prompt": "cond",
-    "prompt_embeds": "cond",
-    "negative_prompt": "uncond",
-    "negative_prompt_embeds": "uncond",
-    "num_inference_steps": "steps",
-    "guidance_scale": "guidance",
-    "generator": "key",
-    "callback": "on_step",
-}
-
-
 OUTPUT_TYPES = ("jax", "np", "pil", "latent")
-Images = Float[Array | np.ndarray, "batch height width channels"] | list[Image.Image]
+StepCallback = Callable[["StableDiffusion", int, float, dict[str, Any]], dict[str, Any]]
+Images = Float[Array | np.ndarray, "drawn height width channels"] | list[Image.Image]
 
 
 class Inpainting(NamedTuple):
@@ -109,6 +104,7 @@ class StableDiffusion:
         tokenizer: str | Path | None = None,
         vae: str | Path | None = None,
         dtype: DTypeLike | None = None,
+        **unknown: Any,
     ) -> "StableDiffusion":
         """Load a model.
 
@@ -129,12 +125,19 @@ class StableDiffusion:
         Raises:
             FileNotFoundError, ValueError: Name the file and what is wrong.
         """
+        refuse_unknown("StableDiffusion.from_pretrained", unknown, LOADING_ARGUMENTS)
         dtype = choose_dtype(dtype)
         path = Path(source)
         if is_single_file(path):
             return cls(*load_single_file(path, dtype, tokenizer=tokenizer, vae=vae))
         parts = load_folder(source, dtype, revision=revision, variant=variant, tokenizer=tokenizer, vae=vae)
         return cls(*parts)
+
+    if not TYPE_CHECKING:  # which would take it for any name
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what diffusers' method is called here."""
+            raise AttributeError(f"StableDiffusion has no {name!r}{explain(name, PIPELINE_ATTRIBUTES)}")
 
     def save_pretrained(self, folder: str | Path, *, dtype: DTypeLike = np.float32) -> None:
         """Write the folder that `from_pretrained` and diffusers' StableDiffusionPipeline read, weights as `dtype`."""
@@ -216,7 +219,9 @@ class StableDiffusion:
         height: int | None = None,
         width: int | None = None,
         key: Key[Array, "*batch"] | None = None,
+        num_images_per_prompt: int = 1,
         on_step: Callable[[int, int, jax.Array], None] | None = None,
+        callback_on_step_end: StepCallback | None = None,
         output_type: str = "jax",
         **unknown: Any,
     ) -> Images:
@@ -250,6 +255,11 @@ class StableDiffusion:
             on_step: `on_step(done, total, latents)` is called after every step with the latents of the image as the
                 U-Net sees it so far. `decode` shows them. They may still be computed: nothing waits for a step but a
                 function that looks at them.
+            num_images_per_prompt: Images of each of `cond`, which stand side by side.
+            callback_on_step_end: That of diffusers: `callback_on_step_end(pipe, step, timestep, {"latents": latents})`
+                is called after every step, which count from 0, with the latents that the next step takes
+                (batch, height, width, channels). The latents in the dictionary that it returns take their place. They
+                are of variance 1; diffusers' Euler and LMS schedulers keep them divided by sqrt(1 - sigma^2).
             output_type: "jax" or "np" for arrays of jax or NumPy, "pil" for a list of PIL images, "latent" for the
                 latents that `decode` takes.
 
@@ -262,9 +272,7 @@ class StableDiffusion:
             ValueError: A shape, a value, the sampler or the number of steps does not fit, or a network makes values
                 that are not finite.
         """
-        for name in unknown:
-            instead = f"; {DIFFUSERS_NAMES[name]} is its name here" if name in DIFFUSERS_NAMES else ""
-            raise TypeError(f"StableDiffusion takes no argument {name!r}{instead}")
+        refuse_unknown("StableDiffusion", unknown, CALL_ARGUMENTS)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is {output_type!r}; allowed: {', '.join(OUTPUT_TYPES)}")
         if cond is None:
@@ -277,7 +285,11 @@ class StableDiffusion:
         if mask is not None and image is None:
             raise ValueError("there is a mask and no image; allowed: a mask with the image that it covers")
         table = self.sampler_table(steps, sampler, strength_of(image, mask, strength))
+        if num_images_per_prompt < 1:
+            raise ValueError(f"num_images_per_prompt is {num_images_per_prompt}; allowed: 1 or more")
         context = self._context(self._embed(cond), self._embed(uncond), guidance)
+        inputs = len(context[0])
+        context = jax.tree.map(partial(_repeat, times=num_images_per_prompt), context)
         batch = len(context[0])
         noise_keys, image_keys, step_keys = _split_keys(key, batch)
         if latents is None:
@@ -290,13 +302,15 @@ class StableDiffusion:
         images = None
         if image is not None:
             images = prepare_image(image, *(side * self.vae.config.factor for side in noise.shape[1:3]))
-            if len(images) not in (1, batch):
-                raise ValueError(f"images are {len(images)} and cond are {batch}; allowed: as many, or one for all")
+            if len(images) not in (1, inputs):
+                raise ValueError(f"images are {len(images)} and cond are {inputs}; allowed: as many, or one for all")
+            images = images if len(images) == 1 else _repeat(images, num_images_per_prompt)
 
         height, width = (side * self.vae.config.factor for side in noise.shape[1:3])
         masks = np.ones((1, height, width, 1), np.float32) if mask is None else prepare_mask(mask, height, width)
-        if len(masks) not in (1, batch):
-            raise ValueError(f"masks are {len(masks)} and cond are {batch}; allowed: as many, or one for all")
+        if len(masks) not in (1, inputs):
+            raise ValueError(f"masks are {len(masks)} and cond are {inputs}; allowed: as many, or one for all")
+        masks = masks if len(masks) == 1 else _repeat(masks, num_images_per_prompt)
 
         networks = self._on_devices(mesh := local_mesh(batch))
         from_image = image is not None and strength_of(image, mask, strength) is not None
@@ -317,6 +331,11 @@ class StableDiffusion:
             predicted = [part.step(row, shared_guidance) for part in parts]
             if on_step:
                 on_step(done, len(rows), _join(predicted, batch))
+            if callback_on_step_end:
+                latents = _join([part.latents for part in parts], batch)
+                changed = _call_back(callback_on_step_end, self, done - 1, float(row.timestep), latents)
+                for index, part in enumerate(parts if changed is not latents else ()):
+                    part.change_latents(changed[index * size : (index + 1) * size])
         latents = _join([part.latents for part in parts], batch)
         images = latents
         if output_type != "latent":
@@ -449,6 +468,11 @@ class _Denoising:
         """Those of the images after the last step; where the devices have more than are wanted, the rest follow."""
         return self.history.xs[0]
 
+    def change_latents(self, latents: jax.Array):
+        """Let the next step begin from others."""
+        sharded = shard_batch(latents, self.networks[1], few_sizes=True)
+        self.history = self.history._replace(xs=(sharded, *self.history.xs[1:]))
+
     def stop_guiding(self):
         """Compute the conditioned half alone from here on."""
         if len(self.context) > 1:
@@ -460,6 +484,28 @@ class _Denoising:
         parts = self.history, self.keys_values, self.step_keys, self.inpainting
         self.history, predicted = _denoise(*self.networks, (row, guidance), parts)
         return predicted
+
+
+def _call_back(
+    callback: StepCallback, pipe: "StableDiffusion", step: int, timestep: float, latents: jax.Array
+) -> jax.Array:
+    """The latents that a callback gives in place of `latents`. Raises ValueError for anything else."""
+    given = callback(pipe, step, timestep, {"latents": latents})
+    if not isinstance(given, dict) or not set(given) <= {"latents"}:
+        raise ValueError("callback_on_step_end returned something else than a dictionary with latents, or an empty one")
+    changed = given.get("latents", latents)
+    if changed is latents:
+        return latents
+    changed = jnp.asarray(changed, jnp.float32)
+    if changed.shape != latents.shape:
+        raise ValueError(f"callback_on_step_end returned latents of shape {changed.shape}; allowed: {latents.shape}")
+    return changed
+
+
+def _repeat(examples: Any, times: int) -> Any:
+    """Each example of an array (batch, ...) so many times."""
+    repeat = np.repeat if isinstance(examples, np.ndarray) else jnp.repeat
+    return examples if times == 1 else repeat(examples, times, axis=0)
 
 
 def _join(parts: Sequence[jax.Array], count: int) -> jax.Array:

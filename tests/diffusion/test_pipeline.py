@@ -16,6 +16,7 @@ from PIL import Image
 
 from jaxsd.clip.towers import TextModel
 from jaxsd.diffusion import pipeline
+from jaxsd.diffusion.diffusers_names import PIPELINE_ATTRIBUTES, CALL_ARGUMENTS, LOADING_ARGUMENTS, SOUND_ARGUMENTS
 from jaxsd.diffusion.pipeline import (
     StableDiffusion,
     _compute_keys_values,
@@ -126,6 +127,81 @@ def test_progress_and_previews(pipe, cond):
     np.testing.assert_allclose(previews[-1], pictures, atol=1e-5)
     errors = np.square(previews - np.asarray(pictures)).mean(axis=(1, 2, 3, 4))
     assert errors[0] > errors[-2] > errors[-1]
+
+
+def test_several_images_of_a_prompt_stand_side_by_side(pipe, cond, rng):
+    keys, images = jax.random.split(jax.random.key(0), 4), rng.random((2, 32, 32, 3))
+    options = {"steps": 2, "strength": 0.7, "key": keys}
+    drawn = pipe(cond[:2], cond[1:], image=images, num_images_per_prompt=2, **options)
+    np.testing.assert_array_equal(
+        drawn, pipe(cond[[0, 0, 1, 1]], cond[[1, 1, 2, 2]], image=images[[0, 0, 1, 1]], **options)
+    )
+    with pytest.raises(ValueError, match="num_images_per_prompt is 0; allowed: 1 or more"):
+        pipe(cond, num_images_per_prompt=0)
+
+
+def test_a_callback_sees_and_changes_the_latents_of_every_step(pipe, cond):
+    """As diffusers calls it; its latents are those of the next step, and the last ones those of the image."""
+    calls, options = [], {"steps": 3, "sampler": "ddim", "output_type": "latent"}
+
+    def watch(called, step, timestep, values):
+        calls.append((called is pipe, step, timestep, values["latents"]))
+        return values
+
+    latents = pipe(cond, callback_on_step_end=watch, **options)
+    assert [call[:3] for call in calls] == [(True, 0, 667.0), (True, 1, 334.0), (True, 2, 1.0)]
+    np.testing.assert_array_equal(calls[-1][3], latents)
+    np.testing.assert_array_equal(pipe(cond, **options, callback_on_step_end=lambda *_: {}), latents)
+
+    def replace(pipe, step, timestep, values):
+        return {"latents": calls[1][3][::-1]} if step == 1 else values
+
+    swapped = pipe(cond, uncond=cond[::-1], callback_on_step_end=replace, **options)
+    last = pipe(cond, uncond=cond[::-1], callback_on_step_end=lambda *_: {"latents": swapped}, **options)
+    np.testing.assert_array_equal(last, swapped)
+    assert np.abs(np.asarray(swapped - pipe(cond, uncond=cond[::-1], **options))).max() > 0.1
+    for returned in (None, {"prompt_embeds": cond}, {"latents": cond}):
+        with pytest.raises(ValueError, match="callback_on_step_end returned"):
+            pipe(cond, callback_on_step_end=lambda *_, returned=returned: returned, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda pipe: pipe(prompt="a dog"), "no argument 'prompt'; cond is its name here"),
+        (lambda pipe: pipe("a dog", return_dict=False), "'return_dict'; the images are returned as they are"),
+        (lambda pipe: pipe("a dog", magic=1), "takes no argument 'magic'$"),
+        (
+            lambda pipe: StableDiffusion.from_pretrained("x", torch_dtype="x"),
+            "from_pretrained takes no .* dtype is its",
+        ),
+        (lambda pipe: pipe.load_lora_weights("x"), "has no 'load_lora_weights'; load_lora is its name here"),
+        (lambda pipe: pipe.to("cuda"), "has no 'to'; jax.default_device chooses the device"),
+    ],
+)
+def test_the_names_of_diffusers_lead_to_ours(pipe, call, message):
+    with pytest.raises((TypeError, AttributeError), match=message):
+        call(pipe)
+
+
+def test_the_table_of_names_is_in_the_documents():
+    text = (Path(__file__).parents[2] / "docs" / "stable-diffusion.md").read_text()
+    for names in (CALL_ARGUMENTS, SOUND_ARGUMENTS, LOADING_ARGUMENTS, PIPELINE_ATTRIBUTES):
+        assert not [name for name in names if f"`{name}`" not in text]
+
+
+@pytest.mark.parametrize(("sampler", "calls"), [("ddim", 140), ("dpm++2m", 140), ("pndm", 141)])
+def test_an_image_to_start_from_costs_its_share_of_the_steps(pipe, cond, monkeypatch, sampler, calls):
+    """The paper's 200 steps at strength 0.7. PNDM takes its first step twice."""
+    run = []
+
+    def denoise(graph, mesh, params, shared, batch):
+        run.append(shared)
+        return batch[0], batch[0].xs[0]
+
+    monkeypatch.setattr(pipeline, "_denoise", denoise)
+    pipe(cond[:1], steps=200, image=np.zeros((1, 32, 32, 3)), strength=0.7, sampler=sampler)
+    assert len(run) == calls
 
 
 def test_guidance_of_one_is_the_conditioning_alone(pipe, cond):
@@ -300,15 +376,3 @@ def test_missing_folder():
 def test_prompts_stand_for_their_hidden_states(pipe):
     images = pipe("a dog", "rain", steps=2)
     np.testing.assert_array_equal(images, pipe(pipe.encode_text("a dog"), pipe.encode_text(["rain"]), steps=2))
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("num_inference_steps", "'num_inference_steps'; steps is its name here"),
-        ("clip_skip", "no argument 'clip_skip'$"),
-    ],
-)
-def test_arguments_of_diffusers_are_told_by_their_names_here(pipe, cond, name, message):
-    with pytest.raises(TypeError, match=message):
-        pipe(cond, **{name: 1})

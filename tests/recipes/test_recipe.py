@@ -139,6 +139,16 @@ def test_images_from_python_carry_their_recipe(tmp_path):
     assert (recipe.width, recipe.height) == waves.size and recipe.model.name is None
     first, second = model(random=2, **options)
     assert json.loads(second.info["jaxsd"])["number"] == 1
+    several = model(["dog", "waves"], num_images_per_prompt=2, **options)
+    records = [json.loads(image.info["jaxsd"]) for image in several]
+    assert [(one["sounds"][0]["name"], one["number"]) for one in records] == [
+        ("dog.wav", 0),
+        ("dog.wav", 1),
+        ("waves.wav", 0),
+        ("waves.wav", 1),
+    ]
+    with pytest.raises(TypeError, match="SoundToImage takes no argument 'negative_prompt'; negative is its name here"):
+        model("dog", negative_prompt="rain")
     assert "jaxsd" not in model("dog", steps=2, output_type="pil", latents=np.zeros((1, 8, 8, 4)))[0].info
 
 
