@@ -17,9 +17,9 @@ from PIL import Image
 from jaxsd.clip.tokens import empty_text, load_tokenizer, tokenize
 from jaxsd.clip.towers import TextModel
 from jaxsd.diffusion.diffusers_names import (
-    PIPELINE_ATTRIBUTES,
     CALL_ARGUMENTS,
     LOADING_ARGUMENTS,
+    PIPELINE_ATTRIBUTES,
     explain,
     refuse_unknown,
 )

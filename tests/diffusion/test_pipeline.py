@@ -16,7 +16,7 @@ from PIL import Image
 
 from jaxsd.clip.towers import TextModel
 from jaxsd.diffusion import pipeline
-from jaxsd.diffusion.diffusers_names import PIPELINE_ATTRIBUTES, CALL_ARGUMENTS, LOADING_ARGUMENTS, SOUND_ARGUMENTS
+from jaxsd.diffusion.diffusers_names import CALL_ARGUMENTS, LOADING_ARGUMENTS, PIPELINE_ATTRIBUTES, SOUND_ARGUMENTS
 from jaxsd.diffusion.pipeline import (
     StableDiffusion,
     _compute_keys_values,
