@@ -123,7 +123,7 @@ class SoundToImage:
     @classmethod
     def from_pretrained(
         cls,
-        encoders: Sequence[str] = ("gemini",),
+        encoders: str | Sequence[str] = "gemini",
         model: str | Path = "toy",
         *,
         weights: Sequence[float] | None = None,
@@ -137,7 +137,7 @@ class SoundToImage:
         """Load encoders and a Stable Diffusion.
 
         Args:
-            encoders: names of bundled encoders, folders, or Hugging Face ids of trained ones.
+            encoders: names of bundled encoders, folders, or Hugging Face ids of trained ones; one, or several.
             model: "toy", a folder in diffusers' layout, a Hugging Face id, or a .safetensors file.
             weights: one number for each encoder (all alike).
             revision: the branch, tag or commit of the model on the hub.
@@ -151,6 +151,7 @@ class SoundToImage:
             FileNotFoundError: a file cannot be found or downloaded.
             ValueError: a file is damaged or of another model, or encoders and model do not fit each other.
         """
+        encoders = [encoders] if isinstance(encoders, str) else encoders
         dtype = choose_dtype(dtype)
         width = read_unet_config(model_source(model), revision).cross_attention_dim
         for name in encoders:

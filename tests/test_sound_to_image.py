@@ -218,7 +218,7 @@ def test_what_cannot_be_encoded_is_refused(model, arguments, message):
 
 
 def test_the_bundled_models_draw_what_they_hear():
-    model = SoundToImage.from_pretrained()
+    model = SoundToImage.from_pretrained("gemini")
     image = np.asarray(model("dog", steps=4))
     assert image.shape == (1, 64, 64, 3) and image.std() > 0.02
     np.testing.assert_allclose(image, model("dog", steps=4, guidance=3.0))
