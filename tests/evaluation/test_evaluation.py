@@ -396,6 +396,8 @@ def test_encoders_that_do_not_fit_are_named(split, silent, tmp_path):
         evaluate([], split, text_pooling="mean")
     with pytest.raises(ValueError, match="number of images is 99; allowed: 0, or 2 to 53"):
         evaluate([], split, image_count=99)
+    with pytest.raises(ValueError, match="repeats is -1; allowed: from 0"):
+        evaluate([], split, repeats=-1)
     encoders.save(make_encoder(0), tmp_path / "run")
     with pytest.raises(FileNotFoundError, match="config.json: missing, so how this encoder began is not known"):
         load_evaluated_encoders([str(tmp_path / "run")], before=make_encoder)

@@ -45,6 +45,8 @@ def test_the_toy_world_is_a_data_set_of_any_size(tmp_path):
     assert not make_split(tmp_path / "test", "test")  # whatever its size and seed are
     with pytest.raises(ValueError, match=r"train holds a data set made otherwise \(rows was 40, is 41\)"):
         make_dataset(tmp_path, SIZES | {"train": 41}, seed=3)
+    with pytest.raises(ValueError, match="seed is -1; allowed: from 0"):
+        make_dataset(tmp_path / "before", SIZES, seed=-1)
     with pytest.raises(ValueError, match="0 examples; allowed: 1 or more"):
         make_dataset(tmp_path / "none", SIZES | {"test": 0})
 
