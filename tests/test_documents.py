@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from jaxsd.config import load_config
+from jaxsd.recipes.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -169,3 +170,20 @@ def test_the_readmes_images_are_drawn(tmp_path):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, f"{line}: {done.stderr}"
         assert all((tmp_path / path).is_file() for path in done.stdout.split())
+
+
+@pytest.mark.examples
+def test_the_commands_of_every_mode_draw(tmp_path):
+    """The modes of docs/sounds.md as printed, but for fewer steps; each image says what it was made of."""
+    text = (ROOT / "docs" / "sounds.md").read_text().split("## Mixes and the paper's modes")[1].split("\n## ")[0]
+    modes = re.findall(r"^    (python .*?) +# (.*)$", text, re.MULTILINE)
+    assert [mode for _, mode in modes][:8] == ["A", "A&T", "A&I", "A&T&I", "T", "T&I", "R", "R&I"]
+    for line, mode in modes:
+        _, script, *arguments = shlex.split(line)
+        command = [sys.executable, ROOT / script, *arguments, "--steps", "4"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+        recipe = read_recipe(tmp_path / done.stdout.strip())
+        has = {"A": bool(recipe.sounds), "T": recipe.prompt is not None, "I": recipe.image is not None}
+        has["R"] = recipe.random
+        assert {part for part, there in has.items() if there} == set({"several": "A"}.get(mode[:7], mode)) - {"&"}

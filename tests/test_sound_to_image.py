@@ -92,6 +92,9 @@ def test_random_embeddings_are_normal_and_of_their_key(model):
 def test_defaults_are_the_models_or_the_papers(model):
     assert (model.sampling_defaults().guidance, model.sampling_defaults().steps) == (7.5, 100)
     assert (model.sampling_defaults(image=True).guidance, model.sampling_defaults(image=True).steps) == (10, 200)
+    (alone,), (from_image,) = model.recipes(), model.recipes(image=Image.new("RGB", (8, 8)))
+    assert (alone.guidance, alone.steps, alone.strength) == (7.5, 100, None)
+    assert (from_image.guidance, from_image.steps, from_image.strength) == (10, 200, 0.7)
 
 
 @pytest.mark.parametrize(

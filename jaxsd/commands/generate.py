@@ -16,7 +16,7 @@ EXAMPLES = """\
   %(prog)s --audio dog organ --text "at night" --count 2
   %(prog)s --audio waves --image sketch.png --strength 0.7
   %(prog)s --audio dog.wav --encoder runs/avt --model sd15.safetensors"""
-STUDY_ONLY = ("clip", "shard", "dry_run")
+STUDY_ONLY = ("clip", "shard", "dry_run", "coordinator", "num_processes", "process_id")
 NOT_IN_STUDY = ("audio", "text", "image", "mask", "outpaint", "weights", "mix", "sound_weights", "alpha", "random")
 NOT_IN_STUDY += ("negative", "overwrite", "recipe", "show", "batch", "window", "slide", "smooth")
 
@@ -113,6 +113,7 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_sampling_arguments(parser.add_argument_group("sampling"))
     _add_file_arguments(parser.add_argument_group("files"))
     _add_study_arguments(parser.add_argument_group("a study: every conditioning, mode and input, and a page of them"))
+    cli.add_distributed_arguments(parser)
     parser.add_argument("--serve", action="store_true", help="show a page to play with; its flags: --serve --help")
     parser.set_defaults(first=0)
     return parser

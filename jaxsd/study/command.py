@@ -3,10 +3,13 @@
 import argparse
 from pathlib import Path
 
+import jax
+
 from encoders import ENCODERS
 from jaxsd.diffusion.loading import require_tokenizer
 from jaxsd.generation.flags import given_sampling, load_with_loras
 from jaxsd.runtime.bundled import model_source
+from jaxsd.runtime.cli import start_distributed
 from jaxsd.study.draw import Study
 from jaxsd.study.inputs import read_study
 from jaxsd.study.plan import parse_shard, study_conditionings
@@ -16,10 +19,12 @@ from jaxsd.study.run import run_study
 def draw_study(arguments: argparse.Namespace, began: float) -> Path | None:
     """Draw what is missing of the study, and write its page.
 
-    `began` is when the command began (`time.monotonic`). Returns the path of the page; None of a dry run.
+    Of several processes of `jax.distributed`, each draws its shard. `began` is when the command began
+    (`time.monotonic`). Returns the path of the page; None of a dry run.
     """
+    start_distributed(arguments)
+    shard = parse_shard(arguments.shard) if arguments.shard else (jax.process_index() + 1, jax.process_count())
     arguments.model = arguments.model or "toy"
-    shard = parse_shard(arguments.shard or "1/1")
     inputs = read_study(arguments.study)
     names = arguments.encoder or list(ENCODERS)
     conditionings = study_conditionings(names)
