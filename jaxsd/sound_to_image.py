@@ -36,6 +36,7 @@ from jaxsd.diffusion.pipeline import Images, StableDiffusion, are_the_same, stre
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.pretrained.precision import choose_dtype
 from jaxsd.recipes.recipe import (
+    InversionRecord,
     ModelRecord,
     Recipe,
     SoundRecord,
@@ -323,6 +324,10 @@ class SoundToImage:
             loras=tuple(
                 ModelRecord(source_name(name), hash_arrays(lora.arrays()), lora.weight)
                 for name, lora in self.pipe.loras.items()
+            ),
+            textual_inversions=tuple(
+                InversionRecord(source_name(inversion.source), hash_arrays({token: inversion.vectors}), token)
+                for token, inversion in self.pipe.textual_inversions.items()
             ),
             revision=self.origin.get("revision"),
             variant=self.origin.get("variant"),

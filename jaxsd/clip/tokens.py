@@ -1,8 +1,10 @@
 """Captions -> token ids, by transformers' tokenizer."""
 
+import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -72,18 +74,59 @@ def tokenize(tokenizer, texts: Sequence[str]) -> Int[np.ndarray, "texts tokens"]
     pair of surrogates or bytes of another encoding are.
     """
     for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"the text {text[:80]!r} is not Unicode; give it in UTF-8") from None
+        _check_unicode(text)
     length = tokenizer.model_max_length
     ids = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True)["input_ids"]
     ids = np.array(ids, np.int32)
     for full in np.flatnonzero(ids[:, -2] != tokenizer.pad_token_id):
         cut = tokenizer(texts[int(full)], verbose=False)["input_ids"][length - 1 : -1]
-        if cut:
-            warnings.warn(f"a text has more than {length} tokens; not read: {tokenizer.decode(cut)!r}", stacklevel=2)
+        _warn_of_cut(tokenizer, cut)
     return ids
+
+
+def add_tokens(tokenizer, counts: Mapping[str, int], first: int) -> tuple[Any, dict[int, range]]:
+    """A copy of a tokenizer that reads more tokens, and the ids that the id of each of them stands for.
+
+    Args:
+        tokenizer: The tokenizer, which stays as it is.
+        counts: For how many ids each token stands.
+        first: The first of these ids; the others follow.
+    """
+    extended, ids = copy.deepcopy(tokenizer), {}
+    for token, count in counts.items():
+        extended.add_tokens(token)
+        ids[extended.convert_tokens_to_ids(token)] = range(first, first + count)
+        first += count
+    return extended, ids
+
+
+def tokenize_added(
+    tokenizer, texts: Sequence[str], added: Mapping[int, Sequence[int]]
+) -> Int[np.ndarray, "texts tokens"]:
+    """Token ids as `tokenize` gives them, where each id in `added` stands for the ids that it names."""
+    length = tokenizer.model_max_length
+    ids = np.full((len(texts), length), tokenizer.pad_token_id, np.int32)
+    for row, text in zip(ids, texts, strict=True):
+        _check_unicode(text)
+        plain = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        pairs = [(token, one) for token in plain for one in added.get(token, (token,))]
+        _warn_of_cut(tokenizer, [token for token, _ in pairs[length - 2 :]])
+        read = [one for _, one in pairs[: length - 2]]
+        row[: len(read) + 2] = [tokenizer.bos_token_id, *read, tokenizer.eos_token_id]
+    return ids
+
+
+def _check_unicode(text: str):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the text {text[:80]!r} is not Unicode; give it in UTF-8") from None
+
+
+def _warn_of_cut(tokenizer, cut: Sequence[int]):
+    if cut:
+        length = tokenizer.model_max_length
+        warnings.warn(f"a text has more than {length} tokens; not read: {tokenizer.decode(cut)!r}", stacklevel=3)
 
 
 def empty_text(config: TextConfig) -> Int[np.ndarray, "1 tokens"]:

@@ -126,12 +126,23 @@ class TextModel(nnx.Module):
         self.layers = nnx.List([TowerLayer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_hidden_layers)])
         self.final_layer_norm = nnx.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, rngs=rngs)
 
-    def __call__(self, tokens: Int[Array, "batch tokens"]) -> TextOutput:
-        x = self.token_embedding(tokens) + self.position_embedding(jnp.arange(tokens.shape[1]))[None]
+    def __call__(
+        self, tokens: Int[Array, "batch tokens"], vectors: Float[Array, "vectors features"] | None = None
+    ) -> TextOutput:
+        """Hidden states of token ids. The ids from `vocab_size` on stand for `vectors`, in their order."""
+        x = self._embed(tokens, vectors) + self.position_embedding(jnp.arange(tokens.shape[1]))[None]
         for layer in self.layers:
             x = layer(x, causal=True)
         x = self.final_layer_norm(x).astype(jnp.float32)
         return TextOutput(x, x[jnp.arange(len(x)), self.end_of_text(tokens)])
+
+    def _embed(self, tokens, vectors):
+        if vectors is None:
+            return self.token_embedding(tokens)
+        size = self.config.vocab_size
+        own = self.token_embedding(jnp.minimum(tokens, size - 1))
+        added = vectors.astype(own.dtype)[jnp.clip(tokens - size, 0, len(vectors) - 1)]
+        return jnp.where((tokens < size)[..., None], own, added)
 
     def end_of_text(self, tokens: Int[Array, "batch tokens"]) -> Int[Array, " batch"]:
         """Position of the end-of-text token.
@@ -139,7 +150,7 @@ class TextModel(nnx.Module):
         It is the highest id where a config says LEGACY_EOS.
         """
         if self.config.eos_token_id == LEGACY_EOS:
-            return tokens.argmax(axis=-1)
+            return jnp.where(tokens < self.config.vocab_size, tokens, 0).argmax(axis=-1)
         return (tokens == self.config.eos_token_id).argmax(axis=-1)
 
 

@@ -108,6 +108,13 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="FILE[:WEIGHT]",
         help="LoRAs: files, folders or repositories, each with its weight (1)",
     )
+    models.add_argument(
+        "--embedding",
+        nargs="+",
+        default=[],
+        metavar="[TOKEN=]FILE",
+        help="textual inversions: files, folders or repositories, each with a token for the texts (the file's own)",
+    )
     add_trust_argument(models)
     _add_image_arguments(parser.add_argument_group("an image to start from"))
     _add_sampling_arguments(parser.add_argument_group("sampling"))

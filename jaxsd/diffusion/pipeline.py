@@ -11,10 +11,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 from PIL import Image
 
-from jaxsd.clip.tokens import empty_text, load_tokenizer, tokenize
+from jaxsd.clip.tokens import WORD_END, add_tokens, empty_text, load_tokenizer, tokenize, tokenize_added
 from jaxsd.clip.towers import TextModel
 from jaxsd.diffusion.diffusers_names import (
     CALL_ARGUMENTS,
@@ -30,6 +30,7 @@ from jaxsd.diffusion.lora import LoRA, apply_loras, read_lora
 from jaxsd.diffusion.samplers import NoiseSchedule, Row, Sampler, init_history, make_sampler, normal, step
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.diffusion.saving import save_folder
+from jaxsd.diffusion.textual_inversion import TextualInversion, read_textual_inversion
 from jaxsd.diffusion.tiles import decode_latents
 from jaxsd.diffusion.unet import UNet
 from jaxsd.diffusion.vae import VAE, Gaussian
@@ -73,6 +74,7 @@ class StableDiffusion:
         sampling: The guidance, steps and sampler of a call that does not name them.
         loras: LoRAs by name, which are applied together. `loras[name].weight` can be changed, and `del loras[name]`
             removes one exactly, for the parameters of the networks stay as they are. No weight compiles anything anew.
+        textual_inversions: What more tokens of a text stand for, by token; `del textual_inversions[token]` removes one.
     """
 
     unet: UNet
@@ -91,6 +93,8 @@ class StableDiffusion:
         self.schedule, self.sampling = schedule, sampling or SamplingDefaults()
         self._tokenizer_source = tokenizer_source
         self.loras: dict[str, LoRA] = {}
+        self.textual_inversions: dict[str, TextualInversion] = {}
+        self._extended: tuple[Any, Any, dict[int, range]] = (None, None, {})
         self._adapted: dict[str, tuple[list, list, nnx.Module | None]] = {}
         self._replicas: tuple[Mesh, list, nnx.State] | None = None
 
@@ -155,6 +159,23 @@ class StableDiffusion:
             raise ValueError(f"the LoRA {name} is loaded already; allowed: once, with another weight or another name")
         self.loras[name] = read_lora(source, self.unet, self.text_encoder, weight)
 
+    def load_textual_inversion(self, source: str | Path, token: str | None = None) -> str:
+        """Let a token of texts stand for the vectors in a file, a folder or a repository; returns the token.
+
+        The arguments are those of `textual_inversion.read_textual_inversion`. Raises ValueError where the vocabulary
+        has the token already, and what that function raises. Upper and lower case are the same to a tokenizer of CLIP.
+        """
+        inversion = read_textual_inversion(source, self.text_encoder.config.hidden_size, token)
+        token, lower = inversion.token, inversion.token.lower()
+        if lower in map(str.lower, self.textual_inversions):
+            raise ValueError(f"{source}: the token {token} is loaded already; give it another one: token= (TOKEN=FILE)")
+        if {token, lower, lower + WORD_END} & self.tokenizer.get_vocab().keys():
+            raise ValueError(
+                f"{source}: the token {token} is in the vocabulary already; give it another one: token= (TOKEN=FILE)"
+            )
+        self.textual_inversions[token] = inversion
+        return token
+
     def merge_loras(self) -> None:
         """Add the LoRAs to the parameters of the networks for good, for `save_pretrained`; `loras` is empty then."""
         self.unet, self.text_encoder = self._with_loras("unet"), self._with_loras("text_encoder")
@@ -198,10 +219,23 @@ class StableDiffusion:
         if self._tokenizer_source == CLIP_REPOSITORY and not any(texts):  # known without its tokenizer
             tokens = np.repeat(empty_text(self.text_encoder.config), len(texts), axis=0)
         else:
-            tokens = tokenize(self.tokenizer, texts)
+            tokens = self._tokenize(texts)
         size = examples_at_once(local_mesh(1), round_up(len(texts)))
+        vectors = [inversion.vectors for inversion in self.textual_inversions.values()]
+        vectors = jnp.concatenate(vectors) if vectors else None
         encode = partial(_encode_tokens, self._with_loras("text_encoder"))
-        return _join([encode(tokens[indices]) for indices, _ in padded_batches(len(texts), size)], len(texts))
+        return _join([encode(tokens[indices], vectors) for indices, _ in padded_batches(len(texts), size)], len(texts))
+
+    def _tokenize(self, texts: list[str]) -> Int[np.ndarray, "batch tokens"]:
+        """Token ids; those from the size of the vocabulary on are of the vectors of `textual_inversions`."""
+        if not self.textual_inversions:
+            return tokenize(self.tokenizer, texts)
+        counts = {token: len(inversion.vectors) for token, inversion in self.textual_inversions.items()}
+        made_of = counts, self.text_encoder.config.vocab_size
+        if self._extended[0] != made_of:
+            self._extended = made_of, *add_tokens(self.tokenizer, *made_of)
+        _, tokenizer, added = self._extended
+        return tokenize_added(tokenizer, texts, added)
 
     def __call__(
         self,
@@ -552,8 +586,8 @@ def _on_each_device(function):
 
 
 @nnx.jit
-def _encode_tokens(text_encoder, tokens):
-    return text_encoder(tokens).hidden_states
+def _encode_tokens(text_encoder, tokens, vectors):
+    return text_encoder(tokens, vectors).hidden_states
 
 
 @_on_each_device

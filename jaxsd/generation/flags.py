@@ -1,4 +1,4 @@
-"""What the flags of images and of studies say alike: the model with its LoRAs, and the sampling."""
+"""What the flags of images and of studies say alike: the model with what changes it, and the sampling."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,17 +6,20 @@ from typing import Any
 
 from jaxsd.diffusion.lora import parse_lora
 from jaxsd.diffusion.sampling_defaults import FAST
+from jaxsd.diffusion.textual_inversion import parse_embedding
 from jaxsd.generation.model_arguments import load_model
 from jaxsd.sound_to_image import SoundToImage
 
 
-def load_with_loras(
+def load_changed_model(
     arguments: argparse.Namespace, names: Sequence[str], weights: Sequence[float] | None = None
 ) -> SoundToImage:
-    """`load_model`, with the LoRAs that --lora names."""
+    """`load_model`, with the LoRAs and the textual inversions that --lora and --embedding name."""
     model = load_model(arguments, names, weights)
     for source, weight in map(parse_lora, arguments.lora):
         model.pipe.load_lora(source, weight)
+    for source, token in map(parse_embedding, arguments.embedding):
+        model.pipe.load_textual_inversion(source, token)
     return model
 
 

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from jaxsd.diffusion.images import pad_image
 from jaxsd.diffusion.loading import require_tokenizer
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.generation.drawing import Drawing, write_images, write_sweep
-from jaxsd.generation.flags import given_sampling, load_with_loras
+from jaxsd.generation.flags import given_sampling, load_changed_model
 from jaxsd.generation.inputs import Inputs, check_prompts, find_sounds, read_inputs, sound_stem
 from jaxsd.generation.slides import ALLOWED_SLIDE_FILES, SLIDE_FILES, Slide, write_slide
 from jaxsd.generation.sweeps import Sweep, parse_sweep
@@ -178,15 +179,23 @@ def _prepare_request(arguments: argparse.Namespace, recipe: Recipe | None, input
         mode = {"mix": arguments.mix, "random": arguments.random, "start": arguments.window}
         inputs = read_inputs(arguments.audio, arguments.text, arguments.image, **mode)
     image, mask = _read_mask(arguments, inputs.image)
-    if (arguments.text or arguments.negative) and not arguments.tokenizer:
+    if (arguments.text or arguments.negative or arguments.embedding) and not arguments.tokenizer:
         require_tokenizer(model_source(arguments.model))
-    model = load_with_loras(arguments, arguments.encoder if arguments.audio else [], arguments.weights)
+    model = load_changed_model(arguments, arguments.encoder if arguments.audio else [], arguments.weights)
+    _tell_unread_tokens(model, [*arguments.text, arguments.negative])
     defaults = model.sampling_defaults(image=inputs.image is not None)
     sampling = {"guidance": defaults.guidance, "steps": defaults.steps} | given
     request = Request(arguments, inputs, image, mask, model, sampling | {"strength": arguments.strength})
     if recipe:
         check_ingredients(arguments.recipe, recipe, request.recipes[0])
     return request
+
+
+def _tell_unread_tokens(model: SoundToImage, texts: Sequence[str]):
+    """Say on stderr which tokens of textual inversions are in no text, for then they change no image."""
+    for token, inversion in model.pipe.textual_inversions.items():
+        if not any(token.lower() in text.lower() for text in texts):
+            print(f"{inversion.source}: its token {token} is in no text and changes no image", file=sys.stderr)
 
 
 def _read_sweep(arguments: argparse.Namespace) -> Sweep:

@@ -66,6 +66,15 @@ class ModelRecord:
 
 
 @dataclass(frozen=True)
+class InversionRecord:
+    """A textual inversion: what it was loaded from, the hash of its token and vectors, and the token."""
+
+    name: str
+    sha256: str
+    token: str
+
+
+@dataclass(frozen=True)
 class ImageRecord:
     """An image to start from, or a mask: the last name of its file, if it has one, and the hash of its pixels."""
 
@@ -95,6 +104,7 @@ class Recipe:
     model: ModelRecord
     encoders: tuple[ModelRecord, ...] = ()
     loras: tuple[ModelRecord, ...] = ()
+    textual_inversions: tuple[InversionRecord, ...] = ()
     revision: str | None = None
     variant: str | None = None
     tokenizer: str | None = None
@@ -254,7 +264,12 @@ def _from_json(values: dict[str, Any], where: str) -> Recipe:
         return _filled(cls, value, where)
 
     one = {"model": ModelRecord, "image": ImageRecord, "mask": ImageRecord}
-    several = {"sounds": SoundRecord, "encoders": ModelRecord, "loras": ModelRecord}
+    several = {
+        "sounds": SoundRecord,
+        "encoders": ModelRecord,
+        "loras": ModelRecord,
+        "textual_inversions": InversionRecord,
+    }
     for name, cls in one.items():
         if name in values:
             values[name] = record(cls, values[name])

@@ -61,6 +61,9 @@ def find_ingredients(picture: Path, recipe: Recipe, named: dict[str, Any]) -> di
             missing.append(" ".join(["--encoder", *map(str, found["encoder"])]))
     if not named["lora"] and recipe.loras:
         missing.append(" ".join(["--lora", *(f"{lora.name}:{lora.weight:g}" for lora in recipe.loras)]))
+    if not named["embedding"] and recipe.textual_inversions:
+        inversions = (f"{inversion.token}={inversion.name}" for inversion in recipe.textual_inversions)
+        missing.append(" ".join(["--embedding", *inversions]))
     for name in ("tokenizer", "vae"):
         if not named[name] and getattr(recipe, name):
             missing.append(f"--{name} {getattr(recipe, name)}")
@@ -86,6 +89,7 @@ def check_ingredients(picture: Path, recipe: Recipe, made: Recipe) -> None:
         ("the model", (recipe.model,), (made.model,)),
         ("the encoders", recipe.encoders, made.encoders),
         ("the LoRAs", recipe.loras, made.loras),
+        ("the textual inversions", recipe.textual_inversions, made.textual_inversions),
         ("the sounds", recipe.sounds, made.sounds),
         ("the image to start from", (recipe.image,), (made.image,)),
         ("the mask", (recipe.mask,), (made.mask,)),

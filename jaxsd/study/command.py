@@ -7,7 +7,7 @@ import jax
 
 from encoders import ENCODERS
 from jaxsd.diffusion.loading import require_tokenizer
-from jaxsd.generation.flags import given_sampling, load_with_loras
+from jaxsd.generation.flags import given_sampling, load_changed_model
 from jaxsd.runtime.bundled import model_source
 from jaxsd.runtime.cli import start_distributed
 from jaxsd.study.draw import Study
@@ -39,7 +39,7 @@ def draw_study(arguments: argparse.Namespace, began: float) -> Path | None:
     study = Study(
         arguments.out,
         inputs,
-        load_with_loras(arguments, names),
+        load_changed_model(arguments, names),
         conditionings,
         sampling,
         copies=copies,

@@ -82,12 +82,22 @@ class Study:
             "conditionings": {name: list(several) for name, several in self.conditionings.items()},
             "encoders": {name: hash_modules([encoder]) for name, encoder in self.model.encoders.items()},
             "model": hash_modules([pipe.unet, pipe.vae, pipe.text_encoder]),
+            **self._changes(),
             "sampling": {mode: self.sampling_of(mode == "image") for mode in ("no image", "image")},
             "sampler": pipe.sampling.sampler or pipe.schedule.sampler,
             "unconditional": self.unconditional,
             "seed": self.seed,
             "copies": self.copies,
         }
+
+    def _changes(self) -> dict[str, Any]:
+        """What is applied beside the model's parameters, where something is."""
+        recipe, changes = self.model.recipes()[0], {}
+        if recipe.loras:
+            changes["LoRAs"] = [[lora.sha256, lora.weight] for lora in recipe.loras]
+        if recipe.textual_inversions:
+            changes["textual inversions"] = [inversion.sha256 for inversion in recipe.textual_inversions]
+        return changes
 
 
 def check_or_write_study(study: Study, *, write: bool = True) -> None:
@@ -96,7 +106,7 @@ def check_or_write_study(study: Study, *, write: bool = True) -> None:
     check_output_folder(study.folder)
     if path.is_file():
         there = read_json(path)
-        if different := [name for name in about if there.get(name) != about[name]]:
+        if different := [name for name in about | there if there.get(name) != about.get(name)]:
             raise ValueError(f"{study.folder} holds a study of other {', '.join(different)}; choose another --out")
         return
     if study.folder.is_dir() and (study.folder / "images").exists():

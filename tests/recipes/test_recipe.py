@@ -15,6 +15,7 @@ import encoders
 from jaxsd.commands.generate import run_generate
 from jaxsd.recipes.recipe import (
     LARGEST_CHUNK,
+    InversionRecord,
     ModelRecord,
     Recipe,
     SoundRecord,
@@ -29,7 +30,7 @@ from jaxsd.runtime.bundled import TOY_SAMPLES
 from jaxsd.sound_to_image import SoundToImage
 from tests.helpers import models
 
-NAMED_NOTHING = dict.fromkeys(("model", "encoder", "lora", "tokenizer", "vae", "audio", "image", "mask"))
+NAMED_NOTHING = dict.fromkeys(("model", "encoder", "lora", "embedding", "tokenizer", "vae", "audio", "image", "mask"))
 RECIPE = Recipe(
     ModelRecord("toy", "ab" * 32),
     encoders=(ModelRecord("gemini", "cd" * 32),),
@@ -101,11 +102,13 @@ def test_what_a_recipe_alone_may_not_load_must_be_named(tmp_path):
         model=ModelRecord("stranger/model", "1"),
         encoders=(ModelRecord("runs/x", "2"),),
         loras=(ModelRecord("style.safetensors", "3", 0.7),),
+        textual_inversions=(InversionRecord("cat.pt", "4", "<cat>"),),
         vae="other",
     )
     with pytest.raises(ValueError) as raised:
         find_ingredients(tmp_path / "a.png", recipe, NAMED_NOTHING)
-    assert "--model stranger/model --encoder runs/x --lora style.safetensors:0.7 --vae other" in str(raised.value)
+    flags = "--model stranger/model --encoder runs/x --lora style.safetensors:0.7 --embedding <cat>=cat.pt --vae other"
+    assert flags in str(raised.value)
 
 
 def test_sounds_are_found_by_name_and_hash(tmp_path, monkeypatch, capsys):
