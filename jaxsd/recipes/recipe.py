@@ -6,6 +6,7 @@ the recipe as JSON. Nothing in a recipe is run, and what it names is looked for 
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -201,7 +202,7 @@ def attach_recipe(image: Image.Image, recipe: Recipe) -> Image.Image:
     return image
 
 
-def save_png(image: Image.Image, path: str | Path | IO[bytes]) -> None:
+def save_png(image: Image.Image, path: str | Path | IO[bytes] | io.BytesIO) -> None:
     """Write a PNG file, or into one that is open, with the recipe that is attached to the image, if there is one."""
     chunks = PngInfo()
     for name in (WEB_UI_CHUNK, RECIPE_CHUNK):

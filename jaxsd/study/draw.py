@@ -1,5 +1,6 @@
 """Draws the images of a study: batch by batch, what is not there yet."""
 
+import io
 import os
 import sys
 import time
@@ -136,7 +137,7 @@ def draw_missing(study: Study, left: Sequence[StudyImage], shard: tuple[int, int
             for batch in study_batches(study, left):
                 drawn = draw_batch(study, batch)
                 for image, pixels in zip(batch, drawn, strict=True):
-                    attach_recipe(pixels, _recipe_of(study, image).drawn(pixels, image.copy, study.batch))
+                    _attach_recipe_of(study, image, pixels)
                     _write_image(pixels, parts / f"{os.getpid()}.png", study.folder / image.path)
                 done += len(batch)
                 progress.advance(done)
@@ -193,8 +194,14 @@ def _encode(study: Study, conditioning: str, sound: str, with_text: bool, uncond
     return model.encode(clips, prompts, unconditional=unconditional)
 
 
+def _attach_recipe_of(study: Study, image: StudyImage, pixels: Image.Image) -> None:
+    recipe = _recipe_of(study, image._replace(copy=0))
+    attach_recipe(pixels, recipe.drawn(pixels, image.copy, study.batch))
+
+
+@lru_cache(KEPT_CONDITIONINGS)
 def _recipe_of(study: Study, image: StudyImage) -> Recipe:
-    """The recipe by which `generate.py` makes an image again."""
+    """The recipe by which `generate.py` makes an image again, whatever its copy."""
     sounds, prompts = [], []
     if image.sound is not None:
         heard = study.inputs.sounds[image.sound]
@@ -263,8 +270,9 @@ def _timed_batch(study: Study, batch: Sequence[StudyImage], steps: int) -> Timed
     times: list[float] = []
     begin = time.monotonic()
     images = draw_batch(study, batch, steps=steps, on_step=lambda *_: times.append(time.monotonic()))
-    for image in images:
-        image.tobytes()
+    for image, pixels in zip(batch, images, strict=True):
+        _attach_recipe_of(study, image, pixels)
+        save_png(pixels, io.BytesIO())
     total = time.monotonic() - begin
     step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else total
     return TimedBatch(total, step, len(times))
