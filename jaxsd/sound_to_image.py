@@ -329,6 +329,8 @@ class SoundToImage:
                 InversionRecord(source_name(inversion.source), hash_arrays({token: inversion.vectors}), token)
                 for token, inversion in self.pipe.textual_inversions.items()
             ),
+            clip_skip=self.pipe.clip_skip,
+            weighted_prompts=self.pipe.weighted_prompts,
             revision=self.origin.get("revision"),
             variant=self.origin.get("variant"),
             tokenizer=self.origin.get("tokenizer"),

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from jaxsd.clip.towers import TextConfig
+from jaxsd.clip.weighting import Fragment
 from jaxsd.pretrained.hub import fetch
 from jaxsd.runtime.files import check_not_pointer
 
@@ -100,20 +101,30 @@ def add_tokens(tokenizer, counts: Mapping[str, int], first: int) -> tuple[Any, d
     return extended, ids
 
 
-def tokenize_added(
-    tokenizer, texts: Sequence[str], added: Mapping[int, Sequence[int]]
-) -> Int[np.ndarray, "texts tokens"]:
-    """Token ids as `tokenize` gives them, where each id in `added` stands for the ids that it names."""
+def tokenize_fragments(
+    tokenizer, texts: Sequence[Sequence[Fragment]], added: Mapping[int, Sequence[int]]
+) -> tuple[Int[np.ndarray, "texts tokens"], Float[np.ndarray, "texts tokens"]]:
+    """Token ids as `tokenize` gives them, and their weights; those of the start, the end and the padding are 1.
+
+    Args:
+        tokenizer: The tokenizer.
+        texts: The fragments of each text.
+        added: Ids that stand for others, and these.
+    """
     length = tokenizer.model_max_length
     ids = np.full((len(texts), length), tokenizer.pad_token_id, np.int32)
-    for row, text in zip(ids, texts, strict=True):
-        _check_unicode(text)
-        plain = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        pairs = [(token, one) for token in plain for one in added.get(token, (token,))]
-        _warn_of_cut(tokenizer, [token for token, _ in pairs[length - 2 :]])
-        read = [one for _, one in pairs[: length - 2]]
-        row[: len(read) + 2] = [tokenizer.bos_token_id, *read, tokenizer.eos_token_id]
-    return ids
+    weights = np.ones(ids.shape, np.float32)
+    for number, fragments in enumerate(texts):
+        read = []
+        for text, weight in fragments:
+            _check_unicode(text)
+            for token in tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]:
+                read += [(token, one, weight) for one in added.get(token, (token,))]
+        _warn_of_cut(tokenizer, [token for token, *_ in read[length - 2 :]])
+        kept = read[: length - 2]
+        ids[number, : len(kept) + 2] = [tokenizer.bos_token_id, *(one for _, one, _ in kept), tokenizer.eos_token_id]
+        weights[number, 1 : len(kept) + 1] = [weight for *_, weight in kept]
+    return ids, weights
 
 
 def _check_unicode(text: str):

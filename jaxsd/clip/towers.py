@@ -127,11 +127,15 @@ class TextModel(nnx.Module):
         self.final_layer_norm = nnx.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, tokens: Int[Array, "batch tokens"], vectors: Float[Array, "vectors features"] | None = None
+        self, tokens: Int[Array, "batch tokens"], vectors: Float[Array, "vectors features"] | None = None, skip: int = 0
     ) -> TextOutput:
-        """Hidden states of token ids. The ids from `vocab_size` on stand for `vectors`, in their order."""
+        """Hidden states of token ids.
+
+        The ids from `vocab_size` on stand for `vectors`, in their order. The last `skip` layers are left out ("clip
+        skip"); the final norm is not.
+        """
         x = self._embed(tokens, vectors) + self.position_embedding(jnp.arange(tokens.shape[1]))[None]
-        for layer in self.layers:
+        for layer in list(self.layers)[: len(self.layers) - skip]:
             x = layer(x, causal=True)
         x = self.final_layer_norm(x).astype(jnp.float32)
         return TextOutput(x, x[jnp.arange(len(x)), self.end_of_text(tokens)])

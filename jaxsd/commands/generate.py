@@ -115,6 +115,9 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="[TOKEN=]FILE",
         help="textual inversions: files, folders or repositories, each with a token for the texts (the file's own)",
     )
+    models.add_argument(
+        "--clip-skip", type=int, default=0, metavar="N", help="last layers of the text encoder that are left out (0)"
+    )
     add_trust_argument(models)
     _add_image_arguments(parser.add_argument_group("an image to start from"))
     _add_sampling_arguments(parser.add_argument_group("sampling"))
@@ -155,6 +158,11 @@ def _add_input_arguments(group: argparse._ArgumentGroup):
     add("--sound-weights", nargs="+", type=float, metavar="W", help="with --mix, a number for each sound (all alike)")
     add("--alpha", type=float, help="share of the text beside the sounds, 0 to 1 (0.5)")
     add("--negative", default="", metavar="TEXT", help="what the images should not show")
+    add(
+        "--weighted-prompts",
+        action="store_true",
+        help="brackets in the texts weigh words: (word:1.2), (word) 1.1, [word] 1 / 1.1; \\( is a bracket",
+    )
     add("--random", action="store_true", help="random embeddings in place of sounds and texts, the paper's baseline")
 
 

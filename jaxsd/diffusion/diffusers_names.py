@@ -19,7 +19,7 @@ CALL_ARGUMENTS = {
     "timesteps": "steps and sampler choose them",
     "sigmas": "steps and sampler choose them",
     "eta": "ddim has eta 0, and the samplers euler_a, lcm and tcd add noise on their way",
-    "clip_skip": "num_hidden_layers in the config of the text encoder says how many layers it has",
+    "clip_skip": "pipe.clip_skip can be assigned, and is of negative texts too",
     "return_dict": "the images are returned as they are",
 }
 # Of those of `SoundToImage`, where they are called otherwise than in the pipeline.
@@ -42,6 +42,7 @@ PIPELINE_ATTRIBUTES = {
     "unload_lora_weights": "pipe.loras.clear() removes all",
     "delete_adapters": "del pipe.loras[name] removes one",
     "set_adapters": "pipe.loras[name].weight is what it sets",
+    "unload_textual_inversion": "del pipe.textual_inversions[token] removes one",
     "encode_prompt": "encode_text",
     "scheduler": "pipe.schedule is the noise schedule, and sampler= of a call chooses the rule",
     "to": "jax.default_device chooses the device, and dtype= of from_pretrained the type",

@@ -14,8 +14,9 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Key
 from PIL import Image
 
-from jaxsd.clip.tokens import WORD_END, add_tokens, empty_text, load_tokenizer, tokenize, tokenize_added
+from jaxsd.clip.tokens import WORD_END, add_tokens, empty_text, load_tokenizer, tokenize, tokenize_fragments
 from jaxsd.clip.towers import TextModel
+from jaxsd.clip.weighting import Fragment, parse_weights, weigh_hidden_states
 from jaxsd.diffusion.diffusers_names import (
     CALL_ARGUMENTS,
     LOADING_ARGUMENTS,
@@ -75,6 +76,8 @@ class StableDiffusion:
         loras: LoRAs by name, which are applied together. `loras[name].weight` can be changed, and `del loras[name]`
             removes one exactly, for the parameters of the networks stay as they are. No weight compiles anything anew.
         textual_inversions: What more tokens of a text stand for, by token; `del textual_inversions[token]` removes one.
+        clip_skip: How many of the text encoder's last layers are left out for all texts.
+        weighted_prompts: Whether brackets in texts weigh words (`weighting.parse_weights`).
     """
 
     unet: UNet
@@ -94,6 +97,8 @@ class StableDiffusion:
         self._tokenizer_source = tokenizer_source
         self.loras: dict[str, LoRA] = {}
         self.textual_inversions: dict[str, TextualInversion] = {}
+        self.clip_skip = 0
+        self.weighted_prompts = False
         self._extended: tuple[Any, Any, dict[int, range]] = (None, None, {})
         self._adapted: dict[str, tuple[list, list, nnx.Module | None]] = {}
         self._replicas: tuple[Mesh, list, nnx.State] | None = None
@@ -216,26 +221,36 @@ class StableDiffusion:
     def encode_text(self, texts: str | Sequence[str]) -> Float[Array, "batch tokens features"]:
         """The text encoder's hidden states, float32: conditioning for `__call__`. One text counts as a list of one."""
         texts = [texts] if isinstance(texts, str) else list(texts)
-        if self._tokenizer_source == CLIP_REPOSITORY and not any(texts):  # known without its tokenizer
-            tokens = np.repeat(empty_text(self.text_encoder.config), len(texts), axis=0)
-        else:
-            tokens = self._tokenize(texts)
+        tokens, weights = self._tokenize(texts)
+        layers = self.text_encoder.config.num_hidden_layers
+        if not 0 <= self.clip_skip < layers:
+            raise ValueError(f"clip_skip is {self.clip_skip}; allowed: 0 to {layers - 1}, layers that are left out")
         size = examples_at_once(local_mesh(1), round_up(len(texts)))
         vectors = [inversion.vectors for inversion in self.textual_inversions.values()]
         vectors = jnp.concatenate(vectors) if vectors else None
-        encode = partial(_encode_tokens, self._with_loras("text_encoder"))
-        return _join([encode(tokens[indices], vectors) for indices, _ in padded_batches(len(texts), size)], len(texts))
+        encode = partial(_encode_tokens, self._with_loras("text_encoder"), skip=self.clip_skip)
+        parts = [encode(tokens[indices], vectors) for indices, _ in padded_batches(len(texts), size)]
+        hidden_states = _join(parts, len(texts))
+        return hidden_states if (weights == 1).all() else weigh_hidden_states(hidden_states, weights)
 
-    def _tokenize(self, texts: list[str]) -> Int[np.ndarray, "batch tokens"]:
-        """Token ids; those from the size of the vocabulary on are of the vectors of `textual_inversions`."""
-        if not self.textual_inversions:
-            return tokenize(self.tokenizer, texts)
-        counts = {token: len(inversion.vectors) for token, inversion in self.textual_inversions.items()}
-        made_of = counts, self.text_encoder.config.vocab_size
-        if self._extended[0] != made_of:
-            self._extended = made_of, *add_tokens(self.tokenizer, *made_of)
-        _, tokenizer, added = self._extended
-        return tokenize_added(tokenizer, texts, added)
+    def _tokenize(self, texts: list[str]) -> tuple[Int[np.ndarray, "batch tokens"], Float[np.ndarray, "batch tokens"]]:
+        """Token ids and their weights.
+
+        The ids from the size of the vocabulary on are of the vectors of `textual_inversions`.
+        """
+        if self._tokenizer_source == CLIP_REPOSITORY and not any(texts):  # known without its tokenizer
+            tokens = np.repeat(empty_text(self.text_encoder.config), len(texts), axis=0)
+        elif not self.textual_inversions and not self.weighted_prompts:
+            tokens = tokenize(self.tokenizer, texts)
+        else:
+            fragments = [parse_weights(text) if self.weighted_prompts else [Fragment(text)] for text in texts]
+            counts = {token: len(inversion.vectors) for token, inversion in self.textual_inversions.items()}
+            made_of = counts, self.text_encoder.config.vocab_size
+            if self._extended[0] != made_of:
+                self._extended = made_of, *add_tokens(self.tokenizer, *made_of)
+            _, tokenizer, added = self._extended
+            return tokenize_fragments(tokenizer, fragments, added)
+        return tokens, np.ones(tokens.shape, np.float32)
 
     def __call__(
         self,
@@ -585,9 +600,9 @@ def _on_each_device(function):
     return run_on_mesh
 
 
-@nnx.jit
-def _encode_tokens(text_encoder, tokens, vectors):
-    return text_encoder(tokens, vectors).hidden_states
+@partial(nnx.jit, static_argnames="skip")
+def _encode_tokens(text_encoder, tokens, vectors, skip):
+    return text_encoder(tokens, vectors, skip).hidden_states
 
 
 @_on_each_device

@@ -14,12 +14,13 @@ from jaxsd.sound_to_image import SoundToImage
 def load_changed_model(
     arguments: argparse.Namespace, names: Sequence[str], weights: Sequence[float] | None = None
 ) -> SoundToImage:
-    """`load_model`, with the LoRAs and the textual inversions that --lora and --embedding name."""
+    """`load_model`, with what --lora, --embedding, --clip-skip and --weighted-prompts change of it."""
     model = load_model(arguments, names, weights)
     for source, weight in map(parse_lora, arguments.lora):
         model.pipe.load_lora(source, weight)
     for source, token in map(parse_embedding, arguments.embedding):
         model.pipe.load_textual_inversion(source, token)
+    model.pipe.clip_skip, model.pipe.weighted_prompts = arguments.clip_skip, arguments.weighted_prompts
     return model
 
 

@@ -89,6 +89,7 @@ class Recipe:
 
     Attributes:
         model: The Stable Diffusion. `revision`, `variant`, `tokenizer` and `vae` are what it was loaded with.
+        clip_skip: How many layers of the text encoder are left out. `weighted_prompts` is whether brackets weigh words.
         sounds: Several sounds are mixed into the image, with `sound_weights`.
         prompt: None without a text.
         random: Whether the embeddings are random, the paper's baseline.
@@ -106,6 +107,8 @@ class Recipe:
     encoders: tuple[ModelRecord, ...] = ()
     loras: tuple[ModelRecord, ...] = ()
     textual_inversions: tuple[InversionRecord, ...] = ()
+    clip_skip: int = 0
+    weighted_prompts: bool = False
     revision: str | None = None
     variant: str | None = None
     tokenizer: str | None = None
@@ -176,6 +179,8 @@ def web_ui_parameters(recipe: Recipe) -> str:
         "Model hash": recipe.model.sha256[:10],
         "Model": recipe.model.name or "made in Python",
     }
+    if recipe.clip_skip:
+        values["Clip skip"] = recipe.clip_skip + 1  # the web UI counts the layer that is read
     if recipe.strength is not None:
         values["Denoising strength"] = f"{recipe.strength:g}"
     if recipe.sounds:

@@ -39,7 +39,7 @@ def recipe_flags(recipe: Recipe) -> dict[str, Any]:
         name: getattr(recipe, name)
         for name in (
             *("revision", "variant", "negative", "unconditional", "strength", "guidance", "guidance_end", "steps"),
-            *("sampler", "width", "height", "seed", "dtype"),
+            *("sampler", "width", "height", "seed", "dtype", "clip_skip", "weighted_prompts"),
         )
     }
 

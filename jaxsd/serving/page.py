@@ -324,7 +324,7 @@ def _read_settings(service: ImageService, recipe: Recipe) -> tuple[dict[str, Any
     Raises ValueError where the page has no input for something in the recipe.
     """
     fixed = {"random": False, "outpaint": None, "unconditional": "text", "guidance_end": 1.0, "number": 0}
-    fixed |= {"loras": (), "textual_inversions": ()}
+    fixed |= {"loras": (), "textual_inversions": (), "clip_skip": 0, "weighted_prompts": False}
     for name, only in fixed.items():
         if (value := getattr(recipe, name)) != only:
             raise ValueError(f"the image was made with {name} {value}, which the page cannot set")

@@ -98,6 +98,9 @@ class Study:
             changes["LoRAs"] = [[lora.sha256, lora.weight] for lora in recipe.loras]
         if recipe.textual_inversions:
             changes["textual inversions"] = [inversion.sha256 for inversion in recipe.textual_inversions]
+        for name in ("clip_skip", "weighted_prompts"):
+            if value := getattr(recipe, name):
+                changes[name] = value
         return changes
 
 
