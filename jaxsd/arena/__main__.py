@@ -1,9 +1,10 @@
-"""The arena: ask a chatbot for an audio encoder, and check in a sandbox what comes back."""
+"""The arena: ask a chatbot for an audio encoder, check in a sandbox what comes back, train and rank it."""
 
 import argparse
 import re
 from pathlib import Path
 
+from jaxsd.config import TrainConfig, add_config_argument, load_config
 from jaxsd.runtime import cli
 
 
@@ -33,7 +34,21 @@ def main() -> int | None:
     _add_prompt_arguments(command)
     _add_judge_arguments(command)
 
-    arguments = parser.parse_args()
+    command = commands.add_parser("run", help="train and evaluate every accepted design alike, and write a leaderboard")
+    add_config_argument(command)
+    command.add_argument("--out", type=Path, default=Path("out/arena"), help="the arena's folder (out/arena)")
+    command.add_argument(
+        "--published", nargs="*", metavar="NAME", help="which of the paper's encoders take part (all five; none)"
+    )
+    command.add_argument("--pictures", type=int, help="images a conditioning (200 in the toy world, else 0)")
+    command.add_argument("--trust-code", action="store_true", help="let training run the designs with your rights")
+
+    arguments, overrides = parser.parse_known_args()
+    if arguments.command == "run":
+        _run(arguments, overrides)
+        return None
+    if overrides:
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     from jaxsd.arena.prompts import Prompt
 
     prompt = Prompt(
@@ -90,6 +105,21 @@ def main() -> int | None:
     for design in found:
         print(design.code if design.accepted else f"{design.name} is ruled out after {len(design.answers)} tries")
     return int(not any(design.accepted for design in found))
+
+
+def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    def configure(encoder: str) -> TrainConfig:
+        return load_config(arguments.config, [*overrides, f"--config.encoder={encoder}"])
+
+    from jaxsd.arena.leaderboard import leaderboard_tables, write_leaderboard
+    from jaxsd.arena.round import run_round
+    from jaxsd.evaluation.report import print_tables, write_report
+
+    chosen = {} if arguments.published is None else {"published": arguments.published}
+    found = run_round(arguments.out, configure, images=arguments.pictures, trust_code=arguments.trust_code, **chosen)
+    print_tables(leaderboard_tables(found))
+    print(write_report(found.results, arguments.out / "evaluation"))
+    print(write_leaderboard(arguments.out / "leaderboard.html", found))
 
 
 def _add_prompt_arguments(command: argparse.ArgumentParser):

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from jaxsd.evaluation.report.gallery import contact_sheet
 from jaxsd.evaluation.report.page import to_page
-from jaxsd.evaluation.report.tables import show, to_csv, to_markdown
+from jaxsd.evaluation.report.tables import print_tables, show, to_csv, to_markdown
 from jaxsd.evaluation.results import Results, write_results
 from jaxsd.runtime.files import replacing
 
-__all__ = ["contact_sheet", "show", "write_report"]
+__all__ = ["contact_sheet", "print_tables", "show", "write_report"]
 
 
 def write_report(results: Results, folder) -> Path:

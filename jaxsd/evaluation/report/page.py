@@ -1,5 +1,6 @@
 """An evaluation as one HTML page."""
 
+from collections.abc import Sequence
 from html import escape
 
 from jaxsd.evaluation.report.gallery import gallery
@@ -76,14 +77,20 @@ def to_page(results: Results) -> str:
     shown = [(table.title, table.note, to_html(table)) for table in tables(results)]
     if images := gallery(results):
         shown.insert(1, ("Gallery", GALLERY_NOTE, images))
-    return HTML_PAGE.format(
-        title=escape("Evaluation of " + ", ".join(results["encoders"])),
-        about=f"{data['size']:,} clips of <code>{escape(data['folder'])}</code>, SHA-256 of the data "
+    return render_page(
+        "Evaluation of " + ", ".join(results["encoders"]),
+        f"{data['size']:,} clips of <code>{escape(data['folder'])}</code>, SHA-256 of the data "
         f"<code>{data['identity'][:16]}</code>.",
-        sections="\n".join(_section(*part) for part in shown),
-        plots="\n".join(f"<div>{_section(*plot)}</div>" for plot in plots(results)),
+        [render_section(*part) for part in shown],
+        "\n".join(f"<div>{render_section(*plot)}</div>" for plot in plots(results)),
     )
 
 
-def _section(title: str, note: str, body: str) -> str:
+def render_page(title: str, about: str, sections: Sequence[str], plots: str = "") -> str:
+    """A page of sections of HTML. `about` is HTML, `title` is text."""
+    return HTML_PAGE.format(title=escape(title), about=about, sections="\n".join(sections), plots=plots)
+
+
+def render_section(title: str, note: str, body: str) -> str:
+    """A section of a page. `body` is HTML, `title` and `note` are texts."""
     return HTML_SECTION.format(title=escape(title), note=escape(note), body=body)

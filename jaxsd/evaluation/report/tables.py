@@ -79,9 +79,11 @@ def tables(results: Results) -> list[Table]:
 def _summary(results: Results) -> Table:
     size = results["data"]["size"]
     entries = results["encoders"] | results["references"]
-    figures = [figure for figure in _known_figures(entries.values()) if figure.key in SUMMARY]
+    figures = [figure for figure in known_figures(entries.values()) if figure.key in SUMMARY]
     chance = [_text(figure.chance(size), figure) if figure.chance else "" for figure in figures]
-    rows = [(name, *(_cell(entry, figure, intervals=False) for figure in figures)) for name, entry in entries.items()]
+    rows = [
+        (name, *(figure_cell(entry, figure, intervals=False) for figure in figures)) for name, entry in entries.items()
+    ]
     notes = [f"Over {size:,} clips.", *dict.fromkeys(SUMMARY_NOTES[figure.key] for figure in figures)]
     head = ("", *(SUMMARY[figure.key] for figure in figures))
     definitions = {SUMMARY[figure.key]: figure.definition for figure in figures}
@@ -99,7 +101,7 @@ def _images(results: Results) -> Table:
 
 def _verdicts(results: Results) -> Table:
     entries = (results["encoders"] | results["references"]).values()
-    figures = [figure for figure in _known_figures(entries) if figure.table == "verdicts" and "=" not in figure.key]
+    figures = [figure for figure in known_figures(entries) if figure.table == "verdicts" and "=" not in figure.key]
     note = (
         "The share of the same images in which an independent classifier sees what is true; a named color, side or "
         "background counts only the images whose caption names it."
@@ -155,7 +157,7 @@ def _declared(table: str) -> list[Figure]:
     return [figure for figure in FIGURES.values() if figure.table == table]
 
 
-def _known_figures(entries: Iterable[dict]) -> list[Figure]:
+def known_figures(entries: Iterable[dict]) -> list[Figure]:
     """The figures that entries have, in the order of their declarations; a judge's verdicts come last."""
     keys = dict.fromkeys(key for entry in entries for key in entry["figures"])
     verdicts = [verdict_figure(key) for key in keys if key not in FIGURES]
@@ -170,7 +172,7 @@ def _by_encoder(title: str, note: str, figures: Sequence[Figure], results: Resul
         (
             figure.label,
             _text(figure.chance(size), figure) if figure.chance else "",
-            *(_cell(entry, figure, intervals) for entry in entries.values()),
+            *(figure_cell(entry, figure, intervals) for entry in entries.values()),
         )
         for figure in figures
         if any(figure.key in entry["figures"] for entry in entries.values())
@@ -183,7 +185,7 @@ def _by_conditioning(title: str, note: str, figures: Sequence[Figure], results: 
     entries = results["encoders"] | results["references"]
     figures = [figure for figure in figures if any(figure.key in entry["figures"] for entry in entries.values())]
     rows = [
-        (name, *(_cell(entry, figure, intervals=True) for figure in figures))
+        (name, *(figure_cell(entry, figure, intervals=True) for figure in figures))
         for name, entry in entries.items()
         if any(figure.key in entry["figures"] for figure in figures)
     ]
@@ -195,7 +197,8 @@ def _definitions(figures: Iterable[Figure]) -> dict[str, str]:
     return {figure.label: figure.definition for figure in figures}
 
 
-def _cell(entry: dict, figure: Figure, intervals: bool) -> str:
+def figure_cell(entry: dict, figure: Figure, intervals: bool = True) -> str:
+    """The text of an entry's figure, with its interval; "" where the entry lacks it."""
     if entry["figures"].get(figure.key) is None:
         return ""
     text = _text(entry["figures"][figure.key], figure)
@@ -216,9 +219,14 @@ def _text(value: float, figure: Figure) -> str:
 
 
 def show(results: Results):
-    """Print the tables, no wider than the terminal, or than 80 columns where there is none."""
+    """Print the tables of an evaluation."""
+    print_tables(tables(results))
+
+
+def print_tables(tables: Iterable[Table]):
+    """Print tables, no wider than the terminal, or than 80 columns where there is none."""
     console = make_console()
-    for table in tables(results):
+    for table in tables:
         console.print(table.title, style="bold")
         console.print(table.note, style="dim", highlight=False)
         for part in table.split_columns(console.width):
@@ -261,7 +269,7 @@ def to_csv(results: Results) -> str:
     writer.writerow(("kind", "name", "figure", "value", "low", "high", "before"))
     for kind in ("encoders", "references"):
         for name, entry in results[kind].items():
-            for key in (figure.key for figure in _known_figures([entry])):
+            for key in (figure.key for figure in known_figures([entry])):
                 low, high = entry["intervals"].get(key, ("", ""))
                 before = entry.get("before", {}).get(key, "")
                 writer.writerow((kind[:-1], name, key, entry["figures"][key], low, high, before))
