@@ -80,7 +80,7 @@ def leaderboard(contestants: list[Contestant], results: Results, architectures: 
         entry = (results["references"] | entries)[name]
         rank = str(ranked.index(name) + 1) if name in ranked else ""
         size = f"{architectures[name].parameters:,}" if name in architectures else ""
-        rows.append((name, rank, *(figure_cell(entry, figure) for figure in figures), size, *_cost(designs.get(name))))
+        rows.append((name, rank, *(figure_cell(entry, figure) for figure in figures), size, *_asked(designs.get(name))))
     notes = [
         f"Ranked by {SUMMARY[ranking]}; in brackets: 95 % intervals. Ranks whose intervals overlap are not settled."
     ]
@@ -92,7 +92,7 @@ def leaderboard(contestants: list[Contestant], results: Results, architectures: 
 def ruled_out(contestants: list[Contestant]) -> list[Table]:
     """Who was not trained, and why; no table where all were."""
     out = [one for one in contestants if one.ruled_out]
-    rows = [(one.name, *_cost(one.design), str(one.ruled_out)[:MOST_CHARACTERS]) for one in out]
+    rows = [(one.name, *_asked(one.design), str(one.ruled_out)[:MOST_CHARACTERS]) for one in out]
     return (
         [Table("Ruled out", "What the last try was ruled out for.", ("", "tries", "tokens", "why"), rows)]
         if out
@@ -120,7 +120,7 @@ def similarities(architectures: dict[str, Architecture]) -> Table:
     return Table("How alike they are", note, ("", *names), rows)
 
 
-def _cost(design) -> tuple[str, str]:
+def _asked(design) -> tuple[str, str]:
     """The tries and tokens of a design."""
     if design is None:
         return "", ""
