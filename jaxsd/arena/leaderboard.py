@@ -59,7 +59,8 @@ def write_leaderboard(path: Path, round: Round) -> Path:
     sections = [render_section(table.title, table.note, to_html(table)) for table in leaderboard_tables(round)]
     if round.sheet:
         image = base64.b64encode(round.sheet.read_bytes()).decode()
-        body = f'<img alt="What each makes of the sample sounds" src="data:image/png;base64,{image}">'
+        source = f"data:image/png;base64,{image}"
+        body = f'<img alt="What each makes of the sample sounds" style="max-width: 100%" src="{source}">'
         sections.insert(1, render_section("Images", "What each makes of the sample sounds, from the same noise.", body))
     about = f"Trained and evaluated alike, over {round.results['data']['size']:,} clips."
     with replacing(path) as part:
