@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 BRACKET_WEIGHT = 1.1  # of a pair of round brackets without a number; a pair of square ones has its inverse
 # An escaped character, an opening bracket, a number before a closing one, a closing one, or text.
-PIECE = re.compile(r"\\[()\[\]\\]|\\|\(|\[|:\s*([+-]?[.\d]+)\s*\)|\)|\]|[^\\()\[\]:]+|:")
+PROMPT_PIECE = re.compile(r"\\[()\[\]\\]|\\|\(|\[|:\s*([+-]?[.\d]+)\s*\)|\)|\]|[^\\()\[\]:]+|:")
 
 
 class Fragment(NamedTuple):
@@ -32,7 +32,7 @@ def parse_weights(prompt: str) -> list[Fragment]:
     def weigh(first: int, weight: float):
         pieces[first:] = [Fragment(text, before * weight) for text, before in pieces[first:]]
 
-    for match in PIECE.finditer(prompt):
+    for match in PROMPT_PIECE.finditer(prompt):
         text, number = match.group(0), match.group(1)
         if text.startswith("\\"):
             pieces.append(Fragment(text[1:]))
