@@ -25,6 +25,7 @@ from encoders.user_code import code_of, load_class
 
 ENCODER_JSON, ENCODER_WEIGHTS = "encoder.json", "model.safetensors"
 AUDIO_POOLINGS = ("mean", "first", "last")  # of the 77 vectors, where one vector of a clip is compared with CLIP's
+MODEL_SPEC_ARCHITECTURE = "jaxsd-encoder"  # of all encoders; the name follows
 READ_DTYPES = ("F16", "BF16", "F32", "F64")  # safetensors' names of the dtypes that are read
 POINTER_START = b"version https://git-lfs"  # how the file begins that stands in place of a large file
 LOCAL_FOLDERS = ("runs", "out")  # where the commands write: a name that begins so is no repository on the hub
@@ -54,8 +55,32 @@ def save(
     tensors = {key: _cast(key, jax.device_get(p[...]), dtype) for key, p in _parameters(encoder).items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / ENCODER_WEIGHTS, safetensors.numpy.save(tensors))
+    metadata = model_spec(description["encoder"], f"{MODEL_SPEC_ARCHITECTURE}/{description['encoder']}")
+    _replace(folder / ENCODER_WEIGHTS, with_metadata(safetensors.numpy.save(tensors), metadata))
     _replace(folder / ENCODER_JSON, (json.dumps(description, indent=2) + "\n").encode())
+
+
+def model_spec(title: str, architecture: str) -> dict[str, str]:
+    """The metadata of a safetensors file that the ModelSpec asks for (github.com/Stability-AI/ModelSpec)."""
+    return {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": architecture,
+        "modelspec.implementation": "jaxsd",
+        "modelspec.title": title,
+    }
+
+
+def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """The content of a safetensors file with more metadata in its header, sorted; its tensors byte by byte.
+
+    safetensors itself writes metadata in another order each time.
+    """
+    first = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:first])
+    merged = {**header.pop("__metadata__", {}), **metadata}
+    text = json.dumps({"__metadata__": dict(sorted(merged.items())), **header}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned
+    return len(text).to_bytes(8, "little") + text + content[first:]
 
 
 def describe_encoder(encoder: nnx.Module, *, audio_pooling: str = "mean") -> dict[str, Any]:
@@ -95,7 +120,7 @@ def load(source: str | Path, *, dtype: DTypeLike = jnp.float32, trust_code: bool
         ValueError: if the content of a file does not fit, if the code has changed since the encoder was saved, and if
             loading would run code without `trust_code`. Each error is one sentence that names the file.
     """
-    path = _find_file(source, ENCODER_JSON)
+    path = find_encoder_file(source, ENCODER_JSON)
     description = _read_description(path)
     cls = _find_trusted_class(source, path, description, trust_code)
     sizes = {key: value for key, value in description.items() if key not in NOT_SIZE_KEYS}
@@ -103,7 +128,7 @@ def load(source: str | Path, *, dtype: DTypeLike = jnp.float32, trust_code: bool
         encoder = _abstract(cls, sizes, dtype)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} does not describe an encoder: {error}") from error
-    tensors = _read_tensors(_find_file(source, ENCODER_WEIGHTS), _shapes(encoder))
+    tensors = _read_tensors(find_encoder_file(source, ENCODER_WEIGHTS), _shapes(encoder))
     graphdef, state = nnx.split(encoder)
     filled = [(path, p.replace(tensors[_dotted(path)])) for path, p in nnx.to_flat_state(state)]
     return nnx.merge(graphdef, nnx.from_flat_state(filled))
@@ -115,7 +140,7 @@ def read_config(source: str | Path) -> dict[str, Any]:
     Its keys are "encoder" (the name), "audio_pooling" ("mean" where an older file says nothing), the sizes, and for a
     class of one's own "code", an object of "path" and "sha256". Raises FileNotFoundError or ValueError as `load` does.
     """
-    return _read_description(_find_file(source, ENCODER_JSON))
+    return _read_description(find_encoder_file(source, ENCODER_JSON))
 
 
 def bundled_encoders() -> dict[str, Path]:
@@ -163,7 +188,7 @@ def _find_trusted_class(
     file_name, class_name = description["encoder"].split(":")
     code = Path(description["code"]["path"])
     try:
-        code = _find_file(source, file_name)
+        code = find_encoder_file(source, file_name)
     except FileNotFoundError:
         if not code.is_file():
             raise FileNotFoundError(
@@ -212,7 +237,7 @@ def _checked_sizes(encoder: nnx.Module) -> dict[str, Any]:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def _find_file(source: str | Path, name: str) -> Path:
+def find_encoder_file(source: str | Path, name: str) -> Path:
     """The path of a file in a folder, of a bundled encoder, or downloaded from a Hugging Face repository."""
     folder = Path(source)
     if not folder.is_dir() and (bundled := bundled_encoders().get(str(source))):

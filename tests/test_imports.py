@@ -26,6 +26,7 @@ ROOMS = (
     "jaxsd.training",
     "jaxsd.convert",
     "jaxsd.recipes",
+    "jaxsd.publishing",
     "jaxsd.sound_to_image",
     "jaxsd.generation",
     "jaxsd.study",

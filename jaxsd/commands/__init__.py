@@ -1,4 +1,4 @@
-"""The commands `jaxsd generate | train | eval | serve | data | convert | encoders | toy | arena`."""
+"""The commands `jaxsd generate | train | eval | serve | data | convert | publish | encoders | toy | arena`."""
 
 import argparse
 import importlib
@@ -14,6 +14,7 @@ COMMANDS = {
     "serve": ("a page to play with, and its API", "jaxsd.serving.__main__:main"),
     "data": ("prepare a data set of one's own, or look at one", "jaxsd.data.__main__:main"),
     "convert": ("convert encoders from and to PyTorch", "jaxsd.convert.__main__:main"),
+    "publish": ("upload an encoder or a LoRA to the Hugging Face hub", "jaxsd.commands.publish:run_publish"),
     "encoders": ("list encoders, check one, count its layers", "encoders.__main__:main"),
     "toy": ("the built-in toy world: demo, training, experiments", "jaxsd.toy.__main__:main"),
     "arena": ("ask a chatbot for an encoder and check it in a sandbox", "jaxsd.arena.__main__:main"),

@@ -100,11 +100,7 @@ def read_lora(source: str | Path, unet: UNet, text_encoder: TextModel, weight: f
         FileNotFoundError, ValueError: Name the file that is missing, damaged, of another model or another kind, and the
             keys that do not fit.
     """
-    path = _find_lora(source)
-    tensors = open_tensors([path])
-    if other := recognize_keys(tensors, OTHER_LORAS):
-        raise ValueError(f"{path} is {other}; allowed: a LoRA of Stable Diffusion 1.x")
-    layers = _group_by_layer(path, tensors)
+    path, layers = open_lora(source)
     models = {"unet": unet, "text_encoder": text_encoder}
     kernels = {name: parameters(model) for name, model in models.items()}
     table = _layer_table(unet, kernels)
@@ -133,6 +129,18 @@ def read_lora(source: str | Path, unet: UNet, text_encoder: TextModel, weight: f
             if not all(np.isfinite(part).all() for part in change):
                 raise ValueError(f"{path}: the change of {component}.{name} has values that are not finite")
     return LoRA(factors, weight)
+
+
+def open_lora(source: str | Path) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """The file of a LoRA, and the tensors of each layer by what they are: down, up, mid, alpha.
+
+    `source` is that of `read_lora`. Raises what that raises, but for what does not fit a model.
+    """
+    path = _find_lora(source)
+    tensors = open_tensors([path])
+    if other := recognize_keys(tensors, OTHER_LORAS):
+        raise ValueError(f"{path} is {other}; allowed: a LoRA of Stable Diffusion 1.x")
+    return path, _group_by_layer(path, tensors)
 
 
 def apply_loras(model: UNet | TextModel, component: str, loras: Iterable[LoRA]):
