@@ -40,7 +40,7 @@ test-full: .venv/test.stamp
 # Chromium (apt-get install chromium) or npm, a line says what is skipped.
 test-browser: .venv-app/stamp
 	npm install --no-save --silent axe-core || true
-	.venv-app/bin/python -m pytest -q -rs -m 'browser or not browser' tests/serving
+	.venv-app/bin/python -m pytest -q -rs -m browser tests/serving
 
 fuzz: .venv/test.stamp
 	$(PYTHON) -m tests.fuzz --minutes 2

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -84,29 +84,10 @@ def _serve(arguments: argparse.Namespace, auth: tuple[str, str] | None, folder: 
     with ImageService(load_model(arguments, arguments.encoder), limits) as service:
         service.warm_up()
         draw_sound(read_sound(next(TOY_SAMPLES.glob("*.wav")), limits.seconds))  # imports what draws
-        # Gradio answers with the paths of uploads: here they are relative ones, which tell nothing of the machine.
         os.chdir(folder)
-        os.environ["GRADIO_TEMP_DIR"] = "uploads"
-        from jaxsd.serving.page import CSS, THEME, build_page
+        from jaxsd.serving.page import launch_page
 
-        page = build_page(service)
-        page.launch(
-            server_name=arguments.host,
-            server_port=arguments.port,
-            auth=auth,
-            root_path=arguments.root_path,
-            max_file_size=limits.megabytes * 2**20,
-            max_threads=limits.queue + 16,
-            theme=THEME,
-            css=CSS,
-            footer_links=[],
-            share=False,
-            ssr_mode=False,
-            pwa=False,
-            enable_monitoring=False,
-            quiet=True,
-            prevent_thread_lock=True,
-        )
+        page = launch_page(service, arguments.host, arguments.port, auth=auth, root_path=arguments.root_path)
         print(f"http://{arguments.host}:{arguments.port}{arguments.root_path or ''}", flush=True)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         try:
@@ -132,6 +113,8 @@ def _working_folder(port: int) -> Iterator[Path]:
         _empty(folder)
         stack.callback(_empty, folder)
         yield folder
+    with suppress(OSError):  # the next server has it already
+        folder.rmdir()
 
 
 def _empty(folder: Path):

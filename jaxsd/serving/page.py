@@ -11,6 +11,7 @@ import io
 import os
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,7 +34,7 @@ from jaxsd.diffusion.samplers import SAMPLERS
 from jaxsd.recipes.recipe import Recipe, SoundRecord, hash_file, read_recipe, save_png
 from jaxsd.runtime.bundled import TOY_SAMPLES, sound_source
 from jaxsd.runtime.cli import USER_ERRORS
-from jaxsd.serving.service import UNEXPECTED, ImageRequest, ImageService, ImageUpdate
+from jaxsd.serving.service import UNEXPECTED, ImageJob, ImageRequest, ImageService, ImageStopped, ImageUpdate
 from jaxsd.serving.sounds import LEFT, RIGHT, draw_sound, read_sound
 from jaxsd.sound_to_image import LoadedSound
 
@@ -42,10 +43,13 @@ ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the strip
 PREVIEW_SECONDS = 0.25  # between previews
 TOUCH_SECONDS = 60  # between the signs of life of a page that is open
 KEPT_SECONDS = 180  # that an upload is kept after the last of them, or after a request
+CLEANING_SECONDS = 30  # between searches for uploads that are not kept any longer
+BRUSH_SHARE = 16  # the shorter side of an image is so many times the radius of the brush
 SYSTEM_FONTS = ["system-ui", "sans-serif"]  # Gradio's own would come from another server
 THEME = Default(primary_hue="blue", font=SYSTEM_FONTS, font_mono=["ui-monospace", "monospace"])
 # Gradio's own colors of small texts have too little contrast (WCAG 2 AA).
 DARKER = "#time, #duration, .playback span, .min_value, .max_value, .or { color: var(--body-text-color) !important }"
+BRUSH = gr.Brush(colors=["#ffffff"], color_mode="fixed")
 CSS = "footer { display: none } #image img { object-fit: contain } " + DARKER
 
 # The figure of a sound. A slider over it, whose thumb is as wide as a second, is the second that is heard.
@@ -97,7 +101,9 @@ def build_page(service: ImageService) -> gr.Blocks:
     sizes = [f"{width} x {height}" for height, width in service.sizes]
     samples = sorted(path.stem for path in TOY_SAMPLES.glob("*.wav"))
 
-    with gr.Blocks(title="Sound to image", delete_cache=(30, KEPT_SECONDS), analytics_enabled=False) as page:
+    with gr.Blocks(
+        title="Sound to image", delete_cache=(CLEANING_SECONDS, KEPT_SECONDS), analytics_enabled=False
+    ) as page:
         gr.Markdown("# Sound to image\nRecord a sound, upload one, or take a sample. Then see what the model draws.")
         with gr.Row():
             with gr.Column():
@@ -134,7 +140,7 @@ def build_page(service: ImageService) -> gr.Blocks:
                         type="filepath",
                         layers=False,
                         transforms=(),
-                        brush=gr.Brush(colors=["#ffffff"], color_mode="fixed"),
+                        brush=BRUSH,
                         elem_id="start-image",
                     )
                     strength = gr.Slider(0.01, 1, 0.7, step=0.01, label="Strength: how little is left of that image")
@@ -175,42 +181,64 @@ def build_page(service: ImageService) -> gr.Blocks:
         inputs = [sound, sample, start, text, alpha, seed, steps, guidance, encoders, weights, negative, sampler, size]
         inputs += [image, strength]
         components = dict(zip(_NAMES, inputs, strict=True))
+        jobs_of: defaultdict[str | None, set[ImageJob]] = defaultdict(set)  # those of an open page, by its session
 
         def read(values) -> ImageRequest:
             return _read_request(service, *values)
 
+        @contextmanager
+        def submitted(session: str | None, requests: Sequence[ImageRequest]) -> Iterator[list[ImageJob]]:
+            """Jobs that the page's Stop ends, and that end with the block."""
+            jobs = []
+            try:
+                for request in requests:
+                    jobs.append(service.submit(request))
+                    jobs_of[session].add(jobs[-1])
+                yield jobs
+            finally:
+                for job in jobs:
+                    job.stop()  # nothing where it is finished
+                jobs_of[session].difference_update(jobs)
+                if not jobs_of[session]:
+                    del jobs_of[session]
+
         @_with_arguments_of_a_request
-        def draw(*values) -> Iterator[tuple[Any, str]]:
+        def draw(request: gr.Request, *values) -> Iterator[tuple[Any, str]]:
             """Draw an image of a sound, of a text, or of both; the last of what comes is the image."""
-            with _one_sentence():
-                job = service.submit(read(values))
+            with _one_sentence(), submitted(request.session_hash, [read(values)]) as (job,):
+                shown = 0.0
                 try:
-                    shown = 0.0
                     for update in job.updates():
                         if update.finished or time.monotonic() - shown >= PREVIEW_SECONDS:
                             shown = time.monotonic()
                             yield update.image, _status(_progress(update))
-                finally:
-                    job.stop()  # nothing where it is finished
+                except ImageStopped:
+                    yield gr.skip(), _status("Stopped.")
 
         @_with_arguments_of_a_request
-        def draw_strip(*values) -> Iterator[tuple[Any, str]]:
+        def draw_strip(request: gr.Request, *values) -> Iterator[tuple[Any, str]]:
             """Draw an image for each of five shares of the text."""
             with _one_sentence():
-                request = read(values)
-                if request.sound is None or not request.text.strip():
+                asked = read(values)
+                if asked.sound is None or not asked.text.strip():
                     raise ValueError("a strip over alpha goes from a sound to a text; give both")
-                jobs = []
+                requests = [replace(asked, alpha=share) for share in ALPHAS]
                 try:
-                    for share in ALPHAS:
-                        jobs.append(service.submit(replace(request, alpha=share)))
-                    for update in jobs[-1].updates():
-                        yield gr.skip(), _status(_progress(update))
-                    images = [(job.result(), f"alpha {share:g}") for job, share in zip(jobs, ALPHAS, strict=True)]
-                finally:
-                    for job in jobs:
-                        job.stop()
-                yield gr.update(value=images, visible=True), _status("Done.")
+                    with submitted(request.session_hash, requests) as jobs:
+                        for update in jobs[-1].updates():
+                            yield gr.skip(), _status(_progress(update))
+                        images = [(job.result(), f"alpha {share:g}") for job, share in zip(jobs, ALPHAS, strict=True)]
+                except ImageStopped:
+                    yield gr.skip(), _status("Stopped.")
+                else:
+                    yield gr.update(value=images, visible=True), _status("Done.")
+
+        def stop_all(request: gr.Request):
+            """Stop what the page draws, which then says so itself."""
+            jobs = list(jobs_of.get(request.session_hash, ()))
+            for job in jobs:
+                job.stop()
+            return gr.skip() if jobs else _status("Nothing is being drawn.")
 
         def describe(sound, sample: str, start: float | None):
             """The figure of a sound, and which second of it is heard: the loudest of an upload, or from `start` on."""
@@ -241,6 +269,13 @@ def build_page(service: ImageService) -> gr.Blocks:
                 if upload is not None and Path(upload["path"]).is_file():
                     os.utime(upload["path"])
 
+        def fit_brush(image):
+            """A brush and an eraser for the size of an image: Gradio's own cover the whole of a small one."""
+            with _one_sentence():
+                width, height = _by_its_name(load_image, image["background"]["path"]).size
+                size = max(min(width, height) // BRUSH_SHARE, 1)
+                return gr.update(brush=replace(BRUSH, default_size=size), eraser=gr.Eraser(default_size=size))
+
         hidden: dict[str, Any] = {"api_visibility": "private"}
         described = [describe, [sound, sample, start], [heard, start, sample]]
         sound.change(None, [sound, start], start, js="(sound, start) => sound ? null : start", **hidden)
@@ -254,14 +289,52 @@ def build_page(service: ImageService) -> gr.Blocks:
         heard.input(_moved_to, None, start, queue=False, **hidden)
         start.input(_move_to, [heard, start], heard, queue=False, show_progress="hidden", **hidden)
         gr.Timer(TOUCH_SECONDS).tick(touch, [sound, image], queue=False, show_progress="hidden", **hidden)
-        shown: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": limits.queue}
-        drawing = generate.click(draw, inputs, [drawn, status], api_name="generate", **shown)
-        entered = text.submit(draw, inputs, [drawn, status], **shown, **hidden)
-        stripping = strip.click(draw_strip, inputs, [gallery, status], api_name="strip", **shown)
-        stop.click(
-            lambda: _status("Stopped."), None, status, cancels=[drawing, entered, stripping], queue=False, **hidden
-        )
+        image.upload(fit_brush, image, image, queue=False, show_progress="hidden", **hidden)
+        # The queue is the service's: Gradio's own would hold requests back, where the service refuses them.
+        shown: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None}
+        generate.click(draw, inputs, [drawn, status], api_name="generate", **shown)
+        text.submit(draw, inputs, [drawn, status], **shown, **hidden)
+        strip.click(draw_strip, inputs, [gallery, status], api_name="strip", **shown)
+        stop.click(stop_all, None, status, queue=False, show_progress="hidden", **hidden)
     page.queue(max_size=2 * limits.queue, default_concurrency_limit=8, status_update_rate=1)
+    return page
+
+
+def launch_page(
+    service: ImageService, host: str, port: int, *, auth: tuple[str, str] | None = None, root_path: str | None = None
+) -> gr.Blocks:
+    """Serve the page of a service in threads, until it is closed. Uploads go into the process's working folder.
+
+    Args:
+        service: what draws; it is warm.
+        host: the address to listen at.
+        port: the port to listen at.
+        auth: a user and the password, which the page asks for; None: nothing.
+        root_path: where a proxy puts the page, such as /demo.
+
+    Returns:
+        The page.
+    """
+    # Gradio answers with the paths of uploads: here they are relative ones, which tell nothing of the machine.
+    os.environ["GRADIO_TEMP_DIR"] = "uploads"
+    page = build_page(service)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        auth=auth,
+        root_path=root_path,
+        max_file_size=service.limits.megabytes * 2**20,
+        max_threads=service.limits.queue + 16,
+        theme=THEME,
+        css=CSS,
+        footer_links=[],
+        share=False,
+        ssr_mode=False,
+        pwa=False,
+        enable_monitoring=False,
+        quiet=True,
+        prevent_thread_lock=True,
+    )
     return page
 
 
@@ -398,8 +471,8 @@ async def _refuse_url(path: str) -> str:
 
 
 def _with_arguments_of_a_request(function: Callable) -> Callable:
-    """A function of the page's inputs, under whose names the API takes them."""
-    parameters = [_PARAMETERS[name] for name in _NAMES]
+    """A function of a request and the page's inputs, under whose names the API takes them."""
+    parameters = [inspect.signature(function).parameters["request"], *(_PARAMETERS[name] for name in _NAMES)]
     function.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     return function
 

@@ -120,7 +120,7 @@ class ImageJob:
     def updates(self) -> Iterator[ImageUpdate]:
         """What changes until the image is there; who reads slowly misses some of it and slows nothing down.
 
-        Raises ValueError, with the sentence for the user, where the image fails or is stopped.
+        Raises ValueError, with the sentence for the user, where the image fails, and ImageStopped where it is stopped.
         """
         changed, seen = self.service.changed, None
         while True:
@@ -128,8 +128,7 @@ class ImageJob:
                 changed.wait_for(lambda: self._state() != seen)  # noqa: B023 - it is called before `seen` changes
                 seen = self._state()
                 ahead, latents = self.service.ahead_of(self), self.latents
-            if self.error is not None:
-                raise ValueError(self.error)
+            self._raise_error()
             preview = None if latents is None else self.service.preview(latents)
             yield ImageUpdate(ahead, self.done, self.steps, self.image or preview, self.image is not None)
             if self.image is not None:
@@ -139,16 +138,24 @@ class ImageJob:
         """Wait for the image. Raises ValueError as `updates` does."""
         with self.service.changed:
             self.service.changed.wait_for(lambda: self.finished)
-        if self.image is None:
-            raise ValueError(self.error)
+        self._raise_error()
+        assert self.image is not None
         return self.image
 
     def stop(self):
         """Leave the queue; an image that is being drawn is dropped, and its batch ends where nobody waits for it."""
         self.service.finish(self, error=STOPPED)
 
+    def _raise_error(self):
+        if self.error is not None:
+            raise (ImageStopped if self.error == STOPPED else ValueError)(self.error)
+
     def _state(self):
         return self.service.ahead_of(self), self.done, self.finished
+
+
+class ImageStopped(ValueError):
+    """Who asked for the image stopped it."""
 
 
 class _NobodyWaits(Exception):
@@ -244,6 +251,7 @@ class ImageService:
                 jobs = [self._make_job(ImageRequest(sound, "a sound")) for sound in loaded]
                 with progress.status(f"{size} at a time"):
                     images, last = self._denoise(jobs, [self._encode(job) for job in jobs])
+                    to_pil(images)  # it compiles what checks them
                 latents.append(last)
                 colors.append(_area_mean(images, last.shape[1:3]))
                 progress.advance(done)

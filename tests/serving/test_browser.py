@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from jaxsd.recipes.recipe import read_recipe
+from jaxsd.recipes.recipe import Recipe, read_recipe
+from tests.helpers.reverse_proxy import proxied
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
@@ -44,14 +46,16 @@ def address():
         "gemini",
         "--batch",
         "2",
+        "--root-path",
+        "/demo",
     ]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    assert server.stdout is not None and server.stdout.readline().strip() == f"http://127.0.0.1:{port}"
+    assert server.stdout is not None and server.stdout.readline().strip() == f"http://127.0.0.1:{port}/demo"
     yield f"http://127.0.0.1:{port}"
     server.terminate()
     assert server.wait(60) == 0
     folder = Path(tempfile.gettempdir()) / f"jaxsd-serve-{os.getuid()}-{port}"
-    assert not folder.exists() or not list(folder.iterdir())
+    assert not folder.exists()
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +69,10 @@ def browser():
 @pytest.fixture
 def open_page(browser, address):
     """Opens pages, and sees to it that nothing is asked of another server."""
-    contexts, outside = [], []
+    contexts, servers, outside = [], [], []
 
-    def open_page(**options):
+    def open_page(address=address, **options):
+        servers.append(address)
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
         page.set_default_timeout(WAIT)
@@ -79,7 +84,7 @@ def open_page(browser, address):
     yield open_page
     for context in contexts:
         context.close()
-    assert not [url for url in outside if not url.startswith((address, "data:", "blob:"))]
+    assert not [url for url in outside if not url.startswith((*servers, "data:", "blob:"))]
 
 
 def take_dog(page):
@@ -150,8 +155,7 @@ def test_a_downloaded_image_brings_its_settings_back(open_page, tmp_path):
     page.get_by_role("button", name="More").click()
     page.get_by_label("Seed").fill("5")
     first = generate(page)
-    (tmp_path / "image.png").write_bytes(base64.b64decode(first.partition(",")[2]))
-    assert read_recipe(tmp_path / "image.png").seed == 5
+    assert _save(first, tmp_path / "image.png").seed == 5
     page = open_page()
     page.locator("#recipe input[type=file]").set_input_files(tmp_path / "image.png")
     page.get_by_text("The settings are loaded.").wait_for()
@@ -169,11 +173,59 @@ def test_stop_ends_an_image(open_page):
     page.get_by_role("button", name="More").click()
     page.get_by_label("number input for Steps").fill("100")
     page.get_by_role("button", name="Generate").click()
-    page.get_by_text("Step ").wait_for()
+    page.get_by_text(re.compile(r"Step \d+ of 100\.")).wait_for()
     page.get_by_role("button", name="Stop").click()
     page.get_by_text("Stopped.").wait_for()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("Nothing is being drawn.").wait_for()
     page.get_by_label("number input for Steps").fill("2")
     generate(page)
+
+
+def test_who_leaves_holds_nobody_up(open_page):
+    page = open_page()
+    page.get_by_label("Text, as: at night").fill("a red car")
+    page.get_by_role("button", name="More").click()
+    page.get_by_label("number input for Steps").fill("100")
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text(re.compile(r"Step \d+ of 100\.")).wait_for()
+    page.reload()
+    page.get_by_label("Text, as: at night").fill("a red car")
+    assert generate(page)
+
+
+def test_an_image_changes_only_where_it_is_drawn_on(open_page, tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    page = open_page()
+    page.get_by_label("Text, as: at night").fill("a blue car")
+    page.get_by_role("button", name="More").click()
+    editor = page.locator("#start-image")
+    with page.expect_file_chooser() as chooser:
+        editor.get_by_role("button", name="Upload").click()
+    with page.expect_response(lambda answer: "/run/" in answer.url or "/api/" in answer.url):  # that of the brush
+        chooser.value.set_files(tmp_path / "red.png")
+    editor.get_by_role("button", name="Brush", exact=True).click()
+    box = editor.locator("canvas").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.45, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.55, box["y"] + box["height"] / 2, steps=5)
+    page.mouse.up()
+    with page.expect_request("**/queue/join*") as request:
+        image = generate(page)
+    mask = request.value.post_data_json["data"][-2]["layers"]
+    assert mask
+    recipe = _save(image, tmp_path / "drawn.png")
+    assert recipe.image is not None and recipe.mask is not None
+    drawn = np.asarray(Image.open(tmp_path / "drawn.png").convert("RGB"), int)
+    changed = np.abs(drawn - (255, 0, 0)).max(axis=2) > 100
+    assert 0.01 < changed.mean() < 0.3 and not changed[:16].any()
+
+
+def test_the_page_works_behind_a_proxy(open_page, address):
+    with proxied(int(address.rpartition(":")[2]), "/demo") as proxy:
+        page = open_page(address=f"{proxy}/")
+        take_dog(page)
+        assert generate(page)
 
 
 def test_a_strip_goes_from_the_sound_to_the_text(open_page):
@@ -222,6 +274,12 @@ def test_accessibility_by_axe(open_page):
     found = page.evaluate("axe.run({runOnly: ['wcag2a', 'wcag2aa']})")["violations"]
     found = [(entry["id"], node["target"], node["html"][:160]) for entry in found for node in entry["nodes"]]
     assert not found
+
+
+def _save(image: str, path: Path) -> Recipe:
+    """Write the image of a data URL, and read its recipe."""
+    path.write_bytes(base64.b64decode(image.partition(",")[2]))
+    return read_recipe(path)
 
 
 def _encode_m4a(path: Path, samples: np.ndarray, rate: int):

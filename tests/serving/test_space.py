@@ -10,7 +10,7 @@ gradio = pytest.importorskip("gradio")
 
 from jaxsd.serving.space import write_space  # noqa: E402
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.browser
 
 
 def test_the_app_of_a_space_runs_from_its_folder(tmp_path):
