@@ -106,6 +106,7 @@ def _working_folder(port: int) -> Iterator[Path]:
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise ValueError(f"{folder} belongs to somebody else; remove it, or choose another --port")
     with ExitStack() as stack:
+        stack.callback(_remove_empty, folder)
         try:
             stack.enter_context(lock_folder(folder))
         except ValueError:
@@ -113,7 +114,10 @@ def _working_folder(port: int) -> Iterator[Path]:
         _empty(folder)
         stack.callback(_empty, folder)
         yield folder
-    with suppress(OSError):  # the next server has it already
+
+
+def _remove_empty(folder: Path):
+    with suppress(OSError):  # another server has it
         folder.rmdir()
 
 

@@ -44,12 +44,11 @@ PREVIEW_SECONDS = 0.25  # between previews
 TOUCH_SECONDS = 60  # between the signs of life of a page that is open
 KEPT_SECONDS = 180  # that an upload is kept after the last of them, or after a request
 CLEANING_SECONDS = 30  # between searches for uploads that are not kept any longer
-BRUSH_SHARE = 16  # the shorter side of an image is so many times the radius of the brush
+BRUSH_SHARE = 16  # an image of the model's own size is so many times as wide as the radius of the brush
 SYSTEM_FONTS = ["system-ui", "sans-serif"]  # Gradio's own would come from another server
 THEME = Default(primary_hue="blue", font=SYSTEM_FONTS, font_mono=["ui-monospace", "monospace"])
 # Gradio's own colors of small texts have too little contrast (WCAG 2 AA).
 DARKER = "#time, #duration, .playback span, .min_value, .max_value, .or { color: var(--body-text-color) !important }"
-BRUSH = gr.Brush(colors=["#ffffff"], color_mode="fixed")
 CSS = "footer { display: none } #image img { object-fit: contain } " + DARKER
 
 # The figure of a sound. A slider over it, whose thumb is as wide as a second, is the second that is heard.
@@ -99,6 +98,7 @@ def build_page(service: ImageService) -> gr.Blocks:
     defaults = model.sampling_defaults()
     names = list(model.encoders)
     sizes = [f"{width} x {height}" for height, width in service.sizes]
+    brush_size = max(service.sizes[0][1] // BRUSH_SHARE, 1)  # Gradio's own covers the whole of a small image
     samples = sorted(path.stem for path in TOY_SAMPLES.glob("*.wav"))
 
     with gr.Blocks(
@@ -140,7 +140,8 @@ def build_page(service: ImageService) -> gr.Blocks:
                         type="filepath",
                         layers=False,
                         transforms=(),
-                        brush=BRUSH,
+                        brush=gr.Brush(colors=["#ffffff"], color_mode="fixed", default_size=brush_size),
+                        eraser=gr.Eraser(default_size=brush_size),
                         elem_id="start-image",
                     )
                     strength = gr.Slider(0.01, 1, 0.7, step=0.01, label="Strength: how little is left of that image")
@@ -164,14 +165,14 @@ def build_page(service: ImageService) -> gr.Blocks:
                     height=420,
                     elem_id="image",
                 )
-                gallery = gr.Gallery(
-                    label="From the sound alone to the text alone",
-                    columns=len(ALPHAS),
-                    height=170,
-                    visible=False,
-                    interactive=False,
-                    elem_id="gallery",
-                )
+                with gr.Column(visible=False) as strip_column:
+                    gallery = gr.Gallery(
+                        label="From the sound alone to the text alone",
+                        columns=len(ALPHAS),
+                        height=170,
+                        interactive=False,
+                        elem_id="gallery",
+                    )
         image.data_model = _EditedImage
         for upload in (sound, image, recipe_file):  # what damaged files do is not for Gradio to say
             _replace_methods(upload, preprocess=_as_sent, async_move_resource_to_block_cache=_refuse_url)
@@ -231,7 +232,7 @@ def build_page(service: ImageService) -> gr.Blocks:
                 except ImageStopped:
                     yield gr.skip(), _status("Stopped.")
                 else:
-                    yield gr.update(value=images, visible=True), _status("Done.")
+                    yield images, _status("Done.")
 
         def stop_all(request: gr.Request):
             """Stop what the page draws, which then says so itself."""
@@ -269,13 +270,6 @@ def build_page(service: ImageService) -> gr.Blocks:
                 if upload is not None and Path(upload["path"]).is_file():
                     os.utime(upload["path"])
 
-        def fit_brush(image):
-            """A brush and an eraser for the size of an image: Gradio's own cover the whole of a small one."""
-            with _one_sentence():
-                width, height = _by_its_name(load_image, image["background"]["path"]).size
-                size = max(min(width, height) // BRUSH_SHARE, 1)
-                return gr.update(brush=replace(BRUSH, default_size=size), eraser=gr.Eraser(default_size=size))
-
         hidden: dict[str, Any] = {"api_visibility": "private"}
         described = [describe, [sound, sample, start], [heard, start, sample]]
         sound.change(None, [sound, start], start, js="(sound, start) => sound ? null : start", **hidden)
@@ -289,12 +283,12 @@ def build_page(service: ImageService) -> gr.Blocks:
         heard.input(_moved_to, None, start, queue=False, **hidden)
         start.input(_move_to, [heard, start], heard, queue=False, show_progress="hidden", **hidden)
         gr.Timer(TOUCH_SECONDS).tick(touch, [sound, image], queue=False, show_progress="hidden", **hidden)
-        image.upload(fit_brush, image, image, queue=False, show_progress="hidden", **hidden)
         # The queue is the service's: Gradio's own would hold requests back, where the service refuses them.
         shown: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None}
         generate.click(draw, inputs, [drawn, status], api_name="generate", **shown)
         text.submit(draw, inputs, [drawn, status], **shown, **hidden)
-        strip.click(draw_strip, inputs, [gallery, status], api_name="strip", **shown)
+        drawn_strip = strip.click(draw_strip, inputs, [gallery, status], api_name="strip", **shown)
+        drawn_strip.success(lambda: gr.update(visible=True), None, strip_column, queue=False, **hidden)
         stop.click(stop_all, None, status, queue=False, show_progress="hidden", **hidden)
     page.queue(max_size=2 * limits.queue, default_concurrency_limit=8, status_update_rate=1)
     return page
@@ -495,7 +489,10 @@ def _move_to(heard: dict[str, Any] | None, start: float | None):
 
 
 def _replace_methods(component: Any, **methods: Callable):
-    """Give a component methods in place of Gradio's."""
+    """Give a component methods in place of Gradio's. Answers never hold `gr.update` for it.
+
+    At an update Gradio makes another component in its place for that open page, with its own methods.
+    """
     vars(component).update(methods)
 
 

@@ -15,7 +15,7 @@ from jaxsd.sound_to_image import SoundToImage
 from tests.helpers import models
 
 KEPT_SECONDS = 3
-LIMITS = ServiceLimits(queue=3, steps=500, seconds=5, megabytes=1)
+LIMITS = ServiceLimits(queue=5, steps=500, seconds=5, megabytes=1)
 
 if __name__ == "__main__":
     folder, port = sys.argv[1:]

@@ -18,6 +18,7 @@ with _working_folder(7) as folder:
     (folder / "uploads").mkdir()
     (folder / "uploads" / "dog.wav").write_bytes(b"dog")
     time.sleep(float(sys.argv[1]))
+    sys.exit()
 """
 
 

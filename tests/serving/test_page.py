@@ -87,6 +87,18 @@ def test_what_is_asked_of_the_api_is_in_the_recipe_of_the_answer(client, tmp_pat
     assert "Done." in status
 
 
+def test_a_strip_is_five_images_and_no_file_is_made_of_them(client, folder, tmp_path):
+    for _ in range(2):  # the second time, too, in the same session
+        (tmp_path / "dog.wav").write_bytes(wav())
+        sound = gradio_client.handle_file(tmp_path / "dog.wav")
+        images, _ = client.predict(sound=sound, text="a", steps=STEPS, api_name="/strip")
+        assert [entry["caption"] for entry in images] == [
+            f"alpha {share}" for share in ("0", "0.25", "0.5", "0.75", "1")
+        ]
+        assert all(entry["image"]["url"].startswith("data:image/png;base64,") for entry in images)
+    assert not [path for path in folder.rglob("*") if path.is_file() and path.name != "dog.wav"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -134,9 +146,9 @@ def test_an_upload_is_removed_soon_after_its_request(address, folder):
 
 
 def test_more_requests_than_the_queue_takes_are_refused_with_a_sentence(client):
-    jobs = [client.submit(text="a", steps=100, seed=seed, api_name="/generate") for seed in range(6)]
+    jobs = [client.submit(text="a", steps=100, seed=seed, api_name="/generate") for seed in range(8)]
     errors = [str(error) for job in jobs if (error := job.exception(60))]
-    assert 1 <= len(errors) <= 3 and all("the queue is full, 3 images are before yours" in error for error in errors)
+    assert 1 <= len(errors) <= 3 and all("the queue is full, 5 images are before yours" in error for error in errors)
 
 
 def test_the_page_and_its_api_work_behind_a_proxy(port):
