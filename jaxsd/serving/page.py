@@ -94,6 +94,7 @@ class _EditedImage(EditorData):
 
 def build_page(service: ImageService) -> gr.Blocks:
     """The page of a service."""
+    _replace_methods()
     limits, model = service.limits, service.model
     defaults = model.sampling_defaults()
     names = list(model.encoders)
@@ -173,12 +174,6 @@ def build_page(service: ImageService) -> gr.Blocks:
                         interactive=False,
                         elem_id="gallery",
                     )
-        image.data_model = _EditedImage
-        for upload in (sound, image, recipe_file):  # what damaged files do is not for Gradio to say
-            _replace_methods(upload, preprocess=_as_sent, async_move_resource_to_block_cache=_refuse_url)
-        _replace_methods(drawn, postprocess=_optional_inline_image)
-        _replace_methods(gallery, postprocess=_inline_images)
-
         inputs = [sound, sample, start, text, alpha, seed, steps, guidance, encoders, weights, negative, sampler, size]
         inputs += [image, strength]
         components = dict(zip(_NAMES, inputs, strict=True))
@@ -488,12 +483,24 @@ def _move_to(heard: dict[str, Any] | None, start: float | None):
     return gr.skip() if heard is None or start is None else {**heard, "start": start}
 
 
-def _replace_methods(component: Any, **methods: Callable):
-    """Give a component methods in place of Gradio's. Answers never hold `gr.update` for it.
+def _replace_methods():
+    """Give Gradio's components our methods in place of theirs.
 
-    At an update Gradio makes another component in its place for that open page, with its own methods.
+    The classes have them, for at an update Gradio makes another component in the place of the page's own.
     """
-    vars(component).update(methods)
+    # What damaged files do is not for Gradio to say.
+    upload = {"preprocess": _as_sent, "async_move_resource_to_block_cache": _refuse_url}
+    replaced: dict[Any, dict[str, Callable]] = {
+        gr.Audio: upload,
+        gr.ImageEditor: upload,
+        gr.File: upload,
+        gr.Image: {"postprocess": _optional_inline_image},
+        gr.Gallery: {"postprocess": _inline_images},
+    }
+    for component, methods in replaced.items():
+        for name, method in methods.items():
+            setattr(component, name, staticmethod(method))
+    gr.ImageEditor.data_model = _EditedImage
 
 
 def _inline_image(image: Image.Image) -> ImageData:
