@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 import soundfile
@@ -18,7 +17,9 @@ from PIL import Image
 from jaxsd.recipes.recipe import read_recipe
 from tests.helpers.reverse_proxy import proxied
 
-gradio_client = pytest.importorskip("gradio_client", reason="the page needs Gradio: pip install -e '.[app]'")
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("gradio", reason="the page needs Gradio: pip install -e '.[app]'")
+gradio_client = pytest.importorskip("gradio_client")
 pytestmark = pytest.mark.browser
 
 from tests.helpers.small_page import KEPT_SECONDS  # noqa: E402  # it imports Gradio
