@@ -183,7 +183,7 @@ def _add_image_arguments(group: argparse._ArgumentGroup):
 def _add_sampling_arguments(group: argparse._ArgumentGroup):
     add = group.add_argument
     add("--count", type=int, help="images a sound (1), or of each input, conditioning and mode of a study (2)")
-    add("--batch", type=int, metavar="N", help="images that an accelerator draws at once (what it takes)")
+    add("--batch", type=int, metavar="N", help="images that a device draws at once (a CPU one, others what they take)")
     add("--seed", type=int, default=0, help="of the noise the images start from (0)")
     add("--steps", type=int, help="denoising steps (the model's; else 100, or 200 with --image)")
     add("--sampler", help="ddim, pndm, lms, euler, euler_a, dpm++2m, lcm or tcd (the model's own)")

@@ -277,9 +277,10 @@ class StableDiffusion:
         """Generate images from conditioning and, where there is one, from an image.
 
         The batch is spread over all devices of this process, of which each computes 1, 2, 3, 4, 6, 8, 12, ... images at
-        a time, the last one repeated, and a CPU one (`sharding.examples_at_once`). What compiles anew is another of
-        these numbers, another size of the images, a sampler of another order, and guidance 1; prompts, keys, steps and
-        strengths do not.
+        a time, the last one repeated. What compiles anew is another of these numbers, another size of the images, a
+        sampler of another order, and guidance 1; prompts, keys, steps and strengths do not. Another of these numbers is
+        another program, which rounds differently: `jaxsd.generation` and studies therefore draw image by image on a
+        CPU (`sharding.examples_at_once`).
 
         Args:
             cond: The conditioning, or prompts to encode.
@@ -361,34 +362,30 @@ class StableDiffusion:
             raise ValueError(f"masks are {len(masks)} and cond are {inputs}; allowed: as many, or one for all")
         masks = masks if len(masks) == 1 else _repeat(masks, num_images_per_prompt)
 
-        networks = self._on_devices(mesh := local_mesh(batch))
+        networks = self._on_devices(local_mesh(batch))
         from_image = image is not None and strength_of(image, mask, strength) is not None
-        size = examples_at_once(mesh, batch)
-        parts = []
-        for part in (slice(first, first + size) for first in range(0, batch, size)):
-            arrays = jax.tree.map(lambda x, part=part: x[part], (noise, context, image_keys, step_keys))
-            of_part = [one if one is None or len(one) == 1 else one[part] for one in (images, masks)]
-            parts.append(
-                _Denoising(self, networks, table, *arrays, *of_part, masked=mask is not None, from_image=from_image)
-            )
+        arrays = noise, context, image_keys, step_keys
+        denoising = _Denoising(
+            self, networks, table, *arrays, images, masks, masked=mask is not None, from_image=from_image
+        )
         shared_guidance = np.float32(guidance)
         rows = table.rows()
         guided = round(len(rows) * guidance_end)
         for done, row in enumerate(rows, 1):
-            for part in parts if done == guided + 1 else ():
-                part.stop_guiding()
-            predicted = [part.step(row, shared_guidance) for part in parts]
+            if done == guided + 1:
+                denoising.stop_guiding()
+            predicted = denoising.step(row, shared_guidance)
             if on_step:
-                on_step(done, len(rows), _join(predicted, batch))
+                on_step(done, len(rows), predicted[:batch])
             if callback_on_step_end:
-                latents = _join([part.latents for part in parts], batch)
+                latents = denoising.latents[:batch]
                 changed = _call_back(callback_on_step_end, self, done - 1, float(row.timestep), latents)
-                for index, part in enumerate(parts if changed is not latents else ()):
-                    part.change_latents(changed[index * size : (index + 1) * size])
-        latents = _join([part.latents for part in parts], batch)
+                if changed is not latents:
+                    denoising.change_latents(changed)
+        latents = denoising.latents[:batch]
         images = latents
         if output_type != "latent":
-            images = _join([_decode_images(*networks, None, part.latents) for part in parts], batch)
+            images = _decode_images(*networks, None, denoising.latents)[:batch]
         require_finite(context, "the conditioning", None)
         require_finite(latents, "the U-Net", self.unet.dtype)
         require_finite(images, "the VAE", self.vae.dtype)
@@ -412,11 +409,9 @@ class StableDiffusion:
     ) -> Float[Array, "batch height width 3"]:
         """Images, float32 in [0, 1], of latents at the scale of the U-Net."""
         latents = jnp.asarray(latents, jnp.float32)
-        networks = self._on_devices(mesh := local_mesh(len(latents)))
-        size = examples_at_once(mesh, len(latents))
-        parts = [latents[first : first + size] for first in range(0, len(latents), size)]
-        decoded = [_decode_images(*networks, None, shard_batch(part, mesh, few_sizes=True)) for part in parts]
-        return _join(decoded, len(latents))
+        mesh = local_mesh(len(latents))
+        batch = shard_batch(latents, mesh, few_sizes=True)
+        return _decode_images(*self._on_devices(mesh), None, batch)[: len(latents)]
 
     def _embed(self, prompts):
         """The hidden states of prompts; embeddings, and None, as they are."""

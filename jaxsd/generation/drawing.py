@@ -28,8 +28,8 @@ MOST_IMAGES, MOST_LATENTS = 16, 4 * 64 * 64  # at a time on one device
 class Drawing:
     """Images to draw: `count` of each input, a sound or a prompt.
 
-    An image is a function of its conditioning, the seed and its number among `count`, whatever is drawn beside it: on
-    a CPU in every bit, elsewhere where `batch` is given.
+    An image is a function of its conditioning, the seed and its number among `count`, whatever is drawn beside it: in
+    every bit on a CPU, and elsewhere among drawings of one `batch`.
 
     Attributes:
         pipe: The Stable Diffusion.
@@ -39,8 +39,8 @@ class Drawing:
         recipes: That of each input, for the files to say how they were made.
         count: Images of each input.
         first: The number of the first image of each.
-        batch: Images that each device draws at once; fewer are filled up. By default as many as there are, up to what
-            a device takes.
+        batch: Images that each device draws at once; fewer are filled up. By default one on a CPU, elsewhere as many as
+            there are, up to what a device takes.
         seed: Seeds the noise.
         overwrite: Whether files that are there are replaced; otherwise a new file gets the next free number.
         sampling: Keyword arguments of `StableDiffusion.__call__`: guidance, guidance_end, steps, sampler, image, mask,
@@ -80,11 +80,10 @@ class Drawing:
     @property
     def size(self) -> int:
         """Images of a batch, over all devices."""
-        wanted = self.total
-        if self.batch is not None:
-            wanted = self.batch if self.batch == 1 else self.batch * jax.local_device_count()
         largest = batch_size(self.pipe, self.sampling.get("height"), self.sampling.get("width"))
-        return examples_at_once(local_mesh(wanted), min(wanted, largest))
+        if self.batch is not None:
+            return min(self.batch if self.batch == 1 else self.batch * jax.local_device_count(), largest)
+        return examples_at_once(local_mesh(self.total), min(self.total, largest))
 
     @cached_property
     def steps_of_batch(self) -> int:

@@ -22,7 +22,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from jaxsd.clip.images import load_image
 from jaxsd.pretrained.model_config import from_dict
-from jaxsd.runtime.sharding import examples_at_once, local_mesh
+from jaxsd.runtime.sharding import local_mesh
 
 RECIPE_CHUNK, WEB_UI_CHUNK = "jaxsd", "parameters"
 RECIPE_VERSION = 1
@@ -153,8 +153,7 @@ class Recipe:
 
     def drawn(self, image: Image.Image, number: int, batch: int) -> "Recipe":
         """The recipe of the image of that number among those of its input, one of a `batch` that was drawn."""
-        mesh = local_mesh(batch)
-        of_device = math.ceil(examples_at_once(mesh, batch) / mesh.size)
+        of_device = math.ceil(batch / local_mesh(batch).size)
         return dataclasses.replace(self, number=number, batch=of_device, width=image.width, height=image.height)
 
 

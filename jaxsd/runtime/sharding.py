@@ -58,10 +58,10 @@ def round_up(count: int) -> int:
 
 
 def examples_at_once(mesh: Mesh, examples: int) -> int:
-    """How many of `examples` the devices of a mesh compute at a time: all, or on CPUs one a device.
+    """How many of `examples` to compute at a time where no bit may depend on the others: all, or on CPUs one a device.
 
-    A batch of another size is another program, which rounds differently. A CPU is no slower by one example after the
-    other, and then no bit of an example depends on how many are computed beside it.
+    A batch of another size is another program, which rounds differently. On a CPU, one example after the other costs
+    little, for large models nothing.
     """
     return mesh.size if mesh.devices.flat[0].platform == "cpu" else examples
 

@@ -50,12 +50,12 @@ def cond(rng):
 
 
 def test_a_picture_does_not_depend_on_its_batch_mates(pipe, cond, rng):
-    """In no bit, on a CPU: not from noise, not from an image, and not what texts become."""
+    """Beyond rounding: not from noise, not from an image; and what texts become, in no bit on a CPU."""
     for arguments in ({}, {"image": rng.random((1, 32, 32, 3)), "strength": 0.7, "guidance_end": 0.5}):
         keys = jax.random.split(jax.random.key(0), 3)
         together = pipe(cond, steps=4, key=keys, **arguments)
         alone = [pipe(cond[index : index + 1], steps=4, key=keys[index : index + 1], **arguments) for index in range(3)]
-        np.testing.assert_array_equal(together, np.concatenate(alone))
+        np.testing.assert_allclose(together, np.concatenate(alone), atol=3e-5)
     texts = ["a dog", "rain", "a bell at night"]
     np.testing.assert_array_equal(pipe.encode_text(texts)[1:2], pipe.encode_text("rain"))
     assert np.abs(np.asarray(together[0]) - np.asarray(together[1])).max() > 0.01
@@ -74,7 +74,7 @@ def test_a_picture_depends_on_its_own_key_alone(pipe, cond, rng):
     arguments = {"steps": 4, "sampler": "euler_a", "image": rng.random((1, 32, 32, 3)), "strength": 1.0}
     together = pipe(cond, key=keys, **arguments)
     alone = pipe(cond[2:], key=keys[2:], **arguments)
-    np.testing.assert_array_equal(together[2:], alone)
+    np.testing.assert_allclose(together[2:], alone, atol=3e-5)
     same = pipe(np.repeat(cond[:1], 3, axis=0), key=keys, **arguments)
     assert np.abs(np.asarray(same[0]) - np.asarray(same[1])).max() > 0.01
 
@@ -104,10 +104,8 @@ def test_prompt_seed_guidance_steps_strength_sampler_and_progress_do_not_recompi
     assert compiled() == before
 
 
-def test_another_number_of_images_does_not_recompile(pipe, cond, monkeypatch):
-    """As on an accelerator, which computes a batch at once."""
+def test_another_number_of_images_does_not_recompile(pipe, cond):
     one_by_one = pipe(cond, steps=2)
-    monkeypatch.setattr(pipeline, "examples_at_once", lambda mesh, examples: examples)
     six = np.concatenate([cond, cond[::-1]])
     images = pipe(six, steps=2)
     before = compiled()

@@ -138,7 +138,7 @@ def test_images_from_python_carry_their_recipe(tmp_path):
     save_png(waves, tmp_path / "waves.png")
     recipe = read_recipe(tmp_path / "waves.png")
     assert recipe.sounds == (SoundRecord("waves.wav", hash_file(TOY_SAMPLES / "waves.wav")),)
-    assert (recipe.prompt, recipe.alpha, recipe.seed, recipe.steps, recipe.batch) == ("at night", 0.3, 4, 2, 1)
+    assert (recipe.prompt, recipe.alpha, recipe.seed, recipe.steps, recipe.batch) == ("at night", 0.3, 4, 2, 2)
     assert (recipe.width, recipe.height) == waves.size and recipe.model.name is None
     first, second = model(random=2, **options)
     assert json.loads(second.info["jaxsd"])["number"] == 1
