@@ -6,6 +6,7 @@ weight's place, so both ways drop the same weights.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def _backward(length, rate, kept, gradient):
 attention_with_dropout.defvjp(_forward, _backward)
 
 
-def _by_platform(kernel, plain, length, rate, results, words, *arrays):
+def _by_platform(kernel, plain, length, rate, results, words, *arrays) -> Any:
     """`kernel` on CUDA where a program can hold a head, `plain` elsewhere."""
     _, time, _, features = arrays[0].shape
     plain = partial(plain, length, rate)

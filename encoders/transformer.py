@@ -7,7 +7,7 @@ softmax are computed in float32.
 
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -65,10 +65,11 @@ class MultiheadAttention(nnx.Module):
             (x.astype(self.dtype) @ kernel + bias[None]).reshape(-1, time, self.heads, width // self.heads)
             for kernel, bias in zip(kernels, biases, strict=True)
         )
-        if key is None:
-            out = attention(q, k, v, length=length)
-        else:
-            out = attention_with_dropout(q, k, v, jax.random.bits(key, (2,)), length, layers.DROPOUT)
+        out: Any = (
+            attention(q, k, v, length=length)
+            if key is None
+            else attention_with_dropout(q, k, v, jax.random.bits(key, (2,)), length, layers.DROPOUT)
+        )
         return self.out_proj(out.reshape(x.shape))
 
 
