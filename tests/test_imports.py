@@ -26,7 +26,6 @@ ROOMS = (
     "jaxsd.training",
     "jaxsd.convert",
     "jaxsd.recipes",
-    "jaxsd.publishing",
     "jaxsd.sound_to_image",
     "jaxsd.generation",
     "jaxsd.study",

@@ -21,6 +21,6 @@ def run_publish():
     add("--private", action="store_true", help="make the repository a private one")
     add("--dry-run", type=Path, metavar="FOLDER", help="write what would be uploaded to a folder; needs no network")
     arguments = parser.parse_args()
-    from jaxsd.publishing import publish
+    from jaxsd.commands.publishing import publish
 
     print(publish(**vars(arguments)))

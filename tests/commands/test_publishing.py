@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 import encoders
 from jaxsd.commands.publish import run_publish
+from jaxsd.commands.publishing import publish
 from jaxsd.diffusion.lora import read_lora
-from jaxsd.publishing import publish
 from tests.helpers import models
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
