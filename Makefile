@@ -29,7 +29,7 @@ test-fast: .venv/test.stamp
 test-long: .venv/test.stamp
 	$(PYTHON) -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m long
 
-# The notebook, the scripts of examples/, and the README's Python and images.
+# The README's Python and images, the way from one's own files to an image, and the commands of every mode.
 test-examples: .venv/test.stamp
 	$(PYTHON) -m pytest -q -m examples
 

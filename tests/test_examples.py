@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
-@pytest.mark.examples
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(ROOT / "examples" / "sound_to_image.ipynb", as_version=4)
@@ -30,7 +30,7 @@ def test_the_notebook_has_its_outputs():
     assert path.stat().st_size < 300_000
 
 
-@pytest.mark.examples
+@pytest.mark.slow
 def test_stable_diffusion_draws_a_prompt(tmp_path):
     script = ROOT / "examples" / "stable_diffusion.py"
     subprocess.run([sys.executable, script, "a bell ringing"], cwd=tmp_path, env=ENVIRONMENT, check=True)
