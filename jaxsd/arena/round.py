@@ -1,6 +1,5 @@
 """A round of the arena: every accepted design is trained and evaluated alike, beside the paper's five encoders."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from flax import nnx
 from jaxtyping import Float, Shaped
 
 import encoders
+from encoders.store import ENCODER_WEIGHTS
 from jaxsd.arena.answers import AnsweredDesign, read_designs
 from jaxsd.arena.code import CLASS
 from jaxsd.audio import load_clip
@@ -22,6 +22,7 @@ from jaxsd.evaluation.evaluate import evaluate
 from jaxsd.evaluation.inputs import EvaluatedEncoder, EvaluationSplit, open_evaluation_split
 from jaxsd.evaluation.report import contact_sheet
 from jaxsd.evaluation.results import Results, merge_results, read_results, write_results
+from jaxsd.recipes.recipe import hash_file
 from jaxsd.runtime.bundled import TOY_SAMPLES, load_maker
 from jaxsd.runtime.cli import error_message
 from jaxsd.runtime.files import lock_folder
@@ -167,29 +168,31 @@ def _evaluate_all(
     pooling: str,
 ) -> Results:
     """The results of every contestant, of the averages and of the references, from files where they are there."""
-    identity = split.identity()
+    asked = [split.identity(), options.get("image_count", 0)]
 
-    def kept(name: str, compute: Callable[[], Results]) -> Results:
+    def kept(name: str, members: Sequence[str], compute: Callable[[], Results]) -> Results:
+        """What was computed of the same weights, data and number of images, or is now."""
+        weights = [hash_file(out / "runs" / member / ENCODER_WEIGHTS) for member in members]
         path = out / "evaluation" / f"{name}.json"
-        if path.is_file() and (found := read_results(path))["data"]["identity"] == identity:
+        if path.is_file() and (found := read_results(path)).pop("asked") == [*asked, *weights]:
             return found
         path.parent.mkdir(parents=True, exist_ok=True)
         results = compute()
-        write_results(path, results)
+        write_results(path, results | {"asked": [*asked, *weights]})
         return results
 
     def measure(name: str, source: str, encoder: nnx.Module) -> Results:
         one = EvaluatedEncoder(name, source, encoder, pooling)
         return evaluate([one], split, references=(), **{**options, "real_images": None})
 
-    found = [kept("references", partial(evaluate, [], split, references=REFERENCES, **options))]
-    found += [kept(one.name, partial(measure, one.name, one.encoder, loaded[one.name])) for one in trained]
+    found = [kept("references", [], partial(evaluate, [], split, references=REFERENCES, **options))]
+    found += [kept(one.name, [one.name], partial(measure, one.name, one.encoder, loaded[one.name])) for one in trained]
     averages = {name: [one.name for one in trained if one.design or everyone] for name, everyone in AVERAGES.items()}
     for name, members in averages.items():
         if len(members) > 1 and (name != "average of designs" or members != averages["average of all"]):
-            digest = hashlib.sha256("\n".join(members).encode()).hexdigest()[:12]
             average = Average([loaded[member] for member in members])
-            found.append(kept(f"average-{digest}", partial(measure, name, ", ".join(members), average)))
+            compute = partial(measure, name, ", ".join(members), average)
+            found.append(kept(name.replace(" ", "-"), members, compute))
     return merge_results(found)
 
 

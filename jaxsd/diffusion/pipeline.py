@@ -230,7 +230,7 @@ class StableDiffusion:
         vectors = jnp.concatenate(vectors) if vectors else None
         encode = partial(_encode_tokens, self._with_loras("text_encoder"), skip=self.clip_skip)
         parts = [encode(tokens[indices], vectors) for indices, _ in padded_batches(len(texts), size)]
-        hidden_states = _join(parts, len(texts))
+        hidden_states = jnp.concatenate(parts)[: len(texts)]
         return hidden_states if (weights == 1).all() else weigh_hidden_states(hidden_states, weights)
 
     def _tokenize(self, texts: list[str]) -> tuple[Int[np.ndarray, "batch tokens"], Float[np.ndarray, "batch tokens"]]:
@@ -550,12 +550,6 @@ def _repeat(examples: Any, times: int) -> Any:
     """Each example of an array (batch, ...) so many times."""
     repeat = np.repeat if isinstance(examples, np.ndarray) else jnp.repeat
     return examples if times == 1 else repeat(examples, times, axis=0)
-
-
-def _join(parts: Sequence[jax.Array], count: int) -> jax.Array:
-    """The first `count` examples of arrays (batch, ...), one after the other."""
-    whole = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
-    return whole if len(whole) == count else whole[:count]
 
 
 def are_the_same(before: list, after: list) -> bool:

@@ -55,7 +55,7 @@ def test_a_picture_does_not_depend_on_its_batch_mates(pipe, cond, rng):
         keys = jax.random.split(jax.random.key(0), 3)
         together = pipe(cond, steps=4, key=keys, **arguments)
         alone = [pipe(cond[index : index + 1], steps=4, key=keys[index : index + 1], **arguments) for index in range(3)]
-        np.testing.assert_allclose(together, np.concatenate(alone), atol=3e-5)
+        np.testing.assert_allclose(together, np.concatenate(alone), atol=2e-5)
     texts = ["a dog", "rain", "a bell at night"]
     np.testing.assert_array_equal(pipe.encode_text(texts)[1:2], pipe.encode_text("rain"))
     assert np.abs(np.asarray(together[0]) - np.asarray(together[1])).max() > 0.01
@@ -74,7 +74,7 @@ def test_a_picture_depends_on_its_own_key_alone(pipe, cond, rng):
     arguments = {"steps": 4, "sampler": "euler_a", "image": rng.random((1, 32, 32, 3)), "strength": 1.0}
     together = pipe(cond, key=keys, **arguments)
     alone = pipe(cond[2:], key=keys[2:], **arguments)
-    np.testing.assert_allclose(together[2:], alone, atol=3e-5)
+    np.testing.assert_allclose(together[2:], alone, atol=1e-5)
     same = pipe(np.repeat(cond[:1], 3, axis=0), key=keys, **arguments)
     assert np.abs(np.asarray(same[0]) - np.asarray(same[1])).max() > 0.01
 
