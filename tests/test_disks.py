@@ -4,8 +4,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -21,6 +23,7 @@ from jaxsd.runtime.cli import error_message
 from jaxsd.runtime.files import lock_folder, replacing, write_json
 from jaxsd.toy import world
 from jaxsd.toy.maker import make_dataset
+from jaxsd.training.checkpoints import Checkpoints
 from tests.helpers.data_files import write_files
 from tests.helpers.videos import write_video
 
@@ -115,6 +118,24 @@ def test_a_full_disk_is_no_fault_of_a_video(disk):
         cut_videos([folder / "videos"], folder / "out", **arguments)
     (folder / "ballast").unlink()
     assert cut_videos([folder / "videos"], folder / "out", **arguments).startswith("3 clips")
+
+
+@pytest.mark.parametrize("free", [0, 100_000, 150_000, 200_000])
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk_under_a_checkpoint_is_told_in_a_sentence_alone(disk, capfd, free):
+    """Orbax's threads, some of which are writing when others fail, print nothing; the checkpoint before is whole."""
+    folder, leave = disk
+    rng = np.random.default_rng(0)
+    state = {f"a{index}": jnp.asarray(rng.normal(size=(50, 100)), jnp.float32) for index in range(30)}
+    with pytest.raises(OSError, match="no space left on the disk; the checkpoint of step 1 is whole"):
+        with Checkpoints(folder / "run") as checkpoints:
+            checkpoints.save(1, state)
+            checkpoints.manager.wait_until_finished()
+            leave(free)
+            checkpoints.save(2, state)
+    assert not [thread for thread in threading.enumerate() if type(thread).__module__.startswith("orbax")]
+    assert capfd.readouterr().err == ""
+    assert [path.name for path in (folder / "run").iterdir()] == ["1"]
 
 
 def as_user() -> list[str]:

@@ -1,15 +1,32 @@
 """A run's checkpoints: whole or absent, written in the background, the newest few kept."""
 
+import asyncio
 import errno
 import logging
 import os
 import shutil
 import sys
+import threading
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
+
+
+DRAIN = 60.0  # seconds that writes may take once one has failed
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop that is closed when its tasks have ended.
+
+    Orbax closes its loops when a write has failed. The threads of the other writes would then print tracebacks.
+    """
+
+    def close(self):
+        if not self.is_closed() and (tasks := asyncio.all_tasks(self)):
+            self.run_until_complete(asyncio.wait(tasks, timeout=DRAIN))
+        super().close()
 
 
 class Checkpoints:
@@ -26,6 +43,7 @@ class Checkpoints:
         # Orbax logs the tracebacks of the errors that it raises.
         self.log, self.level = logging.getLogger("absl"), logging.getLogger("absl").level
         self.log.setLevel(logging.CRITICAL)
+        self.new_loop, asyncio.new_event_loop = asyncio.new_event_loop, _Loop
         options = ocp.CheckpointManagerOptions(max_to_keep=self.keep, cleanup_tmp_directories=True)
         self.manager = ocp.CheckpointManager(self.folder, options=options)
         return self
@@ -36,6 +54,9 @@ class Checkpoints:
             self.manager.close()
         except Exception as raised:
             late = raised
+        if error or late:
+            _join_writers()
+        asyncio.new_event_loop = self.new_loop
         self.log.setLevel(self.level)
         if any(_disk_is_full(raised) for raised in (error, late)):
             raise OSError(self._full()) from None
@@ -82,6 +103,13 @@ class Checkpoints:
         whole = ocp.utils.checkpoint_steps(self.folder)
         kept = f"the checkpoint of step {max(whole)} is whole" if whole else "no checkpoint was there yet"
         return f"{self.folder}: no space left on the disk; {kept}; make space and run the same command to go on"
+
+
+def _join_writers():
+    """Wait for Orbax's threads that write: its manager waits for none of them once one has failed."""
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith(ocp.__name__) or thread.name == "async_save":
+            threading.Thread.join(thread, DRAIN)  # their own raises again what ended them
 
 
 def _disk_is_full(error: BaseException | None) -> bool:
