@@ -13,7 +13,6 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-
 DRAIN = 60.0  # seconds that writes may take once one has failed
 
 
