@@ -220,8 +220,8 @@ def build(
             most_bad = max_bad * total if count == 1 else math.inf  # no process knows the others'
             try:
                 _fill(splits, Workers(make, give_up, workers, AHEAD), towers, (index, count), most_bad)
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt("stopped; run the same command to go on") from None
+            except KeyboardInterrupt as stop:
+                raise type(stop)("stopped; run the same command to go on") from None
             if count > 1:
                 _wait_for(lambda: all(split.is_filled() or split.is_finished() for split in splits))
             if index == 0:

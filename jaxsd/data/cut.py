@@ -212,8 +212,8 @@ def _cut_all(
                 clips += len(record.get("rows", ()))
                 progress.update({"clips/s": clips / (time.monotonic() - started)})
                 progress.advance(done)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped; run the same command to go on") from None
+    except KeyboardInterrupt as stop:
+        raise type(stop)("stopped; run the same command to go on") from None
     return {path: read_json(record) for path, record in records.items()}
 
 

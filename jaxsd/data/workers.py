@@ -123,10 +123,10 @@ class Workers:
             self._pool = None
 
     def __exit__(self, error, *_):
-        if error is None:
-            self._shut_down()
-        elif self._pool is not None:  # the processes end with this one
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        if error is not None and self._pool is not None:  # what they make is no longer wanted
+            for process in list(self._pool._processes.values()):
+                process.kill()
+        self._shut_down()
 
 
 def _count_cores() -> int:

@@ -18,17 +18,18 @@ if TYPE_CHECKING:
 
 # What a user can mend: a wrong value, a missing file, a full disk.
 USER_ERRORS = (ValueError, OSError)
-INTERRUPTED = 130  # exit status after Ctrl-C, as of a shell
+# Exit statuses after what asks a program to end, as a shell has them: Ctrl-C, and what ends jobs and containers.
+STOPPED: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
 LONGEST = 1_000  # characters of a message, which may quote what is in a file
 PIPE_WIDTH = 80  # columns where there is no terminal
-GRACE = 3.0  # seconds after Ctrl-C in which Python may end the program itself
+GRACE = 3.0  # seconds after Ctrl-C or SIGTERM in which Python may end the program itself
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main` and exit with what it returns (None is 0).
 
     A wrong value or file ends in `prog: message` on stderr and status 2, a loss that is not finite in status 1 and an
-    interrupt in its own `status` or 130, all without a traceback; other exceptions are bugs and keep theirs.
+    interrupt in its own `status`, 130 or 143, all without a traceback; other exceptions are bugs and keep theirs.
     """
     _watch_interrupts()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -42,7 +43,12 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt as stop:
         if (status := getattr(stop, "status", None)) is not None:  # stopped in good order
             _fail(status, str(stop))
-        _end_at_once(str(stop) or "interrupted")
+        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        _end_at_once(str(stop) or "interrupted", STOPPED[number])
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM asked the program to end: it ends as after Ctrl-C, with its own exit status."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -67,29 +73,34 @@ def make_console() -> "Console":
 
 
 def _watch_interrupts() -> None:
-    """End the program GRACE seconds after Ctrl-C where Python has not: it hears of it after the call it is in only.
+    """Have SIGTERM end the program as Ctrl-C does, and end it GRACE seconds after either where Python has not.
 
-    Such a call may be a compilation or a long computation. Who handles SIGINT itself turns this off by
-    `signal.set_wakeup_fd(-1)`.
+    Python hears of a signal after the call it is in only, which may be a compilation or a long computation. Who handles
+    the signals itself turns this off by `signal.set_wakeup_fd(-1)`.
     """
+
+    def terminate(*_):
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
 
     def watch():
         while number := os.read(reading, 1):
-            if number[0] == signal.SIGINT:
+            if status := STOPPED.get(number[0]):
                 time.sleep(GRACE)
-                _end_at_once("interrupted")
+                _end_at_once("interrupted", status)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _end_at_once(message: str) -> NoReturn:
+def _end_at_once(message: str, status: int) -> NoReturn:
     """End without waiting for threads and worker processes, which may have long to go; they end with this process."""
     print(f"{program()}: {message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    os._exit(INTERRUPTED)
+    os._exit(status)
 
 
 def keep_compiled() -> None:

@@ -86,19 +86,38 @@ def main():
         pool.submit(time.sleep, 1000).result()
 """
 
+WORKERS = """
+import time
+from jaxsd.data.workers import Workers
+from jaxsd.runtime import cli
 
-@pytest.mark.parametrize("program", [LONG_COMPUTATION, WAITING_THREAD])
-def test_ctrl_c_ends_a_program_within_seconds(program):
+def main():
+    with Workers(time.sleep, None, 2, 2) as workers:
+        print("computing", flush=True)
+        list(workers.map([1000.0] * 4))
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "number", "status"),
+    [
+        (LONG_COMPUTATION, signal.SIGINT, 130),
+        (WAITING_THREAD, signal.SIGINT, 130),
+        (WORKERS, signal.SIGINT, 130),
+        (WORKERS, signal.SIGTERM, 143),
+    ],
+)
+def test_ctrl_c_and_sigterm_end_a_program_within_seconds_in_one_line(program, number, status):
     command = [sys.executable, "-c", program + "\ncli.run(main)"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "computing\n"
     time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     try:
         errors = process.communicate(timeout=20)[1]
     finally:
         process.kill()
-    assert process.returncode == 130 and errors.endswith("interrupted\n") and "Traceback" not in errors
+    assert process.returncode == status and errors == "-c: interrupted\n"
 
 
 def test_a_long_name_makes_no_long_message(capsys):
