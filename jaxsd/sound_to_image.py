@@ -51,6 +51,7 @@ from jaxsd.recipes.recipe import (
 )
 from jaxsd.runtime.bundled import model_source, sound_source
 from jaxsd.runtime.files import StoredFile
+from jaxsd.runtime.progress import counted
 from jaxsd.runtime.sharding import examples_at_once, local_mesh, map_batches, round_up
 
 Audio = str | PathLike[str] | StoredFile | np.ndarray  # a file, the name of a sample, or samples
@@ -108,7 +109,7 @@ class SoundToImage:
                 cross-attention.
         """
         self.encoders, self.pipe = dict(audio_encoders), pipe
-        self.weights = normalize_weights(weights, len(self.encoders), "encoders")
+        self.weights = normalize_weights(weights, len(self.encoders), "encoder")
         for name, encoder in self.encoders.items():
             _refuse_other_width(name, encoder, pipe.unet.config.cross_attention_dim)
         self.origin: dict[str, str] = {}  # what it was loaded from and with, for recipes
@@ -174,7 +175,7 @@ class SoundToImage:
             raise ValueError(f"encoder is {unknown[0]!r}; allowed: {', '.join(self.encoders)}")
         chosen = copy.copy(self)
         chosen.encoders = {name: self.encoders[name] for name in names}
-        chosen.weights = normalize_weights(weights, len(chosen.encoders), "encoders")
+        chosen.weights = normalize_weights(weights, len(chosen.encoders), "encoder")
         return chosen
 
     def encode(
@@ -219,7 +220,9 @@ class SoundToImage:
             raise ValueError("sound_weights need mix=True (--mix)")
         images = 1 if mix or clips is None else len(clips)
         if clips is not None and len(prompts) not in (0, 1, images):
-            raise ValueError(f"prompts are {len(prompts)} and sounds are {images}; allowed: as many, or one for all")
+            raise ValueError(
+                f"{counted(len(prompts), 'prompt')} for {counted(images, 'sound')}; allowed: as many, or one for all"
+            )
         with_silence = unconditional == "silence" and clips is not None
         audio_embeddings = silence = None
         if clips is not None:
@@ -227,7 +230,7 @@ class SoundToImage:
             embeddings = self.encode_audio(np.concatenate([silent, clips]))
             silence, audio_embeddings = embeddings[:1], embeddings[len(silent) :]
             if mix:
-                audio_embeddings = weighted_mean(audio_embeddings[:, None], sound_weights, "sounds")
+                audio_embeddings = weighted_mean(audio_embeddings[:, None], sound_weights, "sound")
         text_embeddings = self.pipe.encode_text(prompts) if prompts else None
         cond = combine_embeddings(audio_embeddings, text_embeddings, alpha)
         if with_silence:
@@ -254,15 +257,14 @@ class SoundToImage:
     def sampling_defaults(self, image: bool = False) -> SamplingDefaults:
         """Guidance, steps and sampler where a call names none: what the model suggests or, where it suggests nothing,
         the paper's, which differ with an `image` to start from."""
-        suggested = self.pipe.sampling
-        return suggested if suggested != SamplingDefaults() else SamplingDefaults(*PAPER_SAMPLING[image])
+        return sampling_or_papers(self.pipe.sampling, image)
 
     def encode_audio(self, clips: Int16[np.ndarray, "batch 16000"]) -> Float[Array, "batch 77 width"]:
         """The weighted mean of the encoders' embeddings. Raises ValueError where there is no encoder."""
         if not self.encoders:
             raise ValueError("there is no audio encoder to encode the sound with")
         embeddings = [jnp.asarray(self.encode_with(name, clips)) for name in self.encoders]
-        return weighted_mean(jnp.stack(embeddings), self.weights, "encoders")
+        return weighted_mean(jnp.stack(embeddings), self.weights, "encoder")
 
     def encode_with(self, name: str, clips: Int16[np.ndarray, "batch 16000"]) -> Float[np.ndarray, "batch 77 width"]:
         """The embeddings of one encoder."""
@@ -486,6 +488,11 @@ class SoundToImage:
         return times, self.pipe(cond, uncond, key=image_keys(seed, [0] * len(cond)), **sampling)
 
 
+def sampling_or_papers(suggested: SamplingDefaults, image: bool) -> SamplingDefaults:
+    """What a model suggests or, where it suggests nothing, the paper's guidance and steps."""
+    return suggested if suggested != SamplingDefaults() else SamplingDefaults(*PAPER_SAMPLING[image])
+
+
 @nnx.jit
 def _encode_clips(
     encoder: nnx.Module, clips: Int16[np.ndarray | Array, "batch 16000"]
@@ -526,7 +533,9 @@ def load_sounds(audio: Audio | Sequence[Audio], rate: int | None = None, start: 
         raise ValueError("audio is empty; allowed: at least one sound")
     starts = list(start) if isinstance(start, Sequence) else [start] * len(items)
     if len(starts) != len(items):
-        raise ValueError(f"starts are {len(starts)} and sounds are {len(items)}; allowed: as many, or one for all")
+        raise ValueError(
+            f"{counted(len(starts), 'start')} for {counted(len(items), 'sound')}; allowed: as many, or one for all"
+        )
     return [_load_sound(item, rate, start) for item, start in zip(items, starts, strict=True)]
 
 
@@ -570,14 +579,19 @@ def interpolate_embeddings(
     return jnp.concatenate([lines.reshape(-1, *embeddings.shape[1:]), embeddings[-1:]])
 
 
+def check_alpha(alpha: float) -> None:
+    """Raise ValueError where a share is not from 0 to 1."""
+    if not 0 <= alpha <= 1:  # true for NaN
+        raise ValueError(f"alpha is {alpha}; allowed: 0 to 1, the share of the text")
+
+
 def combine_embeddings(audio: Array | None, text: Array | None, alpha: float = 0.5) -> Float[Array, "batch 77 width"]:
     """alpha text + (1 - alpha) audio, where there are both; one of either may stand for all.
 
     The paper's mean is alpha = 1/2 (arXiv 2509.09717, section on generation). Raises ValueError for another alpha than
     0 to 1.
     """
-    if not 0 <= alpha <= 1:  # true for NaN
-        raise ValueError(f"alpha is {alpha}; allowed: 0 to 1, the share of the text")
+    check_alpha(alpha)
     if audio is None or text is None:
         return jnp.asarray(text if audio is None else audio)
     return (1 - alpha) * audio + alpha * text
@@ -636,7 +650,7 @@ def _load_encoders(names: Sequence[str], dtype: jnp.dtype, trust_code: bool) -> 
 
 
 def normalize_weights(weights: Sequence[float] | None, count: int, of: str) -> list[float]:
-    """Shares that sum to 1 of `count` things, which `of` calls "sounds", say; None weighs all alike.
+    """Shares that sum to 1 of `count` things, which `of` calls "sound", say; None weighs all alike.
 
     Raises ValueError where the weights do not fit.
     """
@@ -644,7 +658,7 @@ def normalize_weights(weights: Sequence[float] | None, count: int, of: str) -> l
         return [1 / max(count, 1)] * count
     weights = [float(weight) for weight in weights]
     if len(weights) != count:
-        raise ValueError(f"weights are {len(weights)} and {of} are {count}; allowed: as many")
+        raise ValueError(f"{counted(len(weights), 'weight')} for {counted(count, of)}; allowed: as many")
     if not all(0 <= weight < np.inf for weight in weights) or not sum(weights):
         raise ValueError(f"weights are {weights}; allowed: numbers of at least 0, one of them above")
     total = sum(weights)

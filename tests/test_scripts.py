@@ -107,9 +107,12 @@ def test_every_mode_draws(tmp_path, run_jaxsd, arguments, files):
         (["--audio", "dog", "--text", "a", "--alpha", "nan"], "alpha is nan; allowed: 0 to 1"),
         (
             ["--audio", "dog", "waves", "--mix", "--sound-weights", "1"],
-            "weights are 1 and sounds are 2; allowed: as many",
+            "1 weight for 2 sounds; allowed: as many",
         ),
-        (["--audio", "dog", "waves", "--sound-weights", "1", "1"], "sound_weights need mix=True"),
+        (
+            ["--audio", "dog", "waves", "--sound-weights", "1", "1"],
+            "--sound-weights are the shares of sounds that are mixed; give --mix",
+        ),
         (["--audio", "dog", "--strength", "0.5"], "--strength is for an image to start from; give --image"),
         (["--text", "caf\udce9"], r"the text 'caf\udce9' is not Unicode; give it in UTF-8"),
     ],

@@ -154,7 +154,7 @@ def test_folders_patterns_and_standard_input_are_sounds(tmp_path, monkeypatch):
         (["--text", "a", "--slide", "0.5"], "--slide draws one image of every window of a sound; give --audio"),
         (["--audio", "dog", "--slide", "0.5", "--count", "2"], "leave --count out"),
         (["--audio", "dog", "--smooth", "2"], "--smooth and --limit are for windows of a sound; give --slide"),
-        (["--audio", "dog", "bell", "--slide", "1", "--out", "a.gif"], "--out a.gif is one file, and sounds are 2"),
+        (["--audio", "dog", "bell", "--slide", "1", "--out", "a.gif"], "--out a.gif is one file for 2 sounds"),
         (["--audio", "dog", "--window", "3"], "lasts 1.000 s; start must be from 0 to less than that, not 3.0"),
         (["--audio", "dog", "--slide", "1", "--smooth", "-1"], "smooth is -1; allowed: 0 or more"),
     ],

@@ -103,7 +103,7 @@ def test_defaults_are_the_models_or_the_papers(model):
         ({"alpha": float("nan")}, "alpha is nan; allowed: 0 to 1"),
         ({"alpha": 1.5}, "alpha is 1.5; allowed: 0 to 1"),
         ({"sound_weights": [1, 1, 1]}, "sound_weights need mix=True"),
-        ({"mix": True, "sound_weights": [1, 1]}, "weights are 2 and sounds are 3; allowed: as many"),
+        ({"mix": True, "sound_weights": [1, 1]}, "2 weights for 3 sounds; allowed: as many"),
         ({"mix": True, "sound_weights": [1, 1, -2]}, "weights are"),
         ({"mix": True, "sound_weights": [0, 0, 0]}, "weights are"),
     ],
@@ -115,7 +115,7 @@ def test_mixes_that_cannot_be_are_refused(model, clips, options, message):
 
 @pytest.mark.parametrize("weights", [[1], [1, -1], [0, 0], [1, float("nan")]])
 def test_weights_that_do_not_fit_are_refused(pipe, weights):
-    with pytest.raises(ValueError, match="weights are"):
+    with pytest.raises(ValueError, match="weight"):
         SoundToImage({"one": small_encoder(0), "two": small_encoder(1)}, pipe, weights)
 
 
@@ -211,7 +211,7 @@ def test_an_encoder_of_another_width_is_named(pipe):
     "arguments, message",
     [
         ({}, "neither a sound nor a prompt"),
-        ({"audio": ["dog", "bell", "waves"], "prompts": ["a", "b"]}, "prompts are 2 and sounds are 3"),
+        ({"audio": ["dog", "bell", "waves"], "prompts": ["a", "b"]}, "2 prompts for 3 sounds"),
         ({"audio": "dog", "unconditional": "noise"}, "unconditional is 'noise'; allowed: text, silence"),
     ],
 )

@@ -103,7 +103,8 @@ def main() -> int | None:
             trust=arguments.trust,
         )
     for design in found:
-        print(design.code if design.accepted else f"{design.name} is ruled out after {len(design.answers)} tries")
+        tries = f"{len(design.answers)} of {arguments.tries} tries"
+        print(design.code if design.accepted else f"{design.name} is ruled out after {tries}")
     return int(not any(design.accepted for design in found))
 
 

@@ -18,7 +18,7 @@ from jaxsd.arena.code import CLASS
 from jaxsd.audio import load_clip
 from jaxsd.config import TrainConfig
 from jaxsd.evaluation.conditionings import REFERENCES, encode_audio
-from jaxsd.evaluation.evaluate import evaluate
+from jaxsd.evaluation.evaluate import check_image_count, evaluate
 from jaxsd.evaluation.inputs import EvaluatedEncoder, EvaluationSplit, open_evaluation_split
 from jaxsd.evaluation.report import contact_sheet
 from jaxsd.evaluation.results import Results, merge_results, read_results, write_results
@@ -92,6 +92,8 @@ def run_round(
     for name, config in configs.items():
         validate_config(config)
         check_run_config(out / "runs" / name, config)
+        if config.data.maker and images:
+            check_image_count(images, config.data.held_out)
     with lock_folder(out):
         for number, one in enumerate(entering, 1):
             print(f"{number}/{len(entering)}  {one.name}", flush=True)

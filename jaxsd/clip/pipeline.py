@@ -59,6 +59,21 @@ def read_preprocessing(folder: Path) -> Preprocessing:
     return from_dict(Preprocessing, read_json(path), path)
 
 
+def read_clip_configs(source: str | Path, revision: str | None = None) -> tuple[Path, TextConfig, VisionConfig, int]:
+    """The folder of a CLIP with its configs and its tokenizer, those of its towers, and the size of its embeddings.
+
+    No weights are loaded or downloaded. Raises FileNotFoundError or ValueError naming the file.
+    """
+    folder = fetch(source, (*CLIP_CONFIG_FILES, *TOKENIZER_FILES), revision)
+    path = folder / "config.json"
+    config = read_json(path)
+    if config.get("model_type", "clip") != "clip":
+        raise ValueError(f"{path}: model_type is {config['model_type']!r}; allowed: 'clip'")
+    text = from_dict(TextConfig, _tower_values(config, "text_config", path), path)
+    vision = from_dict(VisionConfig, _tower_values(config, "vision_config", path), path)
+    return folder, text, vision, from_dict(Projection, config, path).projection_dim
+
+
 def _tower_values(config: dict, key: str, path: Path) -> dict:
     """What a config says of a tower. Older files have a second object, which counts where both say something."""
     values = {}
@@ -108,14 +123,7 @@ class CLIP:
             FileNotFoundError, ValueError: Name the file and what is wrong.
         """
         dtype = choose_dtype(dtype)
-        folder = fetch(source, (*CLIP_CONFIG_FILES, *TOKENIZER_FILES), revision)
-        path = folder / "config.json"
-        config = read_json(path)
-        if config.get("model_type", "clip") != "clip":
-            raise ValueError(f"{path}: model_type is {config['model_type']!r}; allowed: 'clip'")
-        text = from_dict(TextConfig, _tower_values(config, "text_config", path), path)
-        vision = from_dict(VisionConfig, _tower_values(config, "vision_config", path), path)
-        projection = from_dict(Projection, config, path).projection_dim
+        folder, text, vision, projection = read_clip_configs(source, revision)
         preprocessing = read_preprocessing(folder)
         download_weights(source, folder, {"": TRANSFORMERS_WEIGHTS}, variant)
         weights = find_weights(folder, TRANSFORMERS_WEIGHTS, variant)
@@ -125,7 +133,7 @@ class CLIP:
         own_tokenizer = load_tokenizer(tokenizer or folder, text)
         if text.eos_token_id not in (LEGACY_EOS, own_tokenizer.eos_token_id):
             raise ValueError(
-                f"{path}: eos_token_id is {text.eos_token_id}, but the tokenizer ends a text with "
+                f"{folder / 'config.json'}: eos_token_id is {text.eos_token_id}, but the tokenizer ends a text with "
                 f"{own_tokenizer.eos_token_id}: they are not of one model"
             )
         return cls(model, own_tokenizer, preprocessing)

@@ -75,7 +75,7 @@ def tokenize(tokenizer, texts: Sequence[str]) -> Int[np.ndarray, "texts tokens"]
     pair of surrogates or bytes of another encoding are.
     """
     for text in texts:
-        _check_unicode(text)
+        check_unicode(text)
     length = tokenizer.model_max_length
     ids = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True)["input_ids"]
     ids = np.array(ids, np.int32)
@@ -117,7 +117,7 @@ def tokenize_fragments(
     for number, fragments in enumerate(texts):
         read = []
         for text, weight in fragments:
-            _check_unicode(text)
+            check_unicode(text)
             for token in tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]:
                 read += [(token, one, weight) for one in added.get(token, (token,))]
         _warn_of_cut(tokenizer, [token for token, *_ in read[length - 2 :]])
@@ -127,7 +127,8 @@ def tokenize_fragments(
     return ids, weights
 
 
-def _check_unicode(text: str):
+def check_unicode(text: str) -> None:
+    """Raise ValueError for a text that is not Unicode, as half a UTF-8 character from the command line is not."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -62,7 +62,7 @@ def run_eval():
 def _evaluate(arguments: argparse.Namespace):
     import jax
 
-    from jaxsd.evaluation.evaluate import evaluate
+    from jaxsd.evaluation.evaluate import check_image_count, check_repeats, evaluate
     from jaxsd.evaluation.inputs import load_evaluated_encoders, open_evaluation_split
     from jaxsd.evaluation.report import show, write_report
     from jaxsd.evaluation.results import empty_results, merge_results, read_results
@@ -72,20 +72,24 @@ def _evaluate(arguments: argparse.Namespace):
     results = [read_results(run) for run in arguments.runs if run.endswith(".json")]
     sources = [run for run in arguments.runs if not run.endswith(".json")]
     if sources:
-        before = initial_encoder if arguments.before else None
-        evaluated = load_evaluated_encoders(sources, before=before, trust_code=arguments.trust_code)
+        images, repeats = arguments.pictures, arguments.repeats
+        if repeats is None:
+            repeats = 1 if jax.default_backend() == "cpu" else 100
+        # What can be refused is refused before data are made and models are loaded.
+        check_repeats(repeats)
         folder = arguments.data / arguments.split
         maker = _find_maker(folder)
+        size = _split_size(folder) or (maker.HELD_OUT if maker else None)
+        if images and size:
+            check_image_count(images, size)
+        similarity = AudioImageEmbedding(arguments.similarity) if arguments.similarity else None
+        before = initial_encoder if arguments.before else None
+        evaluated = load_evaluated_encoders(sources, before=before, trust_code=arguments.trust_code)
         if maker:
             maker.make_split(folder, arguments.split)
         split = open_evaluation_split(folder, clip=arguments.clip, model=arguments.model)
-        similarity = AudioImageEmbedding(arguments.similarity) if arguments.similarity else None
         empty = empty_results(split, arguments.text_pooling, arguments.similarity)
         merge_results([*results, empty])  # refuses before the work, not after
-        repeats = arguments.repeats
-        if repeats is None:
-            repeats = 1 if jax.default_backend() == "cpu" else 100
-        images = arguments.pictures
         options: dict[str, Any] = maker.evaluation_options(split, images) if maker else {"image_count": images or 0}
         if arguments.keep_pictures or (arguments.keep_pictures is None and maker):
             options["images_folder"] = arguments.out / "images"
@@ -95,6 +99,14 @@ def _evaluate(arguments: argparse.Namespace):
     page = write_report(merged, arguments.out)
     show(merged)
     print(page)
+
+
+def _split_size(folder: Path) -> int | None:
+    """The examples of a split, or None where there is none yet."""
+    from jaxsd.data.columns import METADATA
+    from jaxsd.runtime.files import read_json
+
+    return read_json(folder / METADATA)["size"] if (folder / METADATA).is_file() else None
 
 
 def _find_maker(folder: Path):

@@ -4,6 +4,7 @@ Flags are read here, before anything slow is imported.
 """
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
@@ -216,7 +217,14 @@ def _add_file_arguments(group: argparse._ArgumentGroup):
 
 def _window(text: str) -> float | None:
     """Where the second of a sound begins that --window names; None is the loudest."""
-    return {"loudest": None, "first": 0.0}[text] if text in ("loudest", "first") else float(text)
+    named = {"loudest": None, "first": 0.0}
+    try:
+        seconds = named[text] if text in named else float(text)
+        if seconds is not None and not 0 <= seconds < math.inf:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"it is {text!r}; allowed: loudest, first, or seconds from 0") from None
+    return seconds
 
 
 def _add_study_arguments(group: argparse._ArgumentGroup):

@@ -9,6 +9,7 @@ from pathlib import Path
 from jaxsd.config import add_config_argument, load_config
 from jaxsd.generation.model_arguments import add_place_arguments
 from jaxsd.runtime import cli
+from jaxsd.runtime.files import check_output_folder
 
 
 def run_train():
@@ -27,6 +28,7 @@ def run_train():
     config = load_config(arguments.config, overrides)
     name, _, recipe = arguments.config.partition(":")
     out = arguments.out or Path("runs") / "-".join([Path(name).stem, recipe]).rstrip("-")
+    check_output_folder(out)
     cli.start_distributed(arguments)
 
     from jaxsd.training.train import next_commands, train

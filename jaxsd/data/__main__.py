@@ -1,7 +1,6 @@
 """Data sets on disk: python -m jaxsd.data cut | prepare | info | toy."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from jaxsd.runtime import cli
@@ -69,11 +68,6 @@ def _cut(arguments: argparse.Namespace):
     from jaxsd.data.cut import MANIFEST_NAME, CutOptions, cut_videos
 
     check_output_folder(arguments.out)
-    print(
-        f"left out: quieter than {arguments.min_loudness:g} dB, more than {arguments.max_clipped:g} of the samples "
-        f"clipped, frames that differ by less than {arguments.min_motion:g} gray levels",
-        file=sys.stderr,
-    )
     options = CutOptions(
         arguments.stride,
         arguments.min_loudness,

@@ -30,7 +30,7 @@ from jaxsd.data.columns import (
 )
 from jaxsd.data.workers import Examples, MakeExamples, Workers, concatenate
 from jaxsd.runtime.files import lock_folder, read_json, replacing, write_json
-from jaxsd.runtime.progress import Progress
+from jaxsd.runtime.progress import Progress, counted
 
 CHUNK = 256  # examples that have one record
 WORKER_ITEMS = 16  # items that a worker makes examples of at once
@@ -249,12 +249,12 @@ def _judge(splits: Sequence[SplitBuild], skipped: Path | None, most_bad: float, 
                 f"{splits[0].folder.parent}; bring the file back and run the command again"
             )
         raise ValueError(
-            f"{len(bad)} rows are bad, more than {allowed} that is allowed (--max-bad){where}; "
+            f"{counted(len(bad), 'bad row')}, more than {allowed} that is allowed (--max-bad){where}; "
             f"to go on without them allow more, to read them again remove {splits[0].folder.parent}"
         )
     for split in splits:
         if len(split.bad()) == split.size:
-            raise ValueError(f"{split.folder}: not one of its {split.size} rows is good{where}")
+            raise ValueError(f"{split.folder}: none of its {counted(split.size, 'row')} is good{where}")
 
 
 def _fill(splits: Sequence[SplitBuild], workers: Workers, towers: Towers, share: tuple[int, int], most_bad: float):
@@ -296,7 +296,7 @@ def _fill(splits: Sequence[SplitBuild], workers: Workers, towers: Towers, share:
             done += written.result()
             progress.advance(done)
     if warned > WARNINGS:
-        print(f"and {warned - WARNINGS} further warnings", file=sys.stderr)
+        print(f"and {counted(warned - WARNINGS, 'further warning')}", file=sys.stderr)
     if left:
         seconds = time.monotonic() - start
         print(

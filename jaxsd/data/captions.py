@@ -3,6 +3,7 @@
 import hashlib
 import math
 import shlex
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from jaxsd.data.layouts.tables import TABLE_SUFFIXES, pick_column, read_table
 from jaxsd.data.layouts.vggsound import read_vggsound_table
 from jaxsd.data.video import VIDEO_SUFFIXES
 from jaxsd.runtime.files import read_json, write_json
-from jaxsd.runtime.progress import Progress
+from jaxsd.runtime.progress import Progress, counted
 
 SUBTITLES = "subtitles"
 TEMPLATES = ("a photo of {}",)
@@ -63,6 +64,8 @@ def caption_source(
     words = shlex.split(command or "")
     if not words:
         raise ValueError("--caption-command is empty")
+    if shutil.which(words[0]) is None:
+        raise ValueError(f"--caption-command {words[0]} cannot be run: there is no such program")
     return CaptionSource({"command": command}, command=words)
 
 
@@ -181,7 +184,8 @@ def _run_command(command: list[str], images: list[Path]) -> list[str]:
     if done.returncode or len(lines) != len(images):
         said = done.stderr.strip().splitlines()[-1:] or ["it says nothing on stderr"]
         raise ValueError(
-            f"--caption-command {shlex.join(command)} ended with status {done.returncode} and {len(lines)} lines for "
-            f"{len(images)} images, where status 0 and a line each are needed ({said[0]})"
+            f"--caption-command {shlex.join(command)} ended with status {done.returncode} and "
+            f"{counted(len(lines), 'line')} for {counted(len(images), 'image')}, where "
+            f"status 0 and a line each are needed ({said[0]})"
         )
     return lines

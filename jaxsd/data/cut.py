@@ -10,6 +10,7 @@ import hashlib
 import io
 import math
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,8 +28,9 @@ from jaxsd.data.captions import TEMPLATES, caption_all, caption_source
 from jaxsd.data.layouts.tables import list_files
 from jaxsd.data.video import VIDEO_SUFFIXES, Frame, read_frames
 from jaxsd.data.workers import Workers
+from jaxsd.runtime.bundled import clip_source
 from jaxsd.runtime.files import lock_folder, naming, read_json, replacing, write_json
-from jaxsd.runtime.progress import Progress
+from jaxsd.runtime.progress import Progress, counted
 
 CUT_PLAN, MANIFEST_NAME, BAD_VIDEOS = "cut.json", "manifest.csv", "bad.csv"
 IDENTIFIED = 2**20  # bytes at either end of a video that tell it from others, beside its size
@@ -65,6 +67,13 @@ class CutOptions:
         for name, (fits, what) in allowed.items():
             if not fits:
                 raise ValueError(f"--{name} is {getattr(self, name.replace('-', '_'))}; allowed: {what}")
+
+    def thresholds(self) -> str:
+        """What is left out of a video, in words."""
+        return (
+            f"quieter than {self.min_loudness:g} dB, more than {self.max_clipped:g} of the samples clipped, "
+            f"frames that differ by less than {self.min_motion:g} gray levels"
+        )
 
 
 def cut_videos(
@@ -112,12 +121,19 @@ def cut_videos(
         raise ValueError(f"--part is {part}; allowed: seconds from 1")
     if clip is None and (leave_out or candidates):
         raise ValueError("--candidates and --leave-out ask CLIP; name one (--clip)")
+    if workers is not None and workers < 0:
+        raise ValueError(f"--workers is {workers}; allowed: from 0")
     out = Path(out)
     source = caption_source(captions, candidates, templates, command)
     plan = {"options": asdict(options), **source.plan, "clip": clip}
     paths, names, bad = _name_videos(videos)
+    if clip is not None:  # refuses a wrong one before anything is cut
+        from jaxsd.clip.pipeline import read_clip_configs  # imports JAX, which the workers do not need
+
+        read_clip_configs(clip_source(clip))
     with lock_folder(out):
         _check_plan(out / CUT_PLAN, plan)
+        print(f"left out: {options.thresholds()}", file=sys.stderr)
         records = _cut_all(paths, names, out, options, workers)
         bad |= {str(path): records[path]["bad"] for path in records if "bad" in records[path]}
         good = {path: record for path, record in records.items() if record.get("rows")}
@@ -136,8 +152,10 @@ def cut_videos(
             counts.update(record.get("left_out", {}))
         counts.update({"without a caption": uncaptioned, "of the lowest scores": dropped})
         said = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-        summary = f"{len(rows):,} clips of {len(good):,} videos" + (f"; left out: {said}" if said else "")
-        summary += f"; {len(bad):,} videos are bad, see {BAD_VIDEOS}" if bad else ""
+        summary = f"{counted(len(rows), 'clip')} of {counted(len(good), 'video')}" + (
+            f"; left out: {said}" if said else ""
+        )
+        summary += f"; {counted(len(bad), 'bad video')}, see {BAD_VIDEOS}" if bad else ""
         if not rows:
             raise ValueError(f"{out}: {summary}; no manifest is written")
         fields = ("audio", "image", "text", "group", *(["split"] if "split" in rows[0] else []), "video", "second")
@@ -150,10 +168,15 @@ def _name_videos(videos: Sequence[str | Path]) -> tuple[list[Path], dict[Path, s
     """The videos that are to be cut, a name for each that holds wherever the file lies, and why others are bad."""
     paths: list[Path] = []
     for video in map(Path, videos):
+        if not video.is_dir():
+            if not video.exists():
+                raise FileNotFoundError(f"{video}: no such file or folder")
+            paths.append(video)
+            continue
         found = [video / one for one in list_files(video) if one.suffix.lower() in VIDEO_SUFFIXES]
-        if video.is_dir() and not found:
+        if not found:
             raise ValueError(f"{video} holds no videos ({', '.join(VIDEO_SUFFIXES)})")
-        paths += found if video.is_dir() else [video]
+        paths += found
     names, first, bad = {}, {}, {}
     for path in dict.fromkeys(paths):
         try:

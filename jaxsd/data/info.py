@@ -14,7 +14,7 @@ from jaxsd.data.build import PLAN
 from jaxsd.data.columns import METADATA, SPLITS, open_columns, read_metadata
 from jaxsd.data.twins import describe_twins, find_twins
 from jaxsd.runtime.cli import make_console
-from jaxsd.runtime.progress import Progress
+from jaxsd.runtime.progress import Progress, counted
 
 EXAMINED = 1024  # examples of a column that are examined together
 UNIT_NORM = 2e-3  # how far from 1 the norm of an embedding may be in float16
@@ -125,8 +125,8 @@ def _check_layout(path: Path, metadata: dict, columns: Mapping[str, np.ndarray])
         raise ValueError(f"{path} has no column class, though {path / METADATA} lists classes")
     if "rows" in metadata and metadata["size"] + metadata["skipped"] != metadata["rows"]:
         raise ValueError(
-            f"{path / METADATA}: {metadata['size']} examples and {metadata['skipped']} skipped are not "
-            f"{metadata['rows']} rows of the source"
+            f"{path / METADATA}: {counted(metadata['size'], 'example')} and {metadata['skipped']} skipped are not "
+            f"{counted(metadata['rows'], 'row')} of the source"
         )
 
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
+from jaxsd.runtime.progress import counted
 from jaxsd.runtime.sharding import batch_sharding, gather_examples
 
 # A batch is gathered by one thread; several are in the making so that a slow disk has several requests to serve.
@@ -22,7 +23,7 @@ def shuffled(size: int, batch_size: int, seed: int) -> Callable[[int], Int[np.nd
     batch is filled.
     """
     if not 0 < batch_size <= size:
-        raise ValueError(f"batch_size is {batch_size}; allowed with {size} examples: 1 to {size}")
+        raise ValueError(f"batch_size is {batch_size}; allowed with {counted(size, 'example')}: 1 to {size}")
     steps = size // batch_size
     order = lru_cache(maxsize=2)(lambda epoch: np.random.default_rng([seed, epoch]).permutation(size))
 

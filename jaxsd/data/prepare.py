@@ -21,6 +21,7 @@ from jaxsd.diffusion.loading import load_vae, read_unet_config, read_vae_config
 from jaxsd.pretrained.hub import fetch
 from jaxsd.pretrained.weights import WEIGHTS_SUFFIXES
 from jaxsd.runtime.bundled import clip_source, model_source
+from jaxsd.runtime.progress import counted
 
 SKIPPED = "skipped.csv"
 DECODED_COLUMNS = {"audio": ColumnType(np.int16, (RATE,)), "row": ColumnType(np.int64, ())}
@@ -85,12 +86,14 @@ def prepare_dataset(
         raise ValueError("--vae says whose latents are stored, which needs --latents")
     if size is not None and not diffusion:
         raise ValueError("--size is of the images that become latents, which needs --latents")
-    metadata = _describe_text(source, seed, clip, revision, variant, tokenizer)
-    metadata |= _describe_latents(diffusion, vae, size) if diffusion else dict.fromkeys(LATENT_KEYS)
+    if size is not None and size < 1:
+        raise ValueError(f"--size is {size}; allowed: pixels from 1")
     rows = draw_splits(source, validation, test, seed)
     for name in SPLITS:
         if name not in rows and (out / name).exists():
             raise ValueError(f"{out / name} is there, but no rows are for it; remove it or choose another --out")
+    metadata = _describe_text(source, seed, clip, revision, variant, tokenizer)
+    metadata |= _describe_latents(diffusion, vae, size) if diffusion else dict.fromkeys(LATENT_KEYS)
     splits = [_plan_split(source, out / name, metadata, numbers) for name, numbers in rows.items()]
     if is_built(splits):
         return False
@@ -128,11 +131,11 @@ def summarize(out) -> str:
     parts = ", ".join(f"{size:,} {name}" for name, size in sizes.items())
     bad = f"; {skipped:,} skipped, see {SKIPPED}" if skipped else ""
     few = [
-        f"\n{name} has {size} example{'s' * (size != 1)}: figures of so few say little (--{name})"
+        f"\n{name} has {counted(size, 'example')}: figures of so few say little (--{name})"
         for name, size in sizes.items()
         if name != "train" and size < FEW
     ]
-    return f"{sum(sizes.values()):,} examples: {parts}{bad}{''.join(few)}"
+    return f"{counted(sum(sizes.values()), 'example')}: {parts}{bad}{''.join(few)}"
 
 
 def _describe_text(

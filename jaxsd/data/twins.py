@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float32, Int16
 
-from jaxsd.runtime.progress import Progress
+from jaxsd.runtime.progress import Progress, counted
 
 # From these cosines on, two examples are twins: of CLIP's image embeddings, and of the fingerprints of sounds.
 SAME_IMAGE, SAME_AUDIO = 0.98, 0.98
@@ -56,7 +56,8 @@ def describe_twins(found: Mapping[str, np.ndarray], name: str) -> str:
     """How many of a split's examples have a twin in training, in two lines of a terminal."""
     either = found["image"] | found["audio"]
     return (
-        f"{name}: {int(either.sum()):,} of {len(either):,} examples ({either.mean():.1%}) have a twin in train,\n"
+        f"{name}: {int(either.sum()):,} of {counted(len(either), 'example')} ({either.mean():.1%}) have a twin in "
+        "train,\n"
         f"  {int(found['image'].sum()):,} by the image (a cosine from {SAME_IMAGE:g}), "
         f"{int(found['audio'].sum()):,} by the sound (from {SAME_AUDIO:g})"
     )

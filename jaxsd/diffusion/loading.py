@@ -54,6 +54,16 @@ SD15_TEXT = TextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layer
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
 
 
+class ModelConfigs(NamedTuple):
+    """What is known of a model before its weights."""
+
+    unet: UNetConfig
+    vae: VAEConfig
+    text_encoder: TextConfig
+    schedule: NoiseSchedule
+    sampling: SamplingDefaults
+
+
 class Components(NamedTuple):
     """What a pipeline is made of. `tokenizer` is the folder or repository of the tokenizer."""
 
@@ -80,14 +90,7 @@ def load_folder(
     `StableDiffusion.from_pretrained`. Raises FileNotFoundError or ValueError naming the file.
     """
     folder = fetch(source, CONFIG_FILES, revision)
-    _refuse_other_models(folder)
-
-    unet_config = read_model_config(UNetConfig, folder / "unet" / "config.json")
-    text_config = read_model_config(TextConfig, folder / "text_encoder" / "config.json")
-    vae_config = VAEConfig() if vae else read_model_config(VAEConfig, folder / "vae" / "config.json")
-    check_networks_fit(folder, unet_config, None if vae else vae_config, text_config)
-    schedule = NoiseSchedule.read(folder / "scheduler" / "scheduler_config.json")
-    sampling = SamplingDefaults.read(folder)
+    configs = _read_folder_configs(folder, vae)
     needed = {name: weights for name, weights in COMPONENTS.items() if not (vae and name == "vae")}
     download_weights(source, folder, needed, variant)
 
@@ -96,21 +99,41 @@ def load_folder(
         return load_weights(files, mapping, partial(make, dtype=dtype), dtype, ignore, wanted=MODEL_NAME)
 
     text_prefix = r"(text_model\.)?"
-    components = Components(
-        load("unet", partial(UNet, unet_config), UNET_MAPPING),
-        load_vae(vae, dtype) if vae else load("vae", partial(VAE, vae_config), VAE_MAPPING),
+    return Components(
+        load("unet", partial(UNet, configs.unet), UNET_MAPPING),
+        load_vae(vae, dtype) if vae else load("vae", partial(VAE, configs.vae), VAE_MAPPING),
         load(
             "text_encoder",
-            partial(TextModel, text_config),
+            partial(TextModel, configs.text_encoder),
             TEXT_MAPPING,
-            text_ignored(text_prefix, text_config.num_hidden_layers),
+            text_ignored(text_prefix, configs.text_encoder.num_hidden_layers),
         ),
         tokenizer or folder / "tokenizer",
-        schedule,
-        sampling,
+        configs.schedule,
+        configs.sampling,
     )
-    check_networks_fit(vae or folder, unet_config, components.vae.config, text_config)
-    return components
+
+
+def read_configs(source: str | Path, *, revision: str | None = None, vae: str | Path | None = None) -> ModelConfigs:
+    """The configs of a model, without loading or downloading any weights; a single file's are SD 1.5's.
+
+    The arguments are those of `StableDiffusion.from_pretrained`. Raises FileNotFoundError or ValueError naming the
+    file, also where the model is another than Stable Diffusion 1.x or its networks do not fit each other.
+    """
+    if is_single_file(source):
+        vae_config = read_vae_config(vae) if vae else SD15_VAE
+        return ModelConfigs(SD15_UNET, vae_config, SD15_TEXT, NoiseSchedule(), SamplingDefaults())
+    return _read_folder_configs(fetch(source, CONFIG_FILES, revision), vae)
+
+
+def _read_folder_configs(folder: Path, vae: str | Path | None) -> ModelConfigs:
+    _refuse_other_models(folder)
+    unet = read_model_config(UNetConfig, folder / "unet" / "config.json")
+    text_encoder = read_model_config(TextConfig, folder / "text_encoder" / "config.json")
+    vae_config = read_vae_config(vae) if vae else read_model_config(VAEConfig, folder / "vae" / "config.json")
+    check_networks_fit(vae or folder, unet, vae_config, text_encoder)
+    schedule = NoiseSchedule.read(folder / "scheduler" / "scheduler_config.json")
+    return ModelConfigs(unet, vae_config, text_encoder, schedule, SamplingDefaults.read(folder))
 
 
 def read_unet_config(source: str | Path, revision: str | None = None) -> UNetConfig:
@@ -198,7 +221,10 @@ def load_single_file(
 
 def read_vae_config(source: str | Path, revision: str | None = None) -> VAEConfig:
     """The config of the VAE that `load_vae` loads, without its weights. Raises what that raises."""
-    return SD15_VAE if is_single_file(source) else _read_vae_folder(source, revision)[2]
+    if is_single_file(source):
+        open_tensors([Path(source)])  # refuses what is not there
+        return SD15_VAE
+    return _read_vae_folder(source, revision)[2]
 
 
 def _read_vae_folder(source: str | Path, revision: str | None) -> tuple[Path, str, VAEConfig]:

@@ -28,6 +28,7 @@ from jaxsd.pretrained.mapping import MOST_PROBLEMS, Rule, parameters, translate,
 from jaxsd.pretrained.recognize import OTHER_LORAS, OTHER_MODELS, SD2, SDXL, recognize_keys
 from jaxsd.pretrained.weights import SAFETENSORS, open_tensors
 from jaxsd.runtime.files import read_json
+from jaxsd.runtime.progress import counted
 
 COMPONENTS_WITH_LORA = ("unet", "text_encoder")
 # What the files of a folder or a repository are called: diffusers' name, then PEFT's.
@@ -200,7 +201,9 @@ def _group_by_layer(path: Path, tensors: Mapping[str, Any]) -> dict[str, dict[st
         other = recognize_keys(tensors, OTHER_MODELS)
         raise ValueError(f"{path} is {other or 'no LoRA'}: no key ends in lora_down.weight or lora_A.weight")
     if unknown:
-        raise ValueError(f"{path}: {unknown[0]} belongs to no LoRA that is known here ({len(unknown)} such keys)")
+        raise ValueError(
+            f"{path}: {unknown[0]} belongs to no LoRA that is known here ({counted(len(unknown), 'such key')})"
+        )
     return layers
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 from PIL import Image
 
 from jaxsd.clip.tokens import WORD_END, add_tokens, empty_text, load_tokenizer, tokenize, tokenize_fragments
-from jaxsd.clip.towers import TextModel
+from jaxsd.clip.towers import TextConfig, TextModel
 from jaxsd.clip.weighting import Fragment, parse_weights, weigh_hidden_states
 from jaxsd.diffusion.diffusers_names import (
     CALL_ARGUMENTS,
@@ -33,9 +33,10 @@ from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.diffusion.saving import save_folder
 from jaxsd.diffusion.textual_inversion import TextualInversion, read_textual_inversion
 from jaxsd.diffusion.tiles import decode_latents
-from jaxsd.diffusion.unet import UNet
-from jaxsd.diffusion.vae import VAE, Gaussian
+from jaxsd.diffusion.unet import UNet, UNetConfig
+from jaxsd.diffusion.vae import VAE, Gaussian, VAEConfig
 from jaxsd.pretrained.precision import choose_dtype, require_finite
+from jaxsd.runtime.progress import counted
 from jaxsd.runtime.sharding import AXIS, examples_at_once, local_mesh, padded_batches, round_up, shard_batch
 
 OUTPUT_TYPES = ("jax", "np", "pil", "latent")
@@ -61,6 +62,34 @@ def strength_of(image: object | None, mask: object | None, strength: float | Non
     if strength is None:
         strength = 0.7 if mask is None else 1.0
     return None if mask is not None and strength == 1 else strength
+
+
+def check_guidance(guidance: float, guidance_end: float) -> None:
+    """Raise ValueError where a value is not allowed."""
+    if not np.isfinite(guidance):
+        raise ValueError(f"guidance is {guidance}; allowed: a finite number")
+    if not 0 <= guidance_end <= 1:
+        raise ValueError(f"guidance_end is {guidance_end}; allowed: 0 to 1")
+
+
+def check_clip_skip(clip_skip: int, text_encoder: TextConfig) -> None:
+    """Raise ValueError where the text encoder has not so many layers to leave out."""
+    layers = text_encoder.num_hidden_layers
+    if not 0 <= clip_skip < layers:
+        raise ValueError(f"clip_skip is {clip_skip}; allowed: 0 to {layers - 1}, layers that are left out")
+
+
+def latent_shape(unet: UNetConfig, vae: VAEConfig, height: int | None, width: int | None) -> tuple[int, int, int]:
+    """The height, width and channels of the latents of an image of so many pixels.
+
+    None is what the U-Net was trained at. Raises ValueError where the size is none that the VAE makes.
+    """
+    default = unet.sample_size * vae.factor
+    height, width = (default if side is None else side for side in (height, width))
+    for name, side in (("height", height), ("width", width)):
+        if side < vae.factor or side % vae.factor:
+            raise ValueError(f"{name} is {side}; allowed: multiples of {vae.factor}")
+    return height // vae.factor, width // vae.factor, unet.out_channels
 
 
 class StableDiffusion:
@@ -222,9 +251,7 @@ class StableDiffusion:
         """The text encoder's hidden states, float32: conditioning for `__call__`. One text counts as a list of one."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         tokens, weights = self._tokenize(texts)
-        layers = self.text_encoder.config.num_hidden_layers
-        if not 0 <= self.clip_skip < layers:
-            raise ValueError(f"clip_skip is {self.clip_skip}; allowed: 0 to {layers - 1}, layers that are left out")
+        check_clip_skip(self.clip_skip, self.text_encoder.config)
         size = examples_at_once(local_mesh(1), round_up(len(texts)))
         vectors = [inversion.vectors for inversion in self.textual_inversions.values()]
         vectors = jnp.concatenate(vectors) if vectors else None
@@ -328,10 +355,7 @@ class StableDiffusion:
         if cond is None:
             raise TypeError("StableDiffusion needs cond, the embeddings or the prompts that the images are of")
         guidance = self.sampling.guidance if guidance is None else guidance
-        if not np.isfinite(guidance):
-            raise ValueError(f"guidance is {guidance}; allowed: a finite number")
-        if not 0 <= guidance_end <= 1:
-            raise ValueError(f"guidance_end is {guidance_end}; allowed: 0 to 1")
+        check_guidance(guidance, guidance_end)
         if mask is not None and image is None:
             raise ValueError("there is a mask and no image; allowed: a mask with the image that it covers")
         table = self.sampler_table(steps, sampler, strength_of(image, mask, strength))
@@ -343,7 +367,7 @@ class StableDiffusion:
         batch = len(context[0])
         noise_keys, image_keys, step_keys = _split_keys(key, batch)
         if latents is None:
-            noise = normal(noise_keys, self._latent_shape(height, width))
+            noise = normal(noise_keys, latent_shape(self.unet.config, self.vae.config, height, width))
         else:
             noise = jnp.asarray(latents, jnp.float32)
             shape = (batch, "height", "width", self.unet.config.out_channels)
@@ -353,13 +377,17 @@ class StableDiffusion:
         if image is not None:
             images = prepare_image(image, *(side * self.vae.config.factor for side in noise.shape[1:3]))
             if len(images) not in (1, inputs):
-                raise ValueError(f"images are {len(images)} and cond are {inputs}; allowed: as many, or one for all")
+                raise ValueError(
+                    f"{counted(len(images), 'image')} for {counted(inputs, 'example')}; allowed: as many, or one"
+                )
             images = images if len(images) == 1 else _repeat(images, num_images_per_prompt)
 
         height, width = (side * self.vae.config.factor for side in noise.shape[1:3])
         masks = np.ones((1, height, width, 1), np.float32) if mask is None else prepare_mask(mask, height, width)
         if len(masks) not in (1, inputs):
-            raise ValueError(f"masks are {len(masks)} and cond are {inputs}; allowed: as many, or one for all")
+            raise ValueError(
+                f"{counted(len(masks), 'mask')} for {counted(inputs, 'example')}; allowed: as many, or one"
+            )
         masks = masks if len(masks) == 1 else _repeat(masks, num_images_per_prompt)
 
         networks = self._on_devices(local_mesh(batch))
@@ -441,15 +469,6 @@ class StableDiffusion:
             formats = parameter_formats(params, mesh)
             self._replicas = mesh, leaves, jax.device_put(params, formats)
         return graph, mesh, self._replicas[2]
-
-    def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
-        factor = self.vae.config.factor
-        default = self.unet.config.sample_size * factor
-        height, width = (default if side is None else side for side in (height, width))
-        for name, side in (("height", height), ("width", width)):
-            if side < factor or side % factor:
-                raise ValueError(f"{name} is {side}; allowed: multiples of {factor}")
-        return height // factor, width // factor, self.unet.config.out_channels
 
 
 class _Denoising:

@@ -14,6 +14,7 @@ from jaxsd.pretrained.hub import fetch
 from jaxsd.pretrained.recognize import OTHER_MODELS, SD2, SDXL, recognize_keys
 from jaxsd.pretrained.torch_files import TORCH_SUFFIXES, read_torch
 from jaxsd.pretrained.weights import SAFETENSORS, open_tensors
+from jaxsd.runtime.progress import counted
 
 INVERSION_FILES = ("learned_embeds.safetensors", "learned_embeds.bin")  # diffusers' names, in a folder or a repository
 PARAMS, TORCH_PARAMS = "emb_params", "string_to_param"  # the web UI's keys, in safetensors and in PyTorch's files
@@ -94,8 +95,8 @@ def _token_and_tensor(path: Path, content: Mapping[str, Any]) -> tuple[str, Any]
         raise ValueError(f"{path} is {other}, not a textual inversion")
     if len(content) != 1:
         raise ValueError(
-            f"{path} is no textual inversion: it has {len(content)} keys; allowed: {PARAMS}, {TORCH_PARAMS}, or one "
-            "token"
+            f"{path} is no textual inversion: it has {counted(len(content), 'key')}; allowed: {PARAMS}, "
+            f"{TORCH_PARAMS}, or one token"
         )
     ((token, tensor),) = content.items()
     return token, tensor

@@ -31,11 +31,23 @@ from jaxsd.evaluation.kept_images import keep_images, keep_sounds
 from jaxsd.evaluation.results import Entry, Results, empty_results
 from jaxsd.evaluation.similarity import AudioImageEmbedding
 from jaxsd.evaluation.timing import time_encoding
-from jaxsd.runtime.progress import Progress
+from jaxsd.runtime.progress import Progress, counted
 from jaxsd.runtime.sharding import padded_batches
 
 EVALUATED_TOGETHER = 50  # clips
 REAL_IMAGES = "real images"
+
+
+def check_image_count(image_count: int, clips: int) -> None:
+    """Raise ValueError where so many images cannot be drawn for a split of so many clips."""
+    if image_count and not 2 <= image_count <= clips:
+        raise ValueError(f"the number of images is {image_count}; allowed: 0, or 2 to {clips}")
+
+
+def check_repeats(repeats: int) -> None:
+    """Raise ValueError where encoding cannot be timed so often."""
+    if repeats < 0:
+        raise ValueError(f"repeats is {repeats}; allowed: from 0")
 
 
 def evaluate(
@@ -83,12 +95,10 @@ def evaluate(
     """
     if text_pooling not in TEXT_POOLINGS:
         raise ValueError(f"text pooling is {text_pooling!r}; allowed: {', '.join(TEXT_POOLINGS)}")
-    if repeats < 0:
-        raise ValueError(f"repeats is {repeats}; allowed: from 0")
+    check_repeats(repeats)
     if image_count and not split.pipe:
         raise ValueError(f"{split.folder} has no latents, so it names no models to draw images with")
-    if image_count and not 2 <= image_count <= len(split):
-        raise ValueError(f"the number of images is {image_count}; allowed: 0, or 2 to {len(split)}")
+    check_image_count(image_count, len(split))
     for encoder in encoders:
         check_fit(encoder, split)
 
@@ -100,7 +110,7 @@ def evaluate(
     }
     drawn = {name: one for name, one in conditionings.items() if image_count and (one.pooling or name in references)}
     clips, drawings = len(split) * len(conditionings), image_count * len(drawn)
-    work = f"{len(split):,} clips under {len(conditionings)} conditionings, {drawings:,} images to draw"
+    work = f"{len(split):,} clips under {counted(len(conditionings), 'conditioning')}, {counted(drawings, 'image')}"
     if speed:
         work += f",\nabout {max(1, round((speed[0] * clips + speed[1] * drawings) / 60))} min on two CPU cores"
     print(work, file=sys.stderr, flush=True)

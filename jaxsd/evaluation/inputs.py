@@ -20,6 +20,7 @@ from jaxsd.data.columns import METADATA, open_columns
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.runtime.bundled import clip_source, model_source
 from jaxsd.runtime.files import read_json
+from jaxsd.runtime.progress import counted
 
 EVALUATED_COLUMNS = ("audio", "tokens", "text", "image")
 
@@ -50,7 +51,7 @@ class EvaluationSplit:
         return len(self.columns["audio"])
 
     def __repr__(self) -> str:
-        return f"EvaluationSplit {self.folder}: {len(self):,} examples of {', '.join(self.columns)}"
+        return f"EvaluationSplit {self.folder}: {counted(len(self), 'example')} of {', '.join(self.columns)}"
 
     @property
     def classes(self) -> Classes | None:
@@ -85,7 +86,7 @@ def open_evaluation_split(folder, *, clip: str | None = None, model: str | None 
         raise FileNotFoundError(f"{folder}: no data here; splits beside it: {splits}")
     metadata = read_json(folder / METADATA)
     if metadata["size"] < 2:
-        raise ValueError(f"{folder} has {metadata['size']} examples; an evaluation needs at least 2")
+        raise ValueError(f"{folder} has {counted(metadata['size'], 'example')}; an evaluation needs at least 2")
     columns = open_columns(folder)
     if missing := [name for name in EVALUATED_COLUMNS if name not in columns]:
         needed = ", ".join(EVALUATED_COLUMNS)

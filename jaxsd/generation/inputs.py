@@ -14,6 +14,7 @@ from jaxsd.clip.images import load_image
 from jaxsd.generation.files import slug
 from jaxsd.runtime.bundled import sound_source
 from jaxsd.runtime.files import StoredFile
+from jaxsd.runtime.progress import counted
 from jaxsd.sound_to_image import LoadedSound, Start, load_sounds
 
 STANDARD_INPUT, LARGEST_INPUT = "-", 2**30  # bytes
@@ -73,7 +74,9 @@ def check_prompts(prompts: Sequence[str], sounds: int, mix: bool = False):
     images = 1 if mix else sounds
     if sounds and len(prompts) not in (0, 1, images):
         mixed = " mixed into one" if mix else ""
-        raise ValueError(f"texts are {len(prompts)} and sounds are {sounds}{mixed}; allowed: as many, or one for all")
+        raise ValueError(
+            f"{counted(len(prompts), 'text')} for {counted(sounds, 'sound')}{mixed}; allowed: as many, or one for all"
+        )
 
 
 def find_sounds(names: Sequence[str]) -> list[Path | StoredFile]:

@@ -19,7 +19,7 @@ from jaxsd.audio import open_sound
 from jaxsd.clip.images import load_image
 from jaxsd.diffusion.images import pad_image
 from jaxsd.diffusion.loading import require_tokenizer
-from jaxsd.diffusion.sampling_defaults import SamplingDefaults
+from jaxsd.generation.checks import check_flags
 from jaxsd.generation.drawing import Drawing, write_images, write_sweep
 from jaxsd.generation.flags import given_sampling, load_changed_model
 from jaxsd.generation.inputs import Inputs, check_prompts, find_sounds, read_inputs, sound_stem
@@ -28,8 +28,15 @@ from jaxsd.generation.sweeps import Sweep, parse_sweep
 from jaxsd.recipes.recipe import Recipe
 from jaxsd.recipes.remake import check_ingredients
 from jaxsd.runtime.bundled import model_source
-from jaxsd.runtime.files import check_output_folder
-from jaxsd.sound_to_image import Conditioning, SoundToImage, image_keys, interpolate_embeddings, load_windows
+from jaxsd.sound_to_image import (
+    Conditioning,
+    SoundToImage,
+    check_alpha,
+    image_keys,
+    interpolate_embeddings,
+    load_windows,
+    normalize_weights,
+)
 
 PAPER_ALPHA = 0.5
 
@@ -122,6 +129,7 @@ class Request:
 
 def generate_images(arguments: argparse.Namespace, recipe: Recipe | None = None) -> list[Path]:
     """The images of each sound or text; the paths of their files."""
+    _check_request(arguments)
     request = _prepare_request(arguments, recipe)
     return write_images(request.drawing(request.conditioning()))
 
@@ -129,6 +137,7 @@ def generate_images(arguments: argparse.Namespace, recipe: Recipe | None = None)
 def generate_sweep(arguments: argparse.Namespace, recipe: Recipe | None = None) -> list[Path]:
     """`--sweep`: a strip for each sound or text; the paths of their files."""
     sweep = _read_sweep(arguments)
+    _check_request(arguments, sweep)
     request = _prepare_request(arguments, recipe)
     conditionings = request.conditionings(sweep)
     return write_sweep(request.drawing(conditionings[0]), sweep, conditionings)
@@ -148,11 +157,12 @@ def generate_slide(arguments: argparse.Namespace, recipe: Recipe | None = None) 
     folder, stems, suffixes = arguments.out, [f"{sound_stem(sound)}-slide" for sound in sounds], SLIDE_FILES
     if (suffix := folder.suffix.lower()) in ALLOWED_SLIDE_FILES and not folder.is_dir():
         if len(sounds) > 1:
-            raise ValueError(f"--out {folder} is one file, and sounds are {len(sounds)}; allowed: a folder")
+            raise ValueError(f"--out {folder} is one file for {len(sounds)} sounds; allowed: a folder")
         folder, stems, suffixes = folder.parent, [folder.stem], (suffix,)
+    arguments = argparse.Namespace(**vars(arguments) | {"out": folder})
+    _check_request(arguments)
     windows = [load_windows(sound, arguments.slide, limit=arguments.limit) for sound in sounds]
     image = None if arguments.image is None else load_image(arguments.image)
-    arguments = argparse.Namespace(**vars(arguments) | {"out": folder})
     inputs = Inputs([first for first, *_ in windows], arguments.text, stems, image)
     request = _prepare_request(arguments, recipe, inputs)
     paths = []
@@ -166,25 +176,42 @@ def generate_slide(arguments: argparse.Namespace, recipe: Recipe | None = None) 
     return paths
 
 
-def _prepare_request(arguments: argparse.Namespace, recipe: Recipe | None, inputs: Inputs | None = None) -> Request:
-    """Check the flags, read the files and then load the model. Raises ValueError or FileNotFoundError."""
+def _check_request(arguments: argparse.Namespace, sweep: Sweep | None = None):
+    """Refuse flags that do not fit each other or the model's configs, before sounds are read and the model is loaded.
+
+    Raises ValueError or FileNotFoundError.
+    """
     if arguments.alpha is not None and not (arguments.audio and arguments.text):
         raise ValueError("--alpha is the share of the text beside sounds; give --audio and --text")
     if (arguments.mix or arguments.sound_weights) and not arguments.audio:
         raise ValueError("--mix and --sound-weights are for sounds; give --audio")
-    given = given_sampling(arguments)
-    SamplingDefaults(**{name: given[name] for name in ("guidance", "steps", "sampler") if name in given})  # checks them
-    check_output_folder(arguments.out)
+    if arguments.sound_weights and not arguments.mix:
+        raise ValueError("--sound-weights are the shares of sounds that are mixed; give --mix")
+    if arguments.alpha is not None:
+        check_alpha(arguments.alpha)
+    check_flags(
+        arguments,
+        arguments.encoder if arguments.audio else [],
+        texts=[*arguments.text, arguments.negative],
+        images=(arguments.image is not None,),
+        mask=bool(arguments.mask or arguments.outpaint),
+        swept=[{sweep.name: value} for value in sweep.values] if sweep else ({},),
+    )
+
+
+def _prepare_request(arguments: argparse.Namespace, recipe: Recipe | None, inputs: Inputs | None = None) -> Request:
+    """Read the files and then load the model. Raises ValueError or FileNotFoundError."""
     if inputs is None:
         mode = {"mix": arguments.mix, "random": arguments.random, "start": arguments.window}
         inputs = read_inputs(arguments.audio, arguments.text, arguments.image, **mode)
     image, mask = _read_mask(arguments, inputs.image)
+    normalize_weights(arguments.sound_weights, len(inputs.sounds), "sound")  # refuses before the model is loaded
     if (arguments.text or arguments.negative or arguments.embedding) and not arguments.tokenizer:
         require_tokenizer(model_source(arguments.model))
     model = load_changed_model(arguments, arguments.encoder if arguments.audio else [], arguments.weights)
     _tell_unread_tokens(model, [*arguments.text, arguments.negative])
     defaults = model.sampling_defaults(image=inputs.image is not None)
-    sampling = {"guidance": defaults.guidance, "steps": defaults.steps} | given
+    sampling = {"guidance": defaults.guidance, "steps": defaults.steps} | given_sampling(arguments)
     request = Request(arguments, inputs, image, mask, model, sampling | {"strength": arguments.strength})
     if recipe:
         check_ingredients(arguments.recipe, recipe, request.recipes[0])

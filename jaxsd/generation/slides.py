@@ -12,7 +12,7 @@ from jaxsd.generation.files import output_paths, save_file, save_image
 from jaxsd.generation.films import FILMS, write_film
 from jaxsd.generation.strips import make_strip
 from jaxsd.recipes.recipe import Recipe, attach_recipe, recipe_json
-from jaxsd.runtime.progress import Progress
+from jaxsd.runtime.progress import Progress, counted
 
 STRIP = ".png"
 SLIDE_FILES = (STRIP, ".webp")  # that are written where none is named
@@ -54,7 +54,7 @@ def write_slide(drawing: Drawing, slide: Slide, recipe: Recipe, suffixes: Sequen
     stem = drawing.stems[0]
     places = [output_paths([stem], drawing.folder, 1, drawing.overwrite, suffix)[0] for suffix in suffixes]
     times = slide.times()
-    print(f"{slide.sound.name}: {len(times) - 1:,} images of {times[-1]:.1f} s", file=sys.stderr, flush=True)
+    print(f"{slide.sound.name}: {counted(len(times) - 1, 'image')} of {times[-1]:.1f} s", file=sys.stderr, flush=True)
     with Progress("denoising", drawing.steps, compiles=True) as progress:
         images = [image for _, image in drawing.draw(progress)]
     recipe = recipe.drawn(images[0], 0, drawing.size)

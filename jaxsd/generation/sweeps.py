@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from jaxsd.runtime.progress import counted
+
 MOST_VALUES = 100
 # What can be swept, and what its values must be.
 SWEPT = {
@@ -36,7 +38,7 @@ def parse_sweep(text: str) -> Sweep:
     except (ValueError, ZeroDivisionError, OverflowError):  # of NaN and infinity too
         raise ValueError(form) from None
     if not 2 <= count <= MOST_VALUES:
-        raise ValueError(f"--sweep {text} has {max(count, 0)} values; allowed: 2 to {MOST_VALUES}")
+        raise ValueError(f"--sweep {text} has {counted(max(count, 0), 'value')}; allowed: 2 to {MOST_VALUES}")
     values = [round(first + index * step, 9) for index in range(count)]
     allowed, fits = SWEPT[name]
     if not all(map(fits, values)):

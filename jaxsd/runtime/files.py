@@ -73,13 +73,13 @@ def check_output_folder(folder: Path) -> None:
 def lock_folder(folder, *, wait: bool = False) -> Iterator[None]:
     """Keep a folder to this process for the length of a `with` block; the folder is made where there is none.
 
-    A folder that was made for it and stays empty is removed.
+    Folders that were made for it and stay empty are removed.
 
     The lock goes with the process, however that ends. Where another process has the folder, wait for it if `wait`, or
     else raise ValueError that names the process.
     """
     path = Path(folder) / LOCK
-    made = not path.parent.exists()
+    made = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         file = path.open("a+")
@@ -102,9 +102,9 @@ def lock_folder(folder, *, wait: bool = False) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         file.close()
-        if made:
-            with suppress(OSError):  # it is not empty
-                path.parent.rmdir()
+        with suppress(OSError):  # it is not empty
+            for parent in made:
+                parent.rmdir()
 
 
 def _is_at(file, path: Path) -> bool:

@@ -16,6 +16,11 @@ KNOWN_AFTER = 5.0  # seconds, from which on the time left is reckoned
 STEPS_AHEAD = 2  # steps that a device has to do while the bar waits for the one before
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `1,151 rows`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 class Progress:
     """Counts the steps of one job, as a context manager: `advance` says how many are done.
 

@@ -18,7 +18,7 @@ from jaxsd.diffusion.pipeline import strength_of, to_pil
 from jaxsd.generation.drawing import batch_size
 from jaxsd.recipes.recipe import Recipe, attach_recipe
 from jaxsd.runtime.bundled import TOY_SAMPLES
-from jaxsd.runtime.progress import Progress
+from jaxsd.runtime.progress import Progress, counted
 from jaxsd.runtime.sharding import padded_batches
 from jaxsd.sound_to_image import Conditioning, LoadedSound, SoundToImage, image_keys, load_sounds
 
@@ -210,7 +210,9 @@ class ImageService:
             if self.closed:
                 raise ValueError("the server is stopping")
             if len(self.jobs) >= self.limits.queue:
-                raise ValueError(f"the queue is full, {len(self.jobs)} images are before yours; try again in a while")
+                raise ValueError(
+                    f"the queue is full, {counted(len(self.jobs), 'image')} before yours; try again in a while"
+                )
             self.jobs.append(job)
             self.changed.notify_all()
         return job

@@ -6,9 +6,11 @@ from pathlib import Path
 import jax
 
 from encoders import ENCODERS
+from jaxsd.clip.pipeline import read_clip_configs
 from jaxsd.diffusion.loading import require_tokenizer
+from jaxsd.generation.checks import check_flags
 from jaxsd.generation.flags import given_sampling, load_changed_model
-from jaxsd.runtime.bundled import model_source
+from jaxsd.runtime.bundled import clip_source, model_source
 from jaxsd.runtime.cli import start_distributed
 from jaxsd.study.draw import Study
 from jaxsd.study.inputs import read_study
@@ -28,11 +30,12 @@ def draw_study(arguments: argparse.Namespace, began: float) -> Path | None:
     inputs = read_study(arguments.study)
     names = arguments.encoder or list(ENCODERS)
     conditionings = study_conditionings(names)
+    check_flags(arguments, names, images=sorted({image is not None for _, image in inputs.pairs}))
     if not arguments.tokenizer:
         require_tokenizer(model_source(arguments.model))
-    copies = 2 if arguments.count is None else arguments.count
-    if copies < 1:
-        raise ValueError(f"--count is {copies}; allowed: 1 or more")
+    clip = arguments.clip or ("toy" if arguments.model == "toy" else None)
+    if clip:
+        read_clip_configs(clip_source(clip))  # refuses before anything is loaded
     sampling = given_sampling(arguments)
     if arguments.strength is not None:
         sampling["strength"] = arguments.strength
@@ -42,15 +45,14 @@ def draw_study(arguments: argparse.Namespace, began: float) -> Path | None:
         load_changed_model(arguments, names),
         conditionings,
         sampling,
-        copies=copies,
+        copies=2 if arguments.count is None else arguments.count,
         seed=arguments.seed,
         unconditional=arguments.unconditional,
     )
-    toy = "toy" if arguments.model == "toy" else None
     return run_study(
         study,
-        clip=arguments.clip or toy,
-        judge=toy,
+        clip=clip,
+        judge="toy" if arguments.model == "toy" else None,
         limit=arguments.limit,
         shard=shard,
         dry_run=arguments.dry_run,

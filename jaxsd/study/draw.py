@@ -20,7 +20,7 @@ from jaxsd.diffusion.pipeline import strength_of, to_pil
 from jaxsd.generation.drawing import batch_size
 from jaxsd.recipes.recipe import Recipe, attach_recipe, hash_modules, save_png
 from jaxsd.runtime.files import check_output_folder, lock_folder, naming, read_json, write_json
-from jaxsd.runtime.progress import Progress
+from jaxsd.runtime.progress import Progress, counted
 from jaxsd.runtime.sharding import examples_at_once, local_mesh, padded_batches
 from jaxsd.sound_to_image import Conditioning, SoundToImage, image_keys
 from jaxsd.study.inputs import StudyInputs
@@ -146,7 +146,7 @@ def draw_missing(study: Study, left: Sequence[StudyImage], shard: tuple[int, int
                 progress.advance(done)
     with suppress(OSError):  # another process has just begun with this shard
         parts.rmdir()
-    print(f"{len(left):,} images in {time.monotonic() - start:.0f} s", file=sys.stderr)
+    print(f"{counted(len(left), 'image')} in {time.monotonic() - start:.0f} s", file=sys.stderr)
 
 
 def study_batches(study: Study, images: Sequence[StudyImage]) -> Iterator[list[StudyImage]]:

@@ -12,6 +12,7 @@ from jaxsd.diffusion.images import prepare_image
 from jaxsd.diffusion.pipeline import to_pil
 from jaxsd.evaluation.report.tables import to_html
 from jaxsd.runtime.files import replacing
+from jaxsd.runtime.progress import counted
 from jaxsd.study.draw import Study
 from jaxsd.study.plan import RANDOM_EMBEDDINGS, TEXT_ALONE
 from jaxsd.study.scores import Shown, score_tables
@@ -51,21 +52,17 @@ def write_study_page(study: Study, shown: Sequence[Shown]) -> Path:
 
 def _about(study: Study, missing: int) -> str:
     inputs, names = study.inputs, ", ".join(study.model.encoders)
-    sounds, images = _count(len(inputs.sounds), "sound"), _count(len(inputs.images), "image")
+    sounds, images = counted(len(inputs.sounds), "sound"), counted(len(inputs.images), "image")
     parts = []
     for with_image, said in ((False, "without an image"), (True, "with one")):
         if any((image is not None) == with_image for _, image in inputs.pairs):
             sampling = study.sampling_of(with_image)
             parts.append(f"guidance {sampling['guidance']:g}, {sampling['steps']} steps {said}")
-    still = f" Still to be drawn: {missing:,} images." if missing else ""
+    still = f" Still to be drawn: {counted(missing, 'image')}." if missing else ""
     return (
         f"{sounds}, {images} to start from, encoders {names}; "
         f"{'; '.join(parts)}; {study.copies} of each, seed {study.seed}.{still}"
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _page_data(study: Study, shown: Sequence[Shown]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from PIL import Image
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.runtime.bundled import clip_source, load_maker
 from jaxsd.runtime.files import lock_folder
+from jaxsd.runtime.progress import counted
 from jaxsd.study.draw import Study, check_or_write_study, draw_missing, estimate_seconds
 from jaxsd.study.page import write_study_page
 from jaxsd.study.plan import StudyImage
@@ -53,7 +54,7 @@ def run_study(
     all_images = study.images()[:limit]
     mine = all_images[shard[0] - 1 :: shard[1]]
     left = [image for image in mine if not study.is_drawn(image)]
-    print(f"{len(mine):,} images, {len(left):,} of them to draw", file=sys.stderr, flush=True)
+    print(f"{counted(len(mine), 'image')}, {len(left):,} of them to draw", file=sys.stderr, flush=True)
     scorer = CLIP.from_pretrained(clip_source(clip)) if clip else None
     if dry_run:
         loaded = time.monotonic() - began if began else 0.0

@@ -78,11 +78,12 @@ def sample_sheet(path: Path, sources: Mapping[str, str]) -> Path:
     to start from in all rows.
     """
     clips = np.stack([load_clip(TOY_SAMPLES / f"{name}.wav").samples for name in world.CLASSES])
+    loaded = {label: encoders.load(source) for label, source in sources.items()}
     pipe = StableDiffusion.from_pretrained(TOY_MODEL)
     steps, images = pipe.sampling.steps, {}
     with Progress("sheet", steps * len(sources), compiles=True) as progress:
-        for number, (label, source) in enumerate(sources.items()):
-            embeddings = encode_audio(encoders.load(source), clips)
+        for number, (label, encoder) in enumerate(loaded.items()):
+            embeddings = encode_audio(encoder, clips)
             images[label] = np.asarray(
                 pipe(
                     embeddings,

@@ -23,6 +23,7 @@ from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.evaluation.inputs import EvaluationSplit
 from jaxsd.runtime.bundled import TOY_MODEL, model_source
 from jaxsd.runtime.files import read_json
+from jaxsd.runtime.progress import counted
 from jaxsd.toy import world
 from jaxsd.toy.judge import load_judge, verdicts
 
@@ -114,7 +115,7 @@ def _split_build(folder: Path, split: str, size: int, seed: int, weights: Path) 
     _read_metadata(folder)
     one_of("split", split, world.WORLD_SPLITS)
     if size < 1:
-        raise ValueError(f"{folder}: {size} examples; allowed: 1 or more")
+        raise ValueError(f"{folder}: {counted(size, 'example')}; allowed: 1 or more")
     models = MODELS
     if weights.resolve() != TOY_MODEL.resolve():
         models = {"clip": str((weights / "clip").resolve()), "diffusion": str(weights.resolve())}

@@ -31,7 +31,7 @@ from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
 from jaxsd.pretrained.weights import read_parameters, write_parameters
-from jaxsd.runtime.files import lock_folder, replacing
+from jaxsd.runtime.files import check_output_folder, lock_folder, replacing
 from jaxsd.runtime.sharding import map_batches
 from jaxsd.toy import world
 from jaxsd.toy.judge import Judge, true_answers
@@ -230,6 +230,9 @@ def train_models(folder: Path, seed: int = 0, *, dry_run: bool = False) -> Path 
     Returns `folder/bundle`, which is laid out as the package ships it; None of a dry run, which only says what would be
     trained. Raises ValueError where another process fills `folder`.
     """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed}; allowed: 0 to {2**32 - 1}")
+    check_output_folder(folder)
     print(_announce_stages(folder), flush=True)
     if dry_run:
         return None

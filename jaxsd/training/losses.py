@@ -22,6 +22,7 @@ from encoders.registry import takes_rngs
 from jaxsd.clip.pooling import pool_embeddings
 from jaxsd.config import TrainConfig
 from jaxsd.diffusion.denoising import denoising_errors_at, draw_noise
+from jaxsd.runtime.progress import counted
 from jaxsd.runtime.sharding import batch_sharding, replicated_sharding
 from jaxsd.training.frozen_models import FrozenModels
 from jaxsd.training.grad_cache import value_and_gradient
@@ -121,7 +122,8 @@ class DenoisingLoss(Loss):
         self.count = config.denoise_batch or config.batch_size
         if self.count % config.accumulate:
             raise ValueError(
-                f"accumulate is {config.accumulate}; it must divide the {self.count} examples of a batch to denoise"
+                f"accumulate is {config.accumulate}; it must divide the {counted(self.count, 'example')} of a "
+                "batch to denoise"
             )
 
     def draw(self, models, batch, key):

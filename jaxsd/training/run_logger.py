@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from jaxsd.diffusion.pipeline import to_pil
 from jaxsd.runtime.files import replacing
-from jaxsd.runtime.progress import Progress
+from jaxsd.runtime.progress import Progress, counted
 from jaxsd.training.curves import draw_curves
 from jaxsd.training.metric_writers import (
     METRICS,
@@ -151,7 +151,7 @@ class RunLogger:
             duration = f"{left / 60:.0f} min" if left < 2 * 3600 else f"{left / 3600:.1f} hours"
             besides = ", besides validations" * (self.validates and VALIDATING not in self.progress.pause_seconds)
             steps = self.last + 1 - self.progress.done
-            self.progress.note(f"about {duration} for the {steps:,} steps to come{besides}")
+            self.progress.note(f"about {duration} for the {counted(steps, 'step')} to come{besides}")
 
     def evaluation(self, index: int, figures: dict[str, float]) -> None:
         """Write all figures of an evaluation after step `index`, and show a line of them."""

@@ -157,6 +157,8 @@ def validate_config(config: TrainConfig):
         "clip_norm",
         "learning_rate",
         "seed",
+        "branch_init",
+        "position_init",
     ):
         value = getattr(config, key)
         if value < 0:
@@ -169,6 +171,9 @@ def validate_config(config: TrainConfig):
         raise ValueError(f"average_decay is {config.average_decay}; allowed: 0 to below 1")
     if not 0 <= config.denoise_batch <= config.batch_size:
         raise ValueError(f"denoise_batch is {config.denoise_batch}; allowed: 0 to batch_size, {config.batch_size}")
+    for key in ("train_size", "held_out"):
+        if config.data.maker and getattr(config.data, key) < 1:
+            raise ValueError(f"data.{key} is {getattr(config.data, key)}; it must be at least 1")
     make_losses(config)
     if config.steps and config.warmup >= config.steps:
         raise ValueError(f"warmup is {config.warmup}; it must be less than the steps of training, {config.steps}")

@@ -58,7 +58,9 @@ def videos(tmp_path):
 def test_a_video_becomes_seconds_with_their_own_frames_and_captions(videos, tmp_path):
     write_video(videos / "a.mp4", 4.0)
     summary = cut(videos, tmp_path / "out")
-    assert summary.startswith("4 clips of 1 videos")
+    assert summary.startswith("4 clips of 1 video")
+    again = cut_videos([videos / "a.mp4"], tmp_path / "out", captions=str(videos / "captions.csv"), workers=0)
+    assert again == summary  # a file may be named as well as its folder
     found = rows(tmp_path / "out")
     assert [row["text"] for row in found] == ["a.mp4 0", "a.mp4 0", "a.mp4 2", "a.mp4 2"]
     assert len({row["group"] for row in found}) == 1

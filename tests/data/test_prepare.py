@@ -216,7 +216,7 @@ def test_too_many_bad_rows_fail_with_a_list_and_may_be_allowed(tmp_path):
     manifest, expected = write_files(tmp_path / "source", 60, 0.5)
     out, skipped = tmp_path / "out", tmp_path / "out" / "skipped.csv"
     options = {"clip": "toy", "validation": "0.2", "test": "0", "diffusion": "toy", "workers": 0}
-    with pytest.raises(ValueError, match=r"rows are bad, more than the share of 0.05 of 60 .*skipped\.csv says why"):
+    with pytest.raises(ValueError, match=r"bad rows, more than the share of 0.05 of 60 .*skipped\.csv says why"):
         prepare(manifest, out, **options)
     assert skipped.read_text().count("\n") > 3
     with pytest.raises(ValueError, match="train is not finished"):
@@ -230,7 +230,7 @@ def test_too_many_bad_rows_fail_with_a_list_and_may_be_allowed(tmp_path):
 def test_it_stops_as_soon_as_too_many_rows_are_bad(tmp_path):
     path = tmp_path / "manifest.jsonl"
     write_manifest(path, [{"audio": "missing.wav", "image": "missing.png", "text": "a dog"}] * 1_000)
-    with pytest.raises(ValueError, match="256 rows are bad, more than the share of 0.05 of 1000"):
+    with pytest.raises(ValueError, match="256 bad rows, more than the share of 0.05 of 1000"):
         prepare(path, tmp_path / "out", workers=0, **OPTIONS)
 
 

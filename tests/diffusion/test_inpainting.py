@@ -174,11 +174,11 @@ def test_outpainting_pads_and_masks_the_border():
     "options, message",
     [
         ({"mask": np.zeros((32, 32))}, "there is a mask and no image"),
-        ({"mask": np.zeros((32, 32, 3, 1)), "image": True}, "masks are 32 and cond are 1"),
+        ({"mask": np.zeros((32, 32, 3, 1)), "image": True}, "32 masks for 1 example; allowed: as many, or one"),
         ({"mask": np.zeros((1, 32, 32, 3)), "image": True}, r"mask has shape \(1, 32, 32, 3\); allowed"),
         ({"mask": np.full((32, 32), 2.0), "image": True}, "mask has values from 2.0 to 2.0; allowed: 0 to 1"),
         ({"mask": np.full((32, 32), np.nan), "image": True}, "mask has values from nan to nan"),
-        ({"mask": np.zeros((3, 32, 32)), "image": True}, "masks are 3 and cond are 1"),
+        ({"mask": np.zeros((3, 32, 32)), "image": True}, "3 masks for 1 example; allowed: as many, or one"),
         ({"guidance_end": 1.5}, "guidance_end is 1.5; allowed: 0 to 1"),
     ],
 )

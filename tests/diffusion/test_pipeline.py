@@ -270,7 +270,7 @@ def operations(jaxpr):
         ({"steps": 0}, "steps is 0; allowed: 1 to 999"),
         ({"guidance": float("nan")}, "guidance is nan; allowed: a finite number"),
         ({"latents": np.zeros((2, 8, 8, 4))}, r"latents have shape \(2, 8, 8, 4\); allowed: \(3, height, width, 4\)"),
-        ({"image": np.zeros((2, 8, 8, 3))}, "images are 2 and cond are 3; allowed: as many, or one for all"),
+        ({"image": np.zeros((2, 8, 8, 3))}, "2 images for 3 examples; allowed: as many, or one"),
         ({"image": np.zeros((1, 8, 8, 3)), "strength": 0.0}, "strength is 0.0; allowed: above 0, up to 1"),
         ({"key": jax.random.split(jax.random.key(0), 2)}, r"key has shape \(2,\); allowed: one key, or 3 of them"),
     ],

@@ -34,7 +34,7 @@ def test_both_ends_are_in(text, values):
         ("alpha=0:nan:1", "allowed: NAME=FIRST:LAST:STEP"),
         ("alpha=0:1e999:1", "allowed: NAME=FIRST:LAST:STEP"),
         ("alpha=1:0:0.1", "has 0 values; allowed: 2 to 100"),
-        ("alpha=0:1:0.0001", "has 10001 values; allowed: 2 to 100"),
+        ("alpha=0:1:0.0001", "has 10,001 values; allowed: 2 to 100"),
         ("alpha=0:2:0.5", "has values that alpha cannot have; allowed: 0 to 1"),
         ("strength=0:1:0.5", "has values that strength cannot have; allowed: above 0, up to 1"),
         ("steps=1:3:0.5", "has values that steps cannot have; allowed: whole numbers from 1"),

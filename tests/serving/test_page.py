@@ -149,7 +149,7 @@ def test_an_upload_is_removed_soon_after_its_request(address, folder):
 def test_more_requests_than_the_queue_takes_are_refused_with_a_sentence(client):
     jobs = [client.submit(text="a", steps=100, seed=seed, api_name="/generate") for seed in range(8)]
     errors = [str(error) for job in jobs if (error := job.exception(60))]
-    assert 1 <= len(errors) <= 3 and all("the queue is full, 5 images are before yours" in error for error in errors)
+    assert 1 <= len(errors) <= 3 and all("the queue is full, 5 images before yours" in error for error in errors)
 
 
 def test_the_page_and_its_api_work_behind_a_proxy(port):

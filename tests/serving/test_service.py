@@ -88,7 +88,7 @@ def test_what_waits_together_is_one_batch_and_each_image_its_own(service, clip, 
 def test_a_full_queue_refuses(service, monkeypatch):
     gate = Gate(service, monkeypatch)
     jobs = [service.submit(request(text="a")) for _ in range(LIMITS.queue)]
-    with pytest.raises(ValueError, match="the queue is full, 5 images are before yours; try again in a while"):
+    with pytest.raises(ValueError, match="the queue is full, 5 images before yours; try again in a while"):
         service.submit(request(text="a"))
     gate.opened.set()
     assert len({job.result().tobytes() for job in jobs}) >= 1
@@ -177,7 +177,7 @@ def test_what_a_mask_leaves_stays(service, model):
         ({"text": "a", "sampler": "magic"}, "magic"),
         ({"text": "a", "width": 24, "height": 8}, "the size is 24 x 8; allowed: 32 x 32"),
         ({"text": "a", "encoders": ["three"]}, "encoder is 'three'; allowed: one, two"),
-        ({"text": "a", "encoders": ["one", "two"], "weights": [1]}, "weights are 1 and encoders are 2"),
+        ({"text": "a", "encoders": ["one", "two"], "weights": [1]}, "1 weight for 2 encoders"),
         ({"text": "a", "mask": Image.new("L", (8, 8))}, "there is a mask and no image"),
         ({"text": "a", "image": Image.new("RGB", (8, 8)), "strength": 0}, "strength is 0"),
     ],

@@ -11,6 +11,7 @@ from jaxsd.data.layouts.layout import Layout
 from jaxsd.data.layouts.tables import SPLIT_NAMES, list_files, make_manifest
 from jaxsd.data.manifest import Manifest
 from jaxsd.data.video import VIDEO_SUFFIXES
+from jaxsd.runtime.progress import counted
 
 
 def is_vggsound(source: Path) -> bool:
@@ -49,7 +50,9 @@ def read_vggsound(source: Path) -> Manifest:
     files = list_files(source)
     tables = _tables(files)
     if len(tables) != 1:
-        raise ValueError(f"{source} holds {len(tables)} .csv files; VGGSound's own must be there and no other")
+        raise ValueError(
+            f"{source} holds {counted(len(tables), '.csv file')}; VGGSound's own must be there and no other"
+        )
     rows = read_vggsound_table(source / tables[0])
     videos = {path.stem: str(path) for path in files if path.suffix.lower() in VIDEO_SUFFIXES}
     names = [videos.get(f"{video}_{start:06d}", f"{video}_{start:06d}.mp4") for video, start, _, _ in rows]

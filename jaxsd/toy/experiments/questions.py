@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.diffusion.pipeline import to_pil
+from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.evaluation import metrics
 from jaxsd.evaluation.images import DRAWN_TOGETHER
 from jaxsd.evaluation.report.plots import PALETTE, STYLE
@@ -25,7 +26,7 @@ from jaxsd.evaluation.report.tables import Table
 from jaxsd.generation.files import slug
 from jaxsd.runtime.bundled import clip_source
 from jaxsd.runtime.files import lock_folder, read_json, replacing, write_json
-from jaxsd.runtime.progress import Progress
+from jaxsd.runtime.progress import Progress, counted
 from jaxsd.runtime.sharding import padded_batches
 from jaxsd.sound_to_image import SoundToImage, combine_embeddings
 from jaxsd.study.plan import AVERAGE_CHATBOTS, AVERAGE_EVERYONE, study_conditionings
@@ -93,6 +94,9 @@ def answer_questions(
     """
     if images < 2:
         raise ValueError(f"the number of images is {images}; allowed: 2 or more")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; allowed: 1 or more")
+    SamplingDefaults(steps=1 if steps is None else steps, sampler=sampler)  # refuses what cannot be
     section = section or folder / "questions.md"
     with nullcontext() if dry_run else lock_folder(folder):
         model = SoundToImage.from_pretrained(encoders, "toy")
@@ -106,7 +110,7 @@ def answer_questions(
         left = [row for row in rows if not (folder / row.file).is_file()]
         hours = len(left) * images * SPEED[1] * setting["steps"] / model.pipe.sampling.steps / 3600
         print(
-            f"{len(rows)} rows, {len(left)} of them to draw: {len(left) * images:,} images,\n"
+            f"{counted(len(rows), 'row')}, {len(left)} of them to draw: {counted(len(left) * images, 'image')},\n"
             f"about {hours:.1f} hours on two CPU cores",
             flush=True,
         )

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from encoders import ENCODERS
 from jaxsd.config import TrainConfig
 from jaxsd.evaluation import metrics
-from jaxsd.evaluation.evaluate import evaluate
+from jaxsd.evaluation.evaluate import check_image_count, evaluate
 from jaxsd.evaluation.inputs import EvaluationSplit, load_evaluated_encoders
 from jaxsd.evaluation.report.plots import PALETTE, STYLE
 from jaxsd.evaluation.report.tables import Table
@@ -100,16 +100,21 @@ def reproduce(
 
     Returns:
         The path of the Markdown file; None of a dry run.
+
+    Raises:
+        ValueError: there are no seeds, a config cannot be trained, or there are not so many held-out sounds as images.
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; allowed: 1 or more")
     section = section or folder / "reproduction.md"
     figure = section.with_suffix(".png")
     keys = [(recipe, encoder, seed) for seed in range(seeds) for recipe in recipes for encoder in encoders]
+    configs = {key: configure(*VARIANTS[key[0]], key, overrides) for key in keys}
+    check_image_count(images, configs[keys[0]].data.held_out)
     runs = run_all(
         folder,
         section.with_suffix(".csv"),
-        {key: configure(*VARIANTS[key[0]], key, overrides) for key in keys},
+        configs,
         [column.head for column in RUN_COLUMNS],
         partial(_measure_variant, images=images),
         asked=f"{images} pictures",

@@ -16,8 +16,9 @@ from jaxsd.config import TrainConfig, load_config
 from jaxsd.evaluation.inputs import EvaluationSplit, open_evaluation_split
 from jaxsd.evaluation.report.tables import Table
 from jaxsd.runtime.files import lock_folder, replacing
+from jaxsd.runtime.progress import counted
 from jaxsd.toy.maker import make_split
-from jaxsd.training.train import train
+from jaxsd.training.train import count_steps, train, validate_config
 
 Key = tuple[str, str, int]  # recipe, encoder, seed
 KEY = ("recipe", "encoder", "seed")
@@ -76,6 +77,9 @@ def run_all(
         ValueError: a line was made with another config, or on a split of another size, it is another file, or another
             process fills `folder`.
     """
+    for config in configs.values():
+        validate_config(config)
+        count_steps(config, config.data.train_size)
     with nullcontext() if dry_run else lock_folder(folder):
         return _run_left(folder, table, configs, names, measure, asked=asked, dry_run=dry_run)
 
@@ -115,7 +119,7 @@ def _announcement(count: int, left: Sequence[TrainConfig]) -> str:
     steps = sum(config.steps for config in left)
     low, high = (steps * seconds / 3600 for seconds in SECONDS_A_STEP)
     return (
-        f"{count} trainings, {len(left)} of them to do: {steps:,} steps,\n"
+        f"{counted(count, 'training')}, {len(left)} of them to do: {counted(steps, 'step')},\n"
         f"about {low:.1f} to {high:.1f} hours on two CPU cores, and the evaluations"
     )
 

@@ -20,7 +20,7 @@ from PIL import Image
 from jaxsd.audio import write_wav
 from jaxsd.data.workers import Examples
 from jaxsd.runtime.files import naming
-from jaxsd.runtime.progress import Progress
+from jaxsd.runtime.progress import Progress, counted
 from jaxsd.toy.world.drawing import draw
 from jaxsd.toy.world.scene import CLASSES, Scene, sample_scene
 from jaxsd.toy.world.synthesis import SAMPLE_RATE, synthesize
@@ -111,7 +111,7 @@ def write_files(folder: str | Path, size: int) -> None:
     there and not empty, or where `size` is below 1.
     """
     if size < 1:
-        raise ValueError(f"{folder}: {size} examples; allowed: 1 or more")
+        raise ValueError(f"{folder}: {counted(size, 'example')}; allowed: 1 or more")
     _write_new_folder(Path(folder), partial(_write_examples, size=size))
 
 
@@ -123,7 +123,7 @@ def write_study_files(folder: str | Path, size: int) -> None:
     empty, or where `size` is below 0.
     """
     if size < 0:
-        raise ValueError(f"{folder}: {size} images; allowed: 0 or more")
+        raise ValueError(f"{folder}: {counted(size, 'image')}; allowed: 0 or more")
     _write_new_folder(Path(folder), partial(_write_study, size=size))
 
 
