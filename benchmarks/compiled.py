@@ -13,6 +13,8 @@ Products are cuBLAS's here: without a device XLA cannot try Triton's, and refuse
 
 import os
 
+from jaxsd.runtime import cli
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the plugin for CUDA then asks for no driver
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # from which a program for another device cannot be read
 
@@ -321,7 +323,7 @@ def table(names: list[str], target: Target, dtype, largest: int, texts: Path | N
 
 
 def main() -> int | None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", choices=TARGETS, default="h100")
     parser.add_argument("--programs", default="", help="a regular expression; those whose names it matches (all)")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")

@@ -22,6 +22,7 @@ from jaxsd.config import load_config
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.pretrained.precision import choose_dtype
+from jaxsd.runtime import cli
 from jaxsd.runtime.sharding import batch_sharding, replicate
 from jaxsd.training.frozen_models import FrozenModels
 from jaxsd.training.initialization import make_encoder
@@ -100,7 +101,7 @@ def examples(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def main():
     cpu = jax.default_backend() == "cpu"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", default="gemini")
     parser.add_argument("--batch", type=int, default=1 if cpu else 128)
     parser.add_argument("--repeats", type=int, default=3)

@@ -32,6 +32,7 @@ from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
+from jaxsd.runtime import cli
 from tests.references.manifests import make as published
 
 STEPS, GUIDANCE, BATCHES = 50, 7.5, (1, 4, 16)
@@ -231,7 +232,7 @@ def theirs_on_gpu(batch: int, compiled: bool):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--layers", action="store_true", help="on a CPU: single layers")
     parser.add_argument(

@@ -3,7 +3,6 @@
 python -m benchmarks.encoders [--batch 32] [--repeats 7]
 """
 
-import argparse
 import os
 
 import jax
@@ -14,6 +13,7 @@ from flax import nnx
 import encoders
 from benchmarks.parity import torch
 from benchmarks.timing import in_turns
+from jaxsd.runtime import cli
 from tests.references.encoders import Sizes, torch_encoder
 
 
@@ -45,7 +45,7 @@ def theirs(name: str, pcm: np.ndarray):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()

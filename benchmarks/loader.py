@@ -3,7 +3,6 @@
 python -m benchmarks.loader [--clips 20000] [--batch 1151] [--batches 34] [--rounds 5]
 """
 
-import argparse
 import itertools
 import os
 import statistics
@@ -19,6 +18,7 @@ import numpy as np
 from benchmarks.parity import torch
 from jaxsd.data.columns import open_columns, write_columns
 from jaxsd.data.loader import Loader
+from jaxsd.runtime import cli
 
 AHEAD = 8  # batches not timed: what was prefetched while the others had their turn
 NAMES = ("audio", "text", "image")
@@ -81,7 +81,7 @@ LOADERS: dict[str, Callable] = {
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=20_000)
     parser.add_argument("--batch", type=int, default=1151)
     parser.add_argument("--batches", type=int, default=34, help="in one timing")

@@ -5,7 +5,6 @@ python -m benchmarks.loading [--folder /tmp/sd15]
 The weights are random, of the published shapes, and are written first unless the folder is there.
 """
 
-import argparse
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.saving import scheduler_json
 from jaxsd.pretrained.model_config import to_json
 from jaxsd.pretrained.weights import write_safetensors
+from jaxsd.runtime import cli
 from jaxsd.runtime.files import write_json
 from tests.references import manifests
 
@@ -73,7 +73,7 @@ def load(folder: str, dtype: str):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/sd15"))
     parser.add_argument("--dtype", help="load as this dtype, in this process")
     arguments = parser.parse_args()

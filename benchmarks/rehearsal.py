@@ -32,6 +32,7 @@ from jaxsd.diffusion.unet import UNet
 from jaxsd.diffusion.vae import VAE
 from jaxsd.pretrained.mapping import export_parameters
 from jaxsd.pretrained.weights import write_safetensors
+from jaxsd.runtime import cli
 from jaxsd.runtime.bundled import TOY_SAMPLES
 from jaxsd.runtime.files import write_json
 
@@ -150,7 +151,7 @@ def commands(out: Path) -> dict[str, list[str]]:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for all that is written")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows of the table")
     arguments = parser.parse_args()

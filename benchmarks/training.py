@@ -19,6 +19,7 @@ from benchmarks.timing import in_turns
 from encoders.flops import count_flops
 from jaxsd.config import load_config
 from jaxsd.pretrained.precision import choose_dtype
+from jaxsd.runtime import cli
 from jaxsd.runtime.sharding import batch_sharding, replicate
 from jaxsd.training.frozen_models import FrozenModels
 from jaxsd.training.initialization import make_encoder
@@ -120,7 +121,7 @@ def on_accelerator(names: list[str], batch: dict[str, np.ndarray], repeats: int,
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("encoders", nargs="*", default=list(encoders.ENCODERS), help="which (default: all five)")
     parser.add_argument("--batch", type=int, help="clips a step (default: 16 on a CPU, 1151 on an accelerator)")
     parser.add_argument("--repeats", type=int, default=5)

@@ -11,6 +11,7 @@ Exits with 1 if a clause of the contract fails and with 2 if there is no such en
 import argparse
 import inspect
 import sys
+from typing import NoReturn
 
 import jax
 from flax import nnx
@@ -25,8 +26,15 @@ from encoders.layers import abstract
 from encoders.registry import create_from_class
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that tells mistakes in a sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=sys.argv[0] if sys.argv[0] == "jaxsd encoders" else "python -m encoders",
         description="List the bundled audio encoders, or check one encoder against the paper's contract.",
     )
@@ -44,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cls = find_class(name)
     except ValueError as error:
-        print(error, file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     return int(not check_and_count(cls, console))
 

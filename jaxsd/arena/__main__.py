@@ -9,7 +9,7 @@ from jaxsd.runtime import cli
 
 
 def main() -> int | None:
-    parser = cli.ArgumentParser(prog=cli.program(), description=__doc__)
+    parser = cli.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
     command = commands.add_parser("ask", help="ask a chatbot for designs and judge them; goes on where it stopped")

@@ -8,7 +8,6 @@ from jaxsd.runtime import cli
 
 def run_publish():
     parser = cli.ArgumentParser(
-        prog=cli.program(),
         description="Upload an encoder or a LoRA, with a model card, to the Hugging Face hub, as who HF_TOKEN or `hf "
         "auth login` says.\n\n  %(prog)s runs/gemini you/gemini --license mit --dry-run out/gemini",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -14,9 +14,7 @@ from jaxsd.runtime import cli
 
 
 def main():
-    parser = cli.ArgumentParser(
-        prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "source",
         type=Path,

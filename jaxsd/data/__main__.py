@@ -11,7 +11,7 @@ DEFAULT_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
 def main():
-    parser = cli.ArgumentParser(prog=cli.program(), description=__doc__)
+    parser = cli.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_cut(commands.add_parser("cut", help="cut videos into seconds of sound with a frame and a caption"))
     _add_prepare(commands.add_parser("prepare", help="make a data set of one's own sounds, images and captions"))

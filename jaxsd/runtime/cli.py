@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,6 +53,9 @@ class Terminated(KeyboardInterrupt):
 
 class ArgumentParser(argparse.ArgumentParser):
     """A parser that tells mistakes in a sentence, as all others are told; --help has the rest."""
+
+    def __init__(self, *, prog: str | None = None, **options: Any):
+        super().__init__(prog=prog or program(), **options)
 
     def error(self, message: str) -> NoReturn:
         unknown = re.match(r"unrecognized arguments: (\S+)", message)

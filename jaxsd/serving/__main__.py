@@ -18,7 +18,7 @@ PORT = 7860
 
 
 def main() -> None:
-    parser = cli.ArgumentParser(prog=cli.program(), description=__doc__)
+    parser = cli.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add(
         "--encoder",

@@ -7,7 +7,7 @@ from jaxsd.runtime.files import check_output_folder
 
 
 def main():
-    parser = cli.ArgumentParser(prog=cli.program(), description=__doc__)
+    parser = cli.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("demo", help="train an encoder briefly, evaluate it, draw the sample sounds")
     command.add_argument("--out", type=Path, default=Path("runs/demo"))

@@ -128,6 +128,14 @@ def test_a_name_that_is_no_encoder_is_refused(capsys, name, problem):
     assert problem in capsys.readouterr().err
 
 
+def test_a_wrong_flag_is_told_in_a_sentence(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--all"])
+    assert capsys.readouterr().err == (
+        "python -m encoders: unrecognized arguments: --all; see python -m encoders --help\n"
+    )
+
+
 def test_the_bundled_encoders_are_listed_with_their_parameters(capsys):
     assert main([]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]

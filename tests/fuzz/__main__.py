@@ -4,7 +4,6 @@ Every case is a function of the seed, the target and its number, so that the sam
 seed looks elsewhere. A failure is printed with these; its input is kept.
 """
 
-import argparse
 import multiprocessing
 import queue
 import sys
@@ -13,6 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from jaxsd.runtime import cli
 from tests.fuzz.cases import Cases, work
 from tests.fuzz.targets import TARGETS
 
@@ -74,7 +74,7 @@ def keep_input(target: str, seed: int, number: int, keep: Path):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser = cli.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0, help="for all targets together (2)")
     parser.add_argument("--cases", type=int, default=10_000, help="of a target, at most (10000)")
     parser.add_argument("--seed", type=int, default=0, help="(0)")

@@ -4,7 +4,6 @@ After every kill each file is whole or not there under its own name. In the end 
 leaves is, byte for byte, what a command leaves that was not killed.
 """
 
-import argparse
 import os
 import random
 import shutil
@@ -20,6 +19,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from jaxsd.data.columns import METADATA
+from jaxsd.runtime import cli
 from jaxsd.runtime.files import read_json
 from tests.helpers.data_files import write_files
 
@@ -111,7 +111,7 @@ def kill(arguments: list[str], folder: Path, kills: int, seed: int) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.kills", description=__doc__)
+    parser = cli.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=10, help="of each command (10)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commands", nargs="+", choices=("train", "prepare", "generate"))
