@@ -8,6 +8,7 @@ from jaxsd.runtime.files import check_output_folder
 
 DEFAULT_CLIP = "openai/clip-vit-large-patch14"
 DEFAULT_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+RAY_HELP = "a Ray cluster that does it, or `local`; --workers are then the processes of an actor (default: 1)"
 
 
 def main():
@@ -61,6 +62,7 @@ def _add_cut(command: argparse.ArgumentParser):
     add("--part", type=float, metavar="S", help="a group is so many seconds of a video (default: the whole video)")
     add("--leave-out", type=float, default=0.0, metavar="SHARE", help="pairs of the lowest score (default: 0)")
     add("--workers", type=int, help="processes that read videos (default: one a core)")
+    add("--ray", metavar="ADDRESS", help=RAY_HELP)
 
 
 def _cut(arguments: argparse.Namespace):
@@ -88,6 +90,7 @@ def _cut(arguments: argparse.Namespace):
         leave_out=arguments.leave_out,
         part=arguments.part,
         workers=arguments.workers,
+        ray=arguments.ray,
     )
     print(arguments.out / MANIFEST_NAME)
     print(summary)
@@ -128,6 +131,7 @@ def _add_prepare(command: argparse.ArgumentParser):
         "--max-bad", type=float, default=0.05, metavar="SHARE", help="fail if more rows are bad (default: 0.05)"
     )
     command.add_argument("--workers", type=int, help="processes that read files (default: one a core)")
+    command.add_argument("--ray", metavar="ADDRESS", help=RAY_HELP)
     cli.add_distributed_arguments(command)
 
 
@@ -152,6 +156,7 @@ def _prepare(arguments: argparse.Namespace):
         seed=arguments.seed,
         max_bad=arguments.max_bad,
         workers=arguments.workers,
+        ray=arguments.ray,
     )
     print(arguments.out if made else f"{arguments.out}: all there, nothing to do")
     print(summarize(arguments.out))

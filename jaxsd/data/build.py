@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -28,7 +28,8 @@ from jaxsd.data.columns import (
     finish_columns,
     write_examples,
 )
-from jaxsd.data.workers import Examples, MakeExamples, Workers, concatenate
+from jaxsd.data.executors import Executor, LocalExecutor, RayExecutor, Work
+from jaxsd.data.workers import Examples, MakeExamples
 from jaxsd.runtime.files import lock_folder, read_json, replacing, write_json
 from jaxsd.runtime.progress import Progress, counted
 
@@ -181,7 +182,7 @@ def build(
     towers: Towers,
     *,
     give_up: MakeExamples | None = None,
-    workers: int | None = None,
+    executor: Executor | None = None,
     skipped: Path | None = None,
     max_bad: float = 0.0,
 ):
@@ -189,21 +190,24 @@ def build(
 
     Args:
         splits: the splits.
-        make: the examples of a sequence of items, run in other processes.
+        make: the examples of a sequence of items.
         column_types: the columns that `make` gives.
         towers: makes the further columns.
         give_up: bad examples in place of items that end the process that makes them.
-        workers: processes to make examples in. None: one a core. 0: this process.
+        executor: makes the examples; by default a process a core.
         skipped: the CSV file that lists the bad examples, which are left out.
         max_bad: the share of all examples that may be bad.
 
     Raises:
         ValueError: another process fills one of the folders, more than `max_bad` of the examples are bad, or all of a
-            split.
+            split; or several processes would each drive Ray.
     """
     import jax  # not above, for the workers need none of it
 
     index, count = jax.process_index(), jax.process_count()
+    executor = executor or LocalExecutor(ahead=AHEAD)
+    if count > 1 and isinstance(executor, RayExecutor):
+        raise ValueError(f"--ray takes one process, which has the whole cluster; there are {count}")
     column_types = {**column_types, **towers.column_types}
     with ExitStack() as locks:
         if index == 0:
@@ -219,7 +223,7 @@ def build(
             total = sum(split.size for split in splits)
             most_bad = max_bad * total if count == 1 else math.inf  # no process knows the others'
             try:
-                _fill(splits, Workers(make, give_up, workers, AHEAD), towers, (index, count), most_bad)
+                _fill(splits, executor, Work(_ItemsOf(splits), make, give_up, towers), (index, count), most_bad)
             except KeyboardInterrupt as stop:
                 raise type(stop)("stopped; run the same command to go on") from None
             if count > 1:
@@ -257,35 +261,44 @@ def _judge(splits: Sequence[SplitBuild], skipped: Path | None, most_bad: float, 
             raise ValueError(f"{split.folder}: none of its {counted(split.size, 'row')} is good{where}")
 
 
-def _fill(splits: Sequence[SplitBuild], workers: Workers, towers: Towers, share: tuple[int, int], most_bad: float):
+@dataclass(frozen=True)
+class _ItemsOf:
+    """The items of a chunk, given as the number of its split and its own, in the sequences that a worker makes."""
+
+    splits: Sequence[SplitBuild]
+
+    def __call__(self, part: tuple[int, int]) -> list[Sequence]:
+        number, chunk = part
+        split = self.splits[number]
+        return [split.items(indices[0], indices[-1] + 1) for indices in _worker_indices(split, chunk)]
+
+
+def _fill(splits: Sequence[SplitBuild], executor: Executor, work: Work, share: tuple[int, int], most_bad: float):
     """Make the chunks that have no record, as far as they are this process's share: its index and the number of all.
 
     It stops early where more than `most_bad` examples are bad.
     """
     index, count = share
-    mine = [(split, chunk) for split in splits for chunk in range(split.chunks)][index::count]
-    left = [(split, chunk) for split, chunk in mine if not split.record(chunk).is_file()]
-    total = sum(len(_indices(*part)) for part in mine)
-    done = first = total - sum(len(_indices(*part)) for part in left)
+    mine = [(number, chunk) for number, split in enumerate(splits) for chunk in range(split.chunks)][index::count]
+    left = [(number, chunk) for number, chunk in mine if not splits[number].record(chunk).is_file()]
+    total = sum(len(_indices(splits[number], chunk)) for number, chunk in mine)
+    done = first = total - sum(len(_indices(splits[number], chunk)) for number, chunk in left)
     bad = sum(len(split.bad()) for split in splits)
+    assert isinstance(work.towers, Towers)
 
-    def items():
-        for split, chunk in left:
-            for indices in _worker_indices(split, chunk):
-                yield split.items(indices[0], indices[-1] + 1)
-
-    waited, start, warned = 0.0, time.monotonic(), 0
-    with workers as pool, _writer() as writer, Progress("data", total, done, unit="example", compiles=True) as progress:
-        made, writing = pool.map(items()), deque[Future]()
-        for split, chunk in left:
-            asked = time.monotonic()
-            examples = concatenate([next(made) for _ in _worker_indices(split, chunk)])
-            waited += time.monotonic() - asked
+    start, warned = time.monotonic(), 0
+    with (
+        closing(executor.run(work, left)) as all_made,
+        _writer() as writer,
+        Progress("data", total, done, unit="example", compiles=True) as progress,
+    ):
+        writing = deque[Future]()
+        for (number, chunk), examples, features in all_made:
             for warning in examples.warnings[: max(0, WARNINGS - warned)]:
                 progress.note(warning)
             warned += len(examples.warnings)
-            # The towers are asked here and waited for by the writer.
-            writing.append(writer.submit(_write_chunk, split, chunk, examples, towers(examples), towers.check))
+            # The towers may not be done yet: the writer waits for them.
+            writing.append(writer.submit(_write_chunk, splits[number], chunk, examples, features, work.towers.check))
             if len(writing) > UNWRITTEN:
                 done += writing.popleft().result()
                 progress.advance(done)
@@ -299,11 +312,9 @@ def _fill(splits: Sequence[SplitBuild], workers: Workers, towers: Towers, share:
         print(f"and {counted(warned - WARNINGS, 'further warning')}", file=sys.stderr)
     if left:
         seconds = time.monotonic() - start
-        print(
-            f"{seconds:.0f} s, {(done - first) / seconds:.0f} examples/s, "
-            f"and CLIP waited for files to be read {waited / seconds:.0%} of the time",
-            file=sys.stderr,
-        )
+        waited = executor.waited
+        said = "" if waited is None else f", and CLIP waited for files to be read {waited / seconds:.0%} of the time"
+        print(f"{seconds:.0f} s, {(done - first) / seconds:.0f} examples/s{said}", file=sys.stderr)
 
 
 @contextmanager

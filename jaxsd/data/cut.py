@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,9 +26,9 @@ from PIL import Image
 
 from jaxsd.audio import FORMATS, RATE, load_sound, write_wav
 from jaxsd.data.captions import TEMPLATES, caption_all, caption_source
+from jaxsd.data.executors import Executor, Work, choose_executor
 from jaxsd.data.layouts.tables import list_files
 from jaxsd.data.video import VIDEO_SUFFIXES, Frame, read_frames
-from jaxsd.data.workers import Workers
 from jaxsd.runtime.bundled import clip_source
 from jaxsd.runtime.files import lock_folder, naming, read_json, replacing, write_json
 from jaxsd.runtime.progress import Progress, counted
@@ -89,6 +90,7 @@ def cut_videos(
     leave_out: float = 0.0,
     part: float | None = None,
     workers: int | None = None,
+    ray: str | None = None,
 ) -> str:
     """Cut videos into `out`/clips and write `out`/manifest.csv, or do what is left of it.
 
@@ -104,6 +106,7 @@ def cut_videos(
         leave_out: the share of the pairs of the lowest score that is left out of the manifest.
         part: a group is a part of a video of so many seconds; by default it is the whole video.
         workers: processes that cut (one a core); 0 cuts in this process.
+        ray: the address of a Ray cluster that cuts, as `RayExecutor` takes it; `workers` is then of each of its actors.
 
     Returns:
         A sentence that says what was made.
@@ -121,8 +124,7 @@ def cut_videos(
         raise ValueError(f"--part is {part}; allowed: seconds from 1")
     if clip is None and (leave_out or candidates):
         raise ValueError("--candidates and --leave-out ask CLIP; name one (--clip)")
-    if workers is not None and workers < 0:
-        raise ValueError(f"--workers is {workers}; allowed: from 0")
+    executor = choose_executor(workers, ray)
     out = Path(out)
     source = caption_source(captions, candidates, templates, command)
     plan = {"options": asdict(options), **source.plan, "clip": clip}
@@ -134,7 +136,7 @@ def cut_videos(
     with lock_folder(out):
         _check_plan(out / CUT_PLAN, plan)
         print(f"left out: {options.thresholds()}", file=sys.stderr)
-        records = _cut_all(paths, names, out, options, workers)
+        records = _cut_all(paths, names, out, options, executor)
         bad |= {str(path): records[path]["bad"] for path in records if "bad" in records[path]}
         good = {path: record for path, record in records.items() if record.get("rows")}
         rows = caption_all(good, names, out, source, clip)
@@ -215,29 +217,34 @@ def _check_plan(path: Path, plan: dict[str, Any]):
 
 
 def _cut_all(
-    paths: Sequence[Path], names: Mapping[Path, str], out: Path, options: CutOptions, workers: int | None
+    paths: Sequence[Path], names: Mapping[Path, str], out: Path, options: CutOptions, executor: Executor
 ) -> dict[Path, dict[str, Any]]:
     """Cut the videos that have no record; the records of all."""
     (out / "videos").mkdir(exist_ok=True)
     records = {path: out / "videos" / f"{names[path]}.json" for path in paths}
     left = [path for path in paths if not records[path].is_file()]
     make = partial(_cut_block, out=out, options=options)
-    give_up = partial(make, given_up="reading it ended the process")
+    work = Work(_one_video, make, partial(make, given_up="reading it ended the process"))
+    parts = [(str(path), names[path]) for path in left]
+    by_name = {names[path]: path for path in left}
     started, clips = time.monotonic(), 0
     try:
         with (
-            Workers(make, give_up, workers, 2) as pool,
+            closing(executor.run(work, parts)) as all_made,
             Progress("cut", len(paths), len(paths) - len(left), unit="video") as progress,
         ):
-            made = pool.map([(str(path), names[path])] for path in left)
-            for done, (path, record) in enumerate(zip(left, made, strict=True), start=len(paths) - len(left) + 1):
-                write_json(records[path], record)
+            for done, ((_, name), record, _) in enumerate(all_made, start=len(paths) - len(left) + 1):
+                write_json(records[by_name[name]], record)
                 clips += len(record.get("rows", ()))
                 progress.update({"clips/s": clips / (time.monotonic() - started)})
                 progress.advance(done)
     except KeyboardInterrupt as stop:
         raise type(stop)("stopped; run the same command to go on") from None
     return {path: read_json(record) for path, record in records.items()}
+
+
+def _one_video(part: tuple[str, str]) -> list[list[tuple[str, str]]]:
+    return [[part]]
 
 
 def _cut_block(block: Sequence[tuple[str, str]], out: Path, options: CutOptions, given_up: str | None = None) -> Any:

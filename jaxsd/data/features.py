@@ -43,6 +43,10 @@ class FeatureTowers:
         self.clip, self.vae, self.vae_size = clip, vae, vae_size
         self._encode = nnx.jit(lambda vae, x: vae.encode(to_float(x)).mean * vae.config.scaling_factor)
 
+    def __reduce__(self):
+        """Ray sends towers to its actors, whose devices are others."""
+        return FeatureTowers, (self.clip, self.vae, self.vae_size)
+
     @property
     def clip_size(self) -> int | None:
         """The side in pixels of the images that CLIP takes."""

@@ -11,9 +11,10 @@ import numpy as np
 from jaxsd.audio import RATE
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import TOKENIZER_FILES
-from jaxsd.data.build import SplitBuild, build, is_built
+from jaxsd.data.build import AHEAD, SplitBuild, build, is_built
 from jaxsd.data.columns import METADATA, SPLITS, ColumnType, open_columns, read_metadata
 from jaxsd.data.decode import decode_rows
+from jaxsd.data.executors import choose_executor
 from jaxsd.data.features import FeatureTowers
 from jaxsd.data.layouts import read_source
 from jaxsd.data.manifest import Manifest, ManifestRow, draw_splits
@@ -48,6 +49,7 @@ def prepare_dataset(
     seed: int = 0,
     max_bad: float = 0.05,
     workers: int | None = None,
+    ray: str | None = None,
 ) -> bool:
     """Make the splits `out`/train, /validation and /test of a manifest's rows, or what is left of them to make.
 
@@ -68,6 +70,8 @@ def prepare_dataset(
         seed: of the splits.
         max_bad: the share of the rows that may be bad. Bad rows are left out and listed in `out`/skipped.csv.
         workers: processes that read files (one a core); 0 reads in this process.
+        ray: the address of a Ray cluster on which files are read and the towers run, as `RayExecutor` takes it;
+            `workers` is then of each of its actors.
 
     Returns:
         Whether there was anything to make.
@@ -78,9 +82,9 @@ def prepare_dataset(
     """
     if not 0 <= max_bad <= 1:
         raise ValueError(f"--max-bad is {max_bad}; allowed: a share from 0 to 1")
-    for name, value in (("seed", seed), ("workers", workers or 0)):
-        if value < 0:
-            raise ValueError(f"--{name} is {value}; allowed: from 0")
+    if seed < 0:
+        raise ValueError(f"--seed is {seed}; allowed: from 0")
+    executor = choose_executor(workers, ray, AHEAD)
     source, out = read_source(source, layout), Path(out)
     if vae and not diffusion:
         raise ValueError("--vae says whose latents are stored, which needs --latents")
@@ -113,7 +117,7 @@ def prepare_dataset(
         columns,
         towers,
         give_up=partial(make, given_up="reading it ended the process"),
-        workers=workers,
+        executor=executor,
         skipped=None if adding else out / SKIPPED,
         max_bad=0.0 if adding else max_bad,
     )

@@ -16,8 +16,9 @@ from PIL import Image
 
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.config import one_of
-from jaxsd.data.build import SplitBuild, build, is_built
+from jaxsd.data.build import AHEAD, SplitBuild, build, is_built
 from jaxsd.data.columns import METADATA, ColumnType
+from jaxsd.data.executors import LocalExecutor
 from jaxsd.data.features import FeatureTowers, to_float
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.evaluation.inputs import EvaluationSplit
@@ -149,5 +150,5 @@ def _make(builds: list[SplitBuild], weights: Path) -> bool:
     towers = FeatureTowers(clip, pipe.vae, pipe.unet.config.sample_size * pipe.vae.config.factor)
     workers = 0 if sum(one.size for one in builds) < SERIAL_EXAMPLES else None
     make = partial(world.make_examples, seed=builds[0].metadata["seed"])
-    build(builds, make, MADE_COLUMNS, towers, workers=workers)
+    build(builds, make, MADE_COLUMNS, towers, executor=LocalExecutor(workers, AHEAD))
     return True
