@@ -99,10 +99,10 @@ def _cut(arguments: argparse.Namespace):
 def _add_prepare(command: argparse.ArgumentParser):
     command.add_argument(
         "source",
-        type=Path,
         metavar="SOURCE",
         help="a .csv, .jsonl or .parquet file with columns audio, image (paths relative to it) and text, and if wanted "
-        "start (seconds), split (train, validation, test), group and class; or files in another layout",
+        "start (seconds), split (train, validation, test), group and class; or files in another layout; "
+        "a path or a URL such as s3://bucket/clips.csv",
     )
     command.add_argument(
         "--layout",

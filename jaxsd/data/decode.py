@@ -11,6 +11,7 @@ from PIL import Image
 from jaxsd.audio import RATE, load_clip
 from jaxsd.clip.images import load_image, resize_and_crop, rgb_image
 from jaxsd.data.manifest import ManifestRow, Reference, open_path
+from jaxsd.data.stores import SourcePath, StoreError
 from jaxsd.data.video import is_video, sharpest_frame
 from jaxsd.data.workers import Examples
 from jaxsd.runtime.files import POINTER_BEGINNING, StoredFile
@@ -18,11 +19,11 @@ from jaxsd.runtime.files import POINTER_BEGINNING, StoredFile
 
 def decode_rows(
     rows: Sequence[ManifestRow],
-    folder: Path,
+    folder: SourcePath,
     clip_size: int | None,
     vae_size: int | None,
     given_up: str | None = None,
-    open_file: Callable[[Path, Any], Path | StoredFile] = open_path,
+    open_file: Callable[[SourcePath, Any], Path | StoredFile] = open_path,
 ) -> Examples:
     """Read the sounds and images of rows.
 
@@ -36,6 +37,9 @@ def decode_rows(
 
     Returns:
         The examples; those that could not be read are zeros and are listed in `bad`.
+
+    Raises:
+        StoreError: an object store fails, which is no fault of a row.
     """
     examples = _make_empty(rows, clip_size, vae_size)
     for index, row in enumerate(rows):
@@ -67,6 +71,8 @@ def decode_rows(
                 if examples.vae_images is not None:
                     side = examples.vae_images.shape[1]
                     examples.vae_images[index] = resize_and_crop(image, side, Image.Resampling.LANCZOS)
+            except StoreError:
+                raise
             except Exception as error:  # whatever a decoder makes of a broken file, the row is left out and listed
                 examples.bad[index] = {"row": row.row, "file": file, "reason": _reason(error)}
         if index not in examples.bad:

@@ -18,6 +18,7 @@ from jaxtyping import Int
 from pyarrow import csv, parquet
 
 from jaxsd.data.columns import SPLITS
+from jaxsd.data.stores import SourcePath, fetch_file, locate, read_range
 from jaxsd.runtime.files import StoredFile, check_not_pointer
 
 # Large strings: all captions together may take more than 2 GiB.
@@ -52,11 +53,11 @@ class ManifestRow(NamedTuple):
     class_index: int | None
 
 
-def open_path(folder: Path, name: str | None) -> Path:
+def open_path(folder: SourcePath, name: str | None) -> Path | StoredFile:
     """The file that a manifest names."""
     if not name:
         raise ValueError("no file is named")
-    return folder / name
+    return fetch_file(locate(name) if "://" in name else folder / name)
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,13 @@ class Manifest:
     what the decoders read, where a row of the table has that reference.
     """
 
-    path: Path
+    path: SourcePath
     digest: str
     table: pa.Table
-    open_file: Callable[[Path, Any], Path | StoredFile] = open_path
+    open_file: Callable[[SourcePath, Any], Path | StoredFile] = open_path
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> SourcePath:
         """What the references are relative to."""
         return self.path if self.path.is_dir() else self.path.parent
 
@@ -104,7 +105,7 @@ def read_manifest(path) -> Manifest:
 
     Other columns are ignored. Raises FileNotFoundError, or ValueError that names the file and what does not fit.
     """
-    path = Path(path)
+    path = locate(path)
     if path.suffix.lower() not in READERS:
         raise ValueError(f"{path} has the suffix {path.suffix!r}; allowed: {', '.join(READERS)}")
     if not path.is_file():
@@ -127,8 +128,7 @@ def read_manifest(path) -> Manifest:
         raise ValueError(f"{path}: {error}") from None
     if not len(table):
         raise ValueError(f"{path} has no rows")
-    with path.open("rb") as file:
-        return Manifest(path, hashlib.file_digest(file, "sha256").hexdigest(), table)
+    return Manifest(path, hashlib.sha256(read_range(path)).hexdigest(), table)
 
 
 def _check_filled(column: pa.ChunkedArray, name: str):
@@ -137,18 +137,19 @@ def _check_filled(column: pa.ChunkedArray, name: str):
         raise ValueError(f"row {row} has no {name}")
 
 
-def _read_csv(path: Path) -> pa.Table:
-    table = csv.read_csv(
-        path,
-        read_options=csv.ReadOptions(block_size=LONGEST_ROW),
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(column_types=COLUMN_TYPES),
-    )
+def _read_csv(path: SourcePath) -> pa.Table:
+    with path.open("rb") as file:
+        table = csv.read_csv(
+            file,
+            read_options=csv.ReadOptions(block_size=LONGEST_ROW),
+            parse_options=csv.ParseOptions(newlines_in_values=True),
+            convert_options=csv.ConvertOptions(column_types=COLUMN_TYPES),
+        )
     check_quotes(table, path)
     return table
 
 
-def check_quotes(table: pa.Table, path: Path):
+def check_quotes(table: pa.Table, path: SourcePath):
     """Raise ValueError where a quote of the CSV file that a table is of does not end, or ends within a value.
 
     Arrow takes all that follows for one value, rows included, up to the next quote. Values of several lines, which are
@@ -171,11 +172,11 @@ def check_quotes(table: pa.Table, path: Path):
     warnings.warn(f"{path}: row {min(spans)} has a value of several lines, within quotes", stacklevel=2)
 
 
-def _read_json_lines(path: Path) -> pa.Table:
+def _read_json_lines(path: SourcePath) -> pa.Table:
     return read_json_lines(path, COLUMN_TYPES)
 
 
-def read_json_lines(path: Path, types: Mapping[str, pa.DataType] | None) -> pa.Table:
+def read_json_lines(path: SourcePath, types: Mapping[str, pa.DataType] | None) -> pa.Table:
     """A table of JSON Lines, of the columns of `types`; None: of all columns, each as JSON has it.
 
     Raises ValueError that names the line.
@@ -225,13 +226,14 @@ def _json_value(line: int, name: str, value):
     return str(value)
 
 
-def _read_parquet(path: Path) -> pa.Table:
-    file = parquet.ParquetFile(path)
-    return file.read([name for name in file.schema_arrow.names if name in COLUMN_TYPES])
+def _read_parquet(path: SourcePath) -> pa.Table:
+    with path.open("rb") as opened:
+        file = parquet.ParquetFile(opened)
+        return file.read([name for name in file.schema_arrow.names if name in COLUMN_TYPES])
 
 
 # How a manifest is read, by the suffix of its name: path -> table with at least the columns of COLUMN_TYPES it has.
-READERS: dict[str, Callable[[Path], pa.Table]] = {
+READERS: dict[str, Callable[[SourcePath], pa.Table]] = {
     ".csv": _read_csv,
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 LOCK = ".lock"
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # from file systems that have none
@@ -131,9 +132,9 @@ class StoredFile:
         return self.name
 
 
-def check_not_pointer(path: str | os.PathLike[str] | StoredFile):
-    """Raise ValueError where the file holds no data but a pointer of Git LFS to them."""
-    with (path if isinstance(path, StoredFile) else Path(path)).open("rb") as file:
+def check_not_pointer(path: Any):
+    """Raise ValueError where a file, by its path or with a method `open`, is but a pointer of Git LFS to its data."""
+    with (Path(path) if isinstance(path, str | os.PathLike) else path).open("rb") as file:
         if file.read(len(POINTER_BEGINNING)) == POINTER_BEGINNING.encode():
             raise ValueError(f"{path} is a pointer of Git LFS, not the file itself; run `git lfs pull` to get the file")
 

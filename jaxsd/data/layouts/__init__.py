@@ -5,8 +5,6 @@ rows. Where the sounds and images are no files of their own, the manifest has a 
 takes such a file and its name in LAYOUTS below.
 """
 
-from pathlib import Path
-
 from jaxsd.data.layouts.audiofolder import AUDIOFOLDER
 from jaxsd.data.layouts.layout import Layout
 from jaxsd.data.layouts.manifest_file import MANIFEST_FILE
@@ -15,6 +13,7 @@ from jaxsd.data.layouts.same_named import SAME_NAMED
 from jaxsd.data.layouts.vggsound import VGGSOUND
 from jaxsd.data.layouts.webdataset import WEBDATASET
 from jaxsd.data.manifest import Manifest
+from jaxsd.data.stores import locate
 
 # The first that matches counts.
 LAYOUTS: dict[str, Layout] = {
@@ -27,7 +26,7 @@ def read_source(source, layout: str | None = None) -> Manifest:
 
     Raises FileNotFoundError or ValueError that names the file and what does not fit.
     """
-    source = Path(source)
+    source = locate(source)
     if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"--layout is {layout!r}; allowed: {', '.join(LAYOUTS)}")
     if not source.exists():

@@ -19,6 +19,7 @@ from jaxsd.data.layouts.tables import (
     split_of,
 )
 from jaxsd.data.manifest import Manifest
+from jaxsd.data.stores import SourcePath
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_COLUMNS = {
@@ -27,37 +28,38 @@ FILE_COLUMNS = {
 }
 
 
-def is_audiofolder(source: Path) -> bool:
+def is_audiofolder(source: SourcePath) -> bool:
     return source.is_dir() and bool(_metadata_files(source))
 
 
-def _metadata_files(source: Path) -> list[Path]:
-    folders = (".", "*", "data/*")
-    return sorted(path for folder in folders for name in METADATA_FILES for path in source.glob(f"{folder}/{name}"))
+def _metadata_files(source: SourcePath) -> list[Path]:
+    """Relative to the source: in the folder itself, in one in it, or in one in `data`."""
+    found = [path for path in list_files(source) if path.name in METADATA_FILES]
+    return [path for path in found if len(path.parts) <= 2 or len(path.parts) == 3 and path.parts[0] == "data"]
 
 
-def read_audiofolder(source: Path) -> Manifest:
+def read_audiofolder(source: SourcePath) -> Manifest:
     """The rows of all metadata files, in the order of their paths. Raises ValueError where a column is missing."""
     rows = {name: [] for name in ("audio", "image", "text", "split", "start", "group", "class")}
-    for path in _metadata_files(source):
+    for name in _metadata_files(source):
+        path, folder = source / name, name.parent
         table = read_table(path)
-        folder = path.parent.relative_to(source)
         files = _file_columns(table, path)
         text = table[pick_column(table, TEXT_COLUMNS, path, "captions")].to_pylist()
         rows["text"] += [None if caption is None else str(caption) for caption in text]
         for kind in ("audio", "image"):
-            rows[kind] += [str(folder / name) if name else None for name in files[kind]]
-        for name in ("start", "group", "class"):
-            values = table[name].to_pylist() if name in table.column_names else [None] * len(table)
+            rows[kind] += [str(folder / file) if file else None for file in files[kind]]
+        for column in ("start", "group", "class"):
+            values = table[column].to_pylist() if column in table.column_names else [None] * len(table)
             try:
-                rows[name] += [None if x in (None, "") else float(x) if name == "start" else str(x) for x in values]
+                rows[column] += [None if x in (None, "") else float(x) if column == "start" else str(x) for x in values]
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{path}: a start is not a number ({error})") from None
         rows["split"] += [split_of(folder.name)] * len(table)
     return make_manifest(source, rows)
 
 
-def _file_columns(table, path: Path) -> dict[str, list]:
+def _file_columns(table, path: SourcePath) -> dict[str, list]:
     """The names of the sounds and of the images."""
     found = {
         kind: table[next(name for name in names if name in table.column_names)].to_pylist()

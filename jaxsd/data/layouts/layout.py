@@ -1,10 +1,10 @@
 """The interface of a layout."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from jaxsd.data.manifest import Manifest
+from jaxsd.data.stores import SourcePath
 
 
 class Layout(NamedTuple):
@@ -15,5 +15,5 @@ class Layout(NamedTuple):
     """
 
     name: str
-    matches: Callable[[Path], bool]
-    read: Callable[[Path], Manifest]
+    matches: Callable[[SourcePath], bool]
+    read: Callable[[SourcePath], Manifest]

@@ -1,12 +1,11 @@
 """The layout `manifest`: a CSV, JSON Lines or Parquet file that names a sound, an image and a caption a row."""
 
-from pathlib import Path
-
 from jaxsd.data.layouts.layout import Layout
 from jaxsd.data.manifest import READERS, read_manifest
+from jaxsd.data.stores import SourcePath
 
 
-def is_manifest_file(source: Path) -> bool:
+def is_manifest_file(source: SourcePath) -> bool:
     return source.is_file() and source.suffix.lower() in READERS
 
 

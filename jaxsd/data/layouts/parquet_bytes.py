@@ -14,6 +14,7 @@ from pyarrow import parquet
 from jaxsd.data.layouts.layout import Layout
 from jaxsd.data.layouts.tables import TEXT_COLUMNS, list_files, make_manifest, pick_column, split_of
 from jaxsd.data.manifest import Manifest, open_path
+from jaxsd.data.stores import SourcePath
 from jaxsd.runtime.files import StoredFile
 
 # Where a file lies: the row group of the Parquet file and the row in it.
@@ -22,22 +23,26 @@ PARQUET_CELL = pa.struct(
 )
 
 
-def is_parquet_bytes(source: Path) -> bool:
+def is_parquet_bytes(source: SourcePath) -> bool:
     files = _parquet_files(source)
-    return bool(files) and _holds_bytes(files[0])
+    return bool(files) and _holds_bytes(_folder_of(source) / files[0])
 
 
-def _parquet_files(source: Path) -> list[Path]:
+def _folder_of(source: SourcePath) -> SourcePath:
+    return source if source.is_dir() else source.parent
+
+
+def _parquet_files(source: SourcePath) -> list[Path]:
+    """Relative to the folder."""
     if source.is_file():
-        return [source] if source.suffix.lower() == ".parquet" else []
-    return [
-        source / path for path in list_files(source) if path.suffix == ".parquet" and path.name != "metadata.parquet"
-    ]
+        return [Path(source.name)] if source.suffix.lower() == ".parquet" else []
+    return [path for path in list_files(source) if path.suffix == ".parquet" and path.name != "metadata.parquet"]
 
 
-def _holds_bytes(path: Path) -> bool:
+def _holds_bytes(path: SourcePath) -> bool:
     try:
-        schema = parquet.read_schema(path)
+        with path.open("rb") as file:
+            schema = parquet.read_schema(file)
     except (OSError, pa.ArrowException):
         return False
     return all(name in schema.names and _is_bytes(schema.field(name).type) for name in ("audio", "image"))
@@ -49,18 +54,18 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def read_parquet_bytes(source: Path) -> Manifest:
+def read_parquet_bytes(source: SourcePath) -> Manifest:
     """The rows of all files, in the order of their paths. Raises ValueError that names the file that does not fit."""
-    folder = source if source.is_dir() else source.parent
+    folder = _folder_of(source)
     rows = {name: [] for name in ("audio", "image", "text", "split", "start", "group")}
-    for path in _parquet_files(source):
+    for inside in _parquet_files(source):
+        path, name = folder / inside, str(inside)
         if not _holds_bytes(path):
             raise ValueError(f"{path} has no columns audio and image with the bytes of files, or is no Parquet file")
-        file = parquet.ParquetFile(path)
+        file = parquet.ParquetFile(path.open("rb"))
         text = pick_column(file.schema_arrow.empty_table(), TEXT_COLUMNS, path, "captions")
         others = [name for name in ("start", "group") if name in file.schema_arrow.names]
-        name = str(path.relative_to(folder))
-        said = split_of(path.name) or split_of(path.relative_to(folder).parent.name)
+        said = split_of(inside.name) or split_of(inside.parent.name)
         for group in range(file.num_row_groups):
             small = file.read_row_group(group, [text, *others])
             rows["text"] += [None if caption is None else str(caption) for caption in small[text].to_pylist()]
@@ -77,7 +82,7 @@ def read_parquet_bytes(source: Path) -> Manifest:
     return make_manifest(source, rows, open_parquet_cell, PARQUET_CELL)
 
 
-def open_parquet_cell(folder: Path, reference: dict[str, Any]) -> Path | StoredFile:
+def open_parquet_cell(folder: SourcePath, reference: dict[str, Any]) -> Path | StoredFile:
     """The bytes of a cell, or the file that it names. Raises ValueError where it has neither."""
     column = _read_column(folder / reference["file"], reference["row_group"], reference["column"])
     cell = column[reference["row"]].as_py()
@@ -90,8 +95,9 @@ def open_parquet_cell(folder: Path, reference: dict[str, Any]) -> Path | StoredF
 
 
 @lru_cache(maxsize=2)  # the sounds and the images of the row group that a worker is in
-def _read_column(path: Path, row_group: int, column: str) -> pa.ChunkedArray:
-    return parquet.ParquetFile(path).read_row_group(row_group, [column])[column]
+def _read_column(path: SourcePath, row_group: int, column: str) -> pa.ChunkedArray:
+    with path.open("rb") as file:
+        return parquet.ParquetFile(file).read_row_group(row_group, [column])[column]
 
 
 PARQUET_BYTES = Layout("parquet", is_parquet_bytes, read_parquet_bytes)

@@ -19,17 +19,18 @@ from jaxsd.data.layouts.tables import (
     read_table,
 )
 from jaxsd.data.manifest import Manifest
+from jaxsd.data.stores import SourcePath
 from jaxsd.data.video import VIDEO_SUFFIXES
 
 KINDS = {"audio": AUDIO_SUFFIXES, "image": IMAGE_SUFFIXES, "text": (".txt",)}
 KEY_COLUMNS = ("file", "file_name", "audio", "image", "name", "id", "key")
 
 
-def is_same_named(source: Path) -> bool:
+def is_same_named(source: SourcePath) -> bool:
     return source.is_dir() and any(path.suffix.lower() in AUDIO_SUFFIXES for path in list_files(source))
 
 
-def read_same_named(source: Path) -> Manifest:
+def read_same_named(source: SourcePath) -> Manifest:
     """A row for every name that a sound, an image or a caption has, in the order of the names.
 
     Where an example has several files of one kind, the first suffix of `KINDS` counts. What a row lacks is named
@@ -86,14 +87,14 @@ def _natural(key: str) -> tuple:
     return (0, int(key), key) if key.isdecimal() and key.isascii() else (1, 0, key)
 
 
-def _first_line(source: Path, path: Path | None) -> str | None:
+def _first_line(source: SourcePath, path: Path | None) -> str | None:
     if path is None:
         return None
     text = (source / path).read_text(encoding="utf-8-sig", errors="replace")
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
-def _read_captions(source: Path, tables: list[Path]) -> dict[str, str | None]:
+def _read_captions(source: SourcePath, tables: list[Path]) -> dict[str, str | None]:
     """The captions of the one table in the folder, by name; {} where there is none."""
     if not tables:
         return {}

@@ -12,6 +12,7 @@ from pyarrow import csv, parquet
 
 from jaxsd.data.columns import SPLITS
 from jaxsd.data.manifest import COLUMN_TYPES, REQUIRED_COLUMNS, Manifest, check_quotes, open_path, read_json_lines
+from jaxsd.data.stores import SourcePath, relative_files
 from jaxsd.runtime.files import check_not_pointer
 
 # The suffixes of each kind of file, the preferred first.
@@ -28,11 +29,14 @@ SPLIT_NAMES = {
 DIGESTED_ROWS = 10_000
 
 
-def list_files(folder: Path) -> list[Path]:
+def list_files(folder: SourcePath) -> list[Path]:
     """All files below a folder, relative to it and sorted; hidden ones are left out.
 
     Raises OSError where a folder may not be read.
     """
+
+    if not isinstance(folder, Path):
+        return sorted(path for path in relative_files(folder) if not any(part.startswith(".") for part in path.parts))
 
     def refuse(error: OSError):
         raise error
@@ -50,19 +54,21 @@ def split_of(name: str) -> str | None:
     return SPLIT_NAMES.get(word)
 
 
-def read_table(path: Path) -> pa.Table:
+def read_table(path: SourcePath) -> pa.Table:
     """A table of a .csv, .tsv, .jsonl or .parquet file, all columns as text but for those of numbers in a manifest."""
     suffix = path.suffix.lower()
     check_not_pointer(path)
     try:
         if suffix == ".parquet":
-            return parquet.read_table(path)
+            with path.open("rb") as file:
+                return parquet.read_table(file)
         if suffix in (".jsonl", ".ndjson"):
             return read_json_lines(path, None)
         with path.open("rb") as file:
             names = csv.open_csv(file, parse_options=_delimited(suffix)).schema.names
         options = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False)
-        table = csv.read_csv(path, parse_options=_delimited(suffix), convert_options=options)
+        with path.open("rb") as file:
+            table = csv.read_csv(file, parse_options=_delimited(suffix), convert_options=options)
         check_quotes(table, path)
         return table
     except (ValueError, pa.ArrowException) as error:
@@ -76,7 +82,7 @@ def _delimited(suffix: str) -> csv.ParseOptions:
     return csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True)
 
 
-def pick_column(table: pa.Table, names: Iterable[str], path: Path, what: str) -> str:
+def pick_column(table: pa.Table, names: Iterable[str], path: SourcePath, what: str) -> str:
     """The first of these columns that a table has. Raises ValueError where it has none."""
     names = tuple(names)
     found = next((name for name in names if name in table.column_names), None)
@@ -88,9 +94,9 @@ def pick_column(table: pa.Table, names: Iterable[str], path: Path, what: str) ->
 
 
 def make_manifest(
-    source: Path,
+    source: SourcePath,
     rows: Mapping[str, list],
-    open_file: Callable[[Path, Any], Any] = open_path,
+    open_file: Callable[[SourcePath, Any], Any] = open_path,
     stored: pa.DataType | None = None,
 ) -> Manifest:
     """The manifest of rows found in a source; columns of nothing but None are left out, but for the required ones.

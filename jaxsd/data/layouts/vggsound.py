@@ -10,11 +10,12 @@ from pathlib import Path
 from jaxsd.data.layouts.layout import Layout
 from jaxsd.data.layouts.tables import SPLIT_NAMES, list_files, make_manifest
 from jaxsd.data.manifest import Manifest
+from jaxsd.data.stores import SourcePath
 from jaxsd.data.video import VIDEO_SUFFIXES
 from jaxsd.runtime.progress import counted
 
 
-def is_vggsound(source: Path) -> bool:
+def is_vggsound(source: SourcePath) -> bool:
     if not source.is_dir():
         return False
     files = list_files(source)
@@ -25,7 +26,7 @@ def _tables(files: list[Path]) -> list[Path]:
     return [path for path in files if path.suffix.lower() == ".csv"]
 
 
-def read_vggsound_table(path: Path) -> list[tuple[str, int, str, str]]:
+def read_vggsound_table(path: SourcePath) -> list[tuple[str, int, str, str]]:
     """YouTube id, start in seconds, label and split of every row. Raises ValueError that names the line."""
     rows = []
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -45,7 +46,7 @@ def _is_number(row: list[str]) -> bool:
         return False
 
 
-def read_vggsound(source: Path) -> Manifest:
+def read_vggsound(source: SourcePath) -> Manifest:
     """The rows of the table; the videos may lie at any depth. Raises ValueError where there is not one table."""
     files = list_files(source)
     tables = _tables(files)

@@ -13,23 +13,25 @@ import pyarrow as pa
 from jaxsd.data.layouts.layout import Layout
 from jaxsd.data.layouts.tables import AUDIO_SUFFIXES, IMAGE_SUFFIXES, TEXT_COLUMNS, list_files, make_manifest, split_of
 from jaxsd.data.manifest import Manifest
+from jaxsd.data.stores import SourcePath, read_range
 from jaxsd.runtime.files import StoredFile, check_not_pointer
 
 TAR_MEMBER = pa.struct({"name": pa.string(), "file": pa.string(), "offset": pa.int64(), "size": pa.int64()})
 TEXT_SUFFIXES = (".txt", ".text", ".caption", ".json")
 
 
-def is_webdataset(source: Path) -> bool:
+def is_webdataset(source: SourcePath) -> bool:
     return bool(_tar_files(source))
 
 
-def _tar_files(source: Path) -> list[Path]:
+def _tar_files(source: SourcePath) -> list[Path]:
+    """Relative to the folder that the source is or lies in."""
     if source.is_file():
-        return [source] if source.suffix.lower() == ".tar" else []
-    return [source / path for path in list_files(source) if path.suffix == ".tar"]
+        return [Path(source.name)] if source.suffix.lower() == ".tar" else []
+    return [path for path in list_files(source) if path.suffix == ".tar"]
 
 
-def read_webdataset(source: Path) -> Manifest:
+def read_webdataset(source: SourcePath) -> Manifest:
     """The examples of all shards, in the order of the shards and in them.
 
     Raises ValueError that names a shard which is no tar file, is compressed or was cut.
@@ -37,9 +39,9 @@ def read_webdataset(source: Path) -> Manifest:
     folder = source if source.is_dir() else source.parent
     rows = {name: [] for name in ("audio", "image", "text", "split")}
     for shard in _tar_files(source):
-        name = str(shard.relative_to(folder))
-        said = split_of(shard.name) or split_of(shard.relative_to(folder).parent.name)
-        for key, example in _read_shard(shard, name).items():
+        name = str(shard)
+        said = split_of(shard.name) or split_of(shard.parent.name)
+        for key, example in _read_shard(folder / shard, name).items():
             for kind in ("audio", "image"):
                 missing = {"name": f"{name}/{key}.* ({kind})", "file": name, "offset": 0, "size": -1}
                 rows[kind].append(example.get(kind, missing))
@@ -48,12 +50,12 @@ def read_webdataset(source: Path) -> Manifest:
     return make_manifest(source, rows, open_tar_member, TAR_MEMBER)
 
 
-def _read_shard(shard: Path, name: str) -> dict[str, dict[str, Any]]:
+def _read_shard(shard: SourcePath, name: str) -> dict[str, dict[str, Any]]:
     """The examples by their key: a member's path up to the first dot of its last part."""
     examples: dict[str, dict[str, Any]] = {}
     check_not_pointer(shard)
     try:
-        with tarfile.open(shard, "r:") as archive:
+        with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 if not member.isfile():
                     continue
@@ -72,9 +74,9 @@ def _read_shard(shard: Path, name: str) -> dict[str, dict[str, Any]]:
                 elif suffix in IMAGE_SUFFIXES:
                     example.setdefault("image", where)
                 elif suffix in TEXT_SUFFIXES:
-                    file = archive.extractfile(member)
-                    assert file is not None
-                    caption = _caption_of(file.read(), suffix, f"{name}/{member.name}")
+                    content = archive.extractfile(member)
+                    assert content is not None
+                    caption = _caption_of(content.read(), suffix, f"{name}/{member.name}")
                     if caption is not None:
                         example["text"] = caption
     except tarfile.TarError as error:
@@ -94,13 +96,11 @@ def _caption_of(data: bytes, suffix: str, name: str) -> str | None:
     return next((str(value[column]) for column in TEXT_COLUMNS if value.get(column) is not None), None)
 
 
-def open_tar_member(folder: Path, reference: dict[str, Any]) -> StoredFile:
+def open_tar_member(folder: SourcePath, reference: dict[str, Any]) -> StoredFile:
     """The bytes of a member. Raises ValueError where the example has no such member."""
     if reference["size"] < 0:
         raise ValueError(f"{reference['name']} is not in the archive")
-    with (folder / reference["file"]).open("rb") as file:
-        file.seek(reference["offset"])
-        data = file.read(reference["size"])
+    data = read_range(folder / reference["file"], reference["offset"], reference["size"])
     if len(data) != reference["size"]:
         raise ValueError(f"{reference['name']}: the archive ends within it")
     return StoredFile(reference["name"], data)
