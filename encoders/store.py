@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from encoders.catalog import ENCODERS
 from encoders.layers import abstract
+from encoders.model_spec import model_spec, with_metadata
 from encoders.registry import bundled_name, create_from_class, size_names
 from encoders.user_code import code_of, load_class
 
@@ -58,29 +59,6 @@ def save(
     metadata = model_spec(description["encoder"], f"{MODEL_SPEC_ARCHITECTURE}/{description['encoder']}")
     _replace(folder / ENCODER_WEIGHTS, with_metadata(safetensors.numpy.save(tensors), metadata))
     _replace(folder / ENCODER_JSON, (json.dumps(description, indent=2) + "\n").encode())
-
-
-def model_spec(title: str, architecture: str) -> dict[str, str]:
-    """The metadata of a safetensors file that the ModelSpec asks for (github.com/Stability-AI/ModelSpec)."""
-    return {
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": architecture,
-        "modelspec.implementation": "jaxsd",
-        "modelspec.title": title,
-    }
-
-
-def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
-    """The content of a safetensors file with more metadata in its header, sorted; its tensors byte by byte.
-
-    safetensors itself writes metadata in another order each time.
-    """
-    first = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:first])
-    merged = {**header.pop("__metadata__", {}), **metadata}
-    text = json.dumps({"__metadata__": dict(sorted(merged.items())), **header}, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors are aligned
-    return len(text).to_bytes(8, "little") + text + content[first:]
 
 
 def describe_encoder(encoder: nnx.Module, *, audio_pooling: str = "mean") -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Configs of training, and their overrides: `--config gemini.py:paper --config.batch_size=64`.
 
-A config file is Python and holds `get_config(recipe: str = "") -> TrainConfig`. Where other values follow from one,
-get_config takes that one as a further argument, of type str, and is given its override.
+A config file is Python and holds `get_config(recipe: str = "")`, which returns a TrainConfig or a LoRAConfig. Where
+other values follow from one, get_config takes that one as a further argument, of type str, and is given its override.
 
 arguments, rest = parser.parse_known_args()
 config = load_config(arguments.config, rest)
@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 PACKAGE = Path(__file__).resolve().parent
 # Installed, the config files are the package jaxsd.configs; in a checkout they stand beside jaxsd.
@@ -29,6 +29,7 @@ CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.par
 OVERRIDE = "--config."
 BOOLEANS = {"true": True, "false": False}
 TYPE_NAMES = {str: "a string", bool: "true or false", int: "an int", float: "a float", dict: "a mapping"}
+Config = TypeVar("Config", bound="RunConfig")
 
 
 @dataclass(frozen=True)
@@ -41,25 +42,15 @@ class DataConfig:
     held_out: int = 0  # examples that the maker makes of each held-out split
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """All values of a training. The defaults are the paper's, to the letter (arXiv 2509.09717)."""
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The values that every training has, whatever it trains."""
 
-    encoder: str  # a name of encoders.ENCODERS, or an own encoder as "path/to/file.py:Class"
-    encoder_config: dict[str, Any]  # the encoder's sizes
     data: DataConfig = field(default_factory=DataConfig)
-    init: str = ""  # a folder with an encoder to start from
-    # The losses of jaxsd.training.losses.LOSSES, and how much each weighs.
-    weights: dict[str, float] = field(default_factory=lambda: {"contrastive": 1.0, "sequence": 0.0, "denoise": 0.0})
-    text_pooling: str = "eos"  # CLIP's own; "bos", a constant, gives the published numbers
-    audio_pooling: str = "mean"  # the paper does not say which of the 77 embeddings, or that it is their mean
-    learned_temperature: bool = False
-    dropout: bool = True
     # For how long: epochs or steps, the other being 0.
     epochs: int = 32
     steps: int = 0
     batch_size: int = 1151
-    denoise_batch: int = 0  # the examples of a batch that go through the U-Net; 0: all
     # The paper gives the learning rate and no more.
     optimizer: str = "adam"
     learning_rate: float = 1e-3
@@ -67,20 +58,18 @@ class TrainConfig:
     warmup: int = 0  # steps
     weight_decay: float = 0.0
     clip_norm: float = 0.0  # 0: no clipping
-    branch_init: float = 1.0  # scales the initial last kernels of a Transformer's residual branches
-    position_init: float = 1.0  # scales a Transformer's initial position embeddings
     average_decay: float = 0.0  # of the moving average of the parameters, which is what a run leaves; 0: the last ones
     # How it is computed: this changes the result by rounding, and accumulate by what dropout draws, but no further.
-    accumulate: int = 1  # parts in which a batch goes through the encoder
+    accumulate: int = 1  # parts in which a batch is computed
     remat: bool = False  # compute activations again instead of keeping them
     dtype: str = "auto"  # bfloat16 on an accelerator, float32 on a CPU
     seed: int = 0
     save_every: int = 1000  # steps
     eval_every: int = 0  # steps; 0: every epoch
-    sample_images: int = 0  # images that each validation draws of held-out sounds, with the data's diffusion model
+    sample_images: int = 0  # images that each validation draws, of held-out sounds or captions
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
+    def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
         """The config of nested mappings, such as a run's config.json; a key that is absent has its default.
 
         Raises ValueError for an unknown key, a value of another type or an absent key without a default.
@@ -94,10 +83,54 @@ class TrainConfig:
         """One line of JSON with sorted keys; equal configs give equal lines."""
         return json.dumps(self.to_dict(), sort_keys=True)
 
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig):
+    """All values of the training of an encoder. The defaults are the paper's, to the letter (arXiv 2509.09717)."""
+
+    encoder: str  # a name of encoders.ENCODERS, or an own encoder as "path/to/file.py:Class"
+    encoder_config: dict[str, Any]  # the encoder's sizes
+    init: str = ""  # a folder with an encoder to start from
+    # The losses of jaxsd.training.losses.LOSSES, and how much each weighs.
+    weights: dict[str, float] = field(default_factory=lambda: {"contrastive": 1.0, "sequence": 0.0, "denoise": 0.0})
+    text_pooling: str = "eos"  # CLIP's own; "bos", a constant, gives the published numbers
+    audio_pooling: str = "mean"  # the paper does not say which of the 77 embeddings, or that it is their mean
+    learned_temperature: bool = False
+    dropout: bool = True
+    denoise_batch: int = 0  # the examples of a batch that go through the U-Net; 0: all
+    branch_init: float = 1.0  # scales the initial last kernels of a Transformer's residual branches
+    position_init: float = 1.0  # scales a Transformer's initial position embeddings
+
     @property
     def own_encoder(self) -> bool:
         """Whether the encoder is a class in a Python file."""
         return is_own_encoder(self.encoder)
+
+
+@dataclass(frozen=True)
+class LoRAConfig(RunConfig):
+    """All values of the training of a LoRA of the U-Net, by its denoising loss."""
+
+    # What the U-Net attends to: "" the captions, else the sounds, by an encoder (its name, a folder or a repository).
+    encoder: str = ""
+    rank: int = 8  # of every layer; alpha is the rank
+    layers: str = "attention"  # a key of jaxsd.training.lora_layers.LAYERS
+    names: str = "diffusers"  # whose names the file has: diffusers' or "kohya"
+    epochs: int = 0
+    steps: int = 500
+    batch_size: int = 4
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    save_every: int = 100
+    eval_every: int = 100
+    sample_images: int = 4
+
+    @property
+    def denoise_batch(self) -> int:
+        """As that of TrainConfig: all examples of a batch go through the U-Net."""
+        return 0
 
 
 def is_own_encoder(name: str) -> bool:
@@ -126,6 +159,14 @@ def add_config_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The config of the training of an encoder; `load_run_config` says how, and what is raised."""
+    config = load_run_config(spec, overrides)
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"{spec} is the config of a {type(config).__name__}, which trains no encoder")
+    return config
+
+
+def load_run_config(spec: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The config of `spec`, FILE[:RECIPE], with `--config.KEY=VALUE` or `--config.KEY VALUE` applied in order.
 
     FILE is a path, or the name of a file in configs/; `.py` may be left out. Raises ValueError, in one sentence, where
@@ -137,11 +178,12 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> TrainConfig:
     if get_config is None:
         raise ValueError(f"{path} holds no get_config(), which a config file must")
 
-    def called(**chosen: str) -> TrainConfig:
+    def called(**chosen: str) -> RunConfig:
         config = get_config(recipe, **chosen) if recipe or chosen else get_config()
-        if not isinstance(config, TrainConfig):
+        if not isinstance(config, RunConfig):
             raise ValueError(
-                f"get_config() of {path} returns a {type(config).__name__}; it must return a jaxsd.config.TrainConfig"
+                f"get_config() of {path} returns a {type(config).__name__}; it must return a jaxsd.config.TrainConfig "
+                "or LoRAConfig"
             )
         return config
 
@@ -167,7 +209,7 @@ def find_config(name: str) -> Path:
     raise ValueError(f"no config file {name!r}; there are {', '.join(config_files())}, or give a path")
 
 
-def override(config: TrainConfig, key: str, text: str) -> TrainConfig:
+def override(config: Config, key: str, text: str) -> Config:
     """`config` with the value at a dotted `key` as `text` gives it, read as the type of that key.
 
     An own encoder's `encoder_config` takes new keys too; their values are Python literals, or else strings.
@@ -179,7 +221,12 @@ def override(config: TrainConfig, key: str, text: str) -> TrainConfig:
             value = _parse(text, types[key])
         except ValueError:
             raise ValueError(f"{key} must be {TYPE_NAMES[types[key]]}, not {text!r}") from None
-    elif config.own_encoder and key.startswith("encoder_config.") and key.count(".") == 1:
+    elif (
+        isinstance(config, TrainConfig)
+        and config.own_encoder
+        and key.startswith("encoder_config.")
+        and key.count(".") == 1
+    ):
         value = _literal(text)
     elif section := [known for known in types if known.startswith(f"{key}.")]:
         raise ValueError(f"{key} is a section; set one of {', '.join(section)}")
@@ -187,7 +234,7 @@ def override(config: TrainConfig, key: str, text: str) -> TrainConfig:
         raise ValueError(f"no config key {key!r}{_nearest(key, types)}")
     for part in reversed(key.split(".")):
         value = {part: value}
-    return TrainConfig.from_dict(deep_merge(config.to_dict(), value))
+    return type(config).from_dict(deep_merge(config.to_dict(), value))
 
 
 def one_of(what: str, name: str, choices: Iterable[str]) -> str:
@@ -217,9 +264,8 @@ def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     for argument in remaining:
         option, equals, text = argument.partition("=")
         if not option.startswith(OVERRIDE):
-            keys = [
-                OVERRIDE + name for name in (*_names(TrainConfig), *(f"data.{name}" for name in _names(DataConfig)))
-            ]
+            names = (*_names(TrainConfig), *_names(LoRAConfig), *(f"data.{name}" for name in _names(DataConfig)))
+            keys = [OVERRIDE + name for name in dict.fromkeys(names)]
             raise ValueError(f"unknown argument {argument!r}{_nearest(OVERRIDE + option.lstrip('-'), keys)}")
         key = option.removeprefix(OVERRIDE)
         if not equals:

@@ -13,7 +13,7 @@ import pytest
 import encoders
 from encoders.layers import abstract
 from jaxsd import config as configs
-from jaxsd.config import CONFIGS, DataConfig, TrainConfig, deep_merge, load_config
+from jaxsd.config import CONFIGS, DataConfig, LoRAConfig, TrainConfig, deep_merge, load_config, load_run_config
 from jaxsd.runtime import cli
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +40,7 @@ def config_file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("file", configs.config_files())
 def test_every_config_loads_from_anywhere_and_its_docstring_says_how(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert load_config(file) == load_config(file.removesuffix(".py"))
+    assert load_run_config(file) == load_run_config(file.removesuffix(".py"))
     assert f"\n\npython train.py --config {file}\n" in (CONFIGS / file).read_text()
 
 
@@ -72,7 +72,8 @@ def test_what_follows_the_colon_goes_to_get_config(config_file):
     [
         (
             "gemni",
-            "no config file 'gemni'; there are chatgpt.py, deepseek.py, gemini.py, grok.py, human.py, own.py, toy.py",
+            "no config file 'gemni'; there are chatgpt.py, deepseek.py, gemini.py, grok.py, human.py, lora.py, own.py, "
+            "toy.py",
         ),
         ("common.py", "holds no get_config()"),
         ("gemini:papre", "unknown recipe 'papre'; choose from paper, aligned, denoise, aligned+denoise"),
@@ -100,6 +101,13 @@ def test_a_change_of_one_loss_weight_leaves_the_others():
     base = {"weights": {"a": 1, "b": 2}, "seed": 0}
     assert deep_merge(base, {"weights": {"b": 3}}, {"seed": 1}) == {"weights": {"a": 1, "b": 3}, "seed": 1}
     assert base == {"weights": {"a": 1, "b": 2}, "seed": 0}
+
+
+def test_the_config_of_a_lora_is_none_of_an_encoder():
+    config = load_run_config("lora:sound", ["--config.rank=3"])
+    assert isinstance(config, LoRAConfig) and (config.encoder, config.rank) == ("gemini", 3)
+    with pytest.raises(ValueError, match="lora.py is the config of a LoRAConfig, which trains no encoder"):
+        load_config("lora.py")
 
 
 def test_a_config_comes_back_from_its_dictionary():
@@ -201,7 +209,7 @@ def test_an_own_encoder_takes_any_size():
         (["--config.denoise=1"], "did you mean 'weights.denoise'?"),
         (["--config.encoder_config.widht=1"], "did you mean 'encoder_config.width'?"),
         (["--config.seed.x=1"], "no config key 'seed.x'"),
-        (["--config.zzz=1"], "there are encoder, "),
+        (["--config.zzz=1"], "there are data.folder, "),
         (["--config.steps=1.5"], "steps must be an int, not '1.5'"),
         (["--config.learning_rate=fast"], "learning_rate must be a float, not 'fast'"),
         (["--config.dropout=1"], "dropout must be true or false, not '1'"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxsd.config import load_config
+from jaxsd.config import load_run_config
 from jaxsd.recipes.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -84,9 +84,9 @@ def test_a_printed_command_has_the_flags_that_it_takes(document, line, only_pars
             runpy.run_path(str(ROOT / program[0]), run_name="__main__")
     found, rest = parsed.value.args
     if hasattr(found, "config"):
-        load_config(found.config, [word for word in rest if "my_encoder" not in word])
+        load_run_config(found.config, [word for word in rest if "my_encoder" not in word])
     elif rest:
-        load_config("toy.py", rest)
+        load_run_config("toy.py", rest)
 
 
 def test_a_benchmark_without_torch_ends_in_one_sentence():

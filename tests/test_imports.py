@@ -108,7 +108,7 @@ def test_encoders_stand_alone():
 @pytest.mark.parametrize("code", ["import jaxsd.diffusion.pipeline", "from jaxsd import StableDiffusion"])
 def test_stable_diffusion_loads_no_audio_encoder_and_no_converter(code):
     above = ("encoders.", "jaxsd.convert", "jaxsd.audio")
-    assert {name for name in loaded_by(code) if name.startswith(above)} == {"encoders.attention"}
+    assert {name for name in loaded_by(code) if name.startswith(above)} == {"encoders.attention", "encoders.model_spec"}
 
 
 def test_models_know_nothing_of_training_data_or_files():

@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import safe_open
 
 import encoders
+from encoders.model_spec import model_spec, with_metadata
 from encoders.store import (
     ENCODER_JSON,
     ENCODER_WEIGHTS,
@@ -17,16 +18,14 @@ from encoders.store import (
     NOT_SIZE_KEYS,
     bundled_encoders,
     find_encoder_file,
-    model_spec,
-    with_metadata,
 )
 from jaxsd.diffusion.lora import LORA_FILES, PEFT_CONFIG, open_lora
+from jaxsd.diffusion.lora_saving import LORA_ARCHITECTURE
 from jaxsd.pretrained.hub import REPOSITORY
 from jaxsd.pretrained.weights import SAFETENSORS, open_tensors
 from jaxsd.recipes.recipe import hash_file
 from jaxsd.runtime.files import write_json
 
-LORA_ARCHITECTURE = "stable-diffusion-v1/lora"
 LIBRARY = "jaxsd"
 CARD = "README.md"
 ENCODER_CARD = """\

@@ -6,7 +6,7 @@ Flags are read here, before anything slow is imported.
 import sys
 from pathlib import Path
 
-from jaxsd.config import add_config_argument, load_config
+from jaxsd.config import LoRAConfig, TrainConfig, add_config_argument, load_run_config
 from jaxsd.generation.model_arguments import add_place_arguments
 from jaxsd.runtime import cli
 from jaxsd.runtime.files import check_output_folder
@@ -14,7 +14,8 @@ from jaxsd.runtime.files import check_output_folder
 
 def run_train():
     parser = cli.ArgumentParser(
-        description="Train an audio encoder: python train.py --config gemini.py:aligned --config.data.folder=data/avt"
+        description="Train an audio encoder, or a LoRA: python train.py --config gemini.py:aligned "
+        "--config.data.folder=data/avt"
     )
     add_config_argument(parser)
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/<config>); goes on if it has begun")
@@ -25,16 +26,25 @@ def run_train():
     arguments, overrides = parser.parse_known_args()
     if arguments.init:
         overrides.append(f"--config.init={arguments.init}")
-    config = load_config(arguments.config, overrides)
+    config = load_run_config(arguments.config, overrides)
     name, _, recipe = arguments.config.partition(":")
     out = arguments.out or Path("runs") / "-".join([Path(name).stem, recipe]).rstrip("-")
     check_output_folder(out)
     cli.start_distributed(arguments)
 
-    from jaxsd.training.train import next_commands, train
-
-    train(config, out, wandb=arguments.wandb, clip=arguments.clip, model=arguments.model)
-    print(out)
     program = "jaxsd {}" if cli.program().startswith("jaxsd ") else "python {}.py"
-    for command in next_commands(config, out, program):
+    models = {"wandb": arguments.wandb, "clip": arguments.clip, "model": arguments.model}
+    if isinstance(config, LoRAConfig):
+        from jaxsd.training.train_lora import next_lora_command, train_lora
+
+        train_lora(config, out, **models)
+        commands = [next_lora_command(config, out, program)]
+    else:
+        assert isinstance(config, TrainConfig)
+        from jaxsd.training.train import next_commands, train
+
+        train(config, out, **models)
+        commands = next_commands(config, out, program)
+    print(out)
+    for command in commands:
         print(f"next: {command}", file=sys.stderr)

@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from encoders.model_spec import with_metadata
 from jaxsd.pretrained.hub import fetch
 from jaxsd.pretrained.mapping import Model, Rule, abstract_model, import_parameters, parameters
 from jaxsd.pretrained.recognize import OTHER_MODELS, recognize_keys
@@ -105,10 +106,10 @@ def read_tensors(source: Path) -> tuple[str, Mapping[str, Any]]:
     return read_torch(source)
 
 
-def write_safetensors(arrays: Mapping[str, np.ndarray], path) -> None:
+def write_safetensors(arrays: Mapping[str, np.ndarray], path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file in one move: a reader sees the old file or the whole new one.
 
-    Raises ValueError where an array is not finite; then nothing is written.
+    `metadata` goes into its header. Raises ValueError where an array is not finite; then nothing is written.
     """
     for name, array in arrays.items():
         if not np.isfinite(array).all():
@@ -119,6 +120,8 @@ def write_safetensors(arrays: Mapping[str, np.ndarray], path) -> None:
         mode = part.stat().st_mode  # what the user's umask allows, where safetensors lets the owner alone read
         try:
             save_file(dict(arrays), part, metadata={"format": "pt"})  # the tag that transformers asks for
+            if metadata:
+                part.write_bytes(with_metadata(part.read_bytes(), metadata))
         except SafetensorError as error:
             raise OSError(str(error)) from None
         part.chmod(mode)

@@ -26,10 +26,16 @@ class FrozenModels(nnx.Module):
     unet: UNet
     schedule: NoiseSchedule  # on which the U-Net was trained
     unconditional: nnx.Param  # (1, 77, width): the hidden states of the empty text
+    audio_encoder: nnx.Module  # that of the sounds, where something else trains
 
     def __init__(self, **models: Any):
         for name, model in models.items():
             setattr(self, name, model)
+
+    def replace(self, **models: Any) -> "FrozenModels":
+        """The same models but for these."""
+        kept = {name: getattr(self, name) for name in type(self).__annotations__ if hasattr(self, name)}
+        return FrozenModels(**kept | models)
 
 
 class DataModels(NamedTuple):

@@ -72,6 +72,14 @@ def encoded_shape(encoder: nnx.Module) -> tuple[int, ...]:
     return nnx.eval_shape(lambda encoder, audio: encoder(audio), encoder, CLIP_OF_AUDIO).shape[1:]
 
 
+def check_encoded_shape(name: str, encoder: nnx.Module, width: int, mend: str = "") -> None:
+    """Raise ValueError where an encoder's output is not of the shape of CLIP's hidden states; `mend` is what helps."""
+    if (shape := encoded_shape(encoder)) != (77, width):
+        raise ValueError(
+            f"encoder {name} makes {shape} of a clip, but the hidden states of the data's CLIP are (77, {width}){mend}"
+        )
+
+
 def scale_initial(encoder: nnx.Module, *, branches: float, positions: float) -> nnx.Module:
     """Scale the last kernel of every residual branch of a Transformer, and its position embeddings.
 

@@ -7,7 +7,7 @@ weighted sum. A loss names the columns of the data and the frozen models that it
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from encoders.registry import takes_rngs
 from jaxsd.clip.pooling import pool_embeddings
-from jaxsd.config import TrainConfig
+from jaxsd.config import LoRAConfig, TrainConfig
 from jaxsd.diffusion.denoising import denoising_errors_at, draw_noise
 from jaxsd.runtime.progress import counted
 from jaxsd.runtime.sharding import batch_sharding, replicated_sharding
@@ -116,9 +116,10 @@ class DenoisingLoss(Loss):
 
     columns = ("latents",)
     models = ("unet", "schedule")
+    config: TrainConfig | LoRAConfig
 
-    def __init__(self, config: TrainConfig, mesh: Mesh | None = None):
-        super().__init__(config, mesh)
+    def __init__(self, config: TrainConfig | LoRAConfig, mesh: Mesh | None = None):
+        self.config, self.mesh = config, mesh
         self.count = config.denoise_batch or config.batch_size
         if self.count % config.accumulate:
             raise ValueError(
@@ -181,26 +182,53 @@ def make_gradient(
         `gradient(params, frozen, batch, key) -> ((loss, loss by name), gradients)`. `params` has the encoder's as
         "encoder", beside those of the losses; `frozen` are the FrozenModels' arrays.
     """
-    losses = make_losses(config, mesh)
 
-    def encode(models, params, examples, key):
+    def condition(models, params, examples, key):
         encoder = nnx.merge(graph, params["encoder"])
         dropout = {"rngs": key} if config.dropout and takes_rngs(encoder) else {}
-        hidden_states = encoder(examples["audio"], **dropout)
+        return models, encoder(examples["audio"], **dropout)
+
+    losses = make_losses(config, mesh)
+    return gradient_of_losses(losses, config.weights, condition, models_graph, config.accumulate)
+
+
+def gradient_of_losses(
+    losses: Mapping[str, Loss],
+    weights: Mapping[str, float],
+    condition: Callable[[FrozenModels, PyTree, Batch, jax.Array], tuple[FrozenModels, jax.Array]],
+    models_graph: nnx.GraphDef,
+    parts: int,
+) -> Callable:
+    """The gradient of the weighted sum of losses, whatever it is that trains.
+
+    Args:
+        losses: the losses by name.
+        weights: of each.
+        condition: `condition(models, params, examples, key)` gives the models that the losses go through and the hidden
+            states (batch, 77, width) that condition them. What trains is in either.
+        models_graph: the FrozenModels'.
+        parts: in which a batch is computed.
+
+    Returns:
+        What `make_gradient` returns.
+    """
+
+    def encode(models, params, examples, key):
+        models, hidden_states = condition(models, params, examples, key)
         return {name: loss.encode(models, hidden_states, examples) for name, loss in losses.items()}
 
     def combine(models, params, outputs, batch):
         values = {name: loss.combine(models, params, outputs[name], batch) for name, loss in losses.items()}
-        return sum(config.weights[name] * value for name, value in values.items()), values
+        return sum(weights[name] * value for name, value in values.items()), values
 
     def gradient(params, frozen, batch, key):
         models = nnx.merge(models_graph, frozen)
-        dropout_key, draw_key = jax.random.split(key)
+        condition_key, draw_key = jax.random.split(key)
         drawn: Batch = {}
         for loss in losses.values():
             drawn |= loss.draw(models, batch, draw_key)
-        parts = partial(encode, models), partial(combine, models)
-        return value_and_gradient(*parts, config.accumulate)(params, batch | drawn, dropout_key)
+        computed = partial(encode, models), partial(combine, models)
+        return value_and_gradient(*computed, parts)(params, batch | drawn, condition_key)
 
     return gradient
 

@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 from optax.contrib import MuonDimensionNumbers
 from optax.contrib import muon as muon_or_adam
 
-from jaxsd.config import TrainConfig
+from jaxsd.config import RunConfig
 
 
 def muon_dimensions(params: PyTree) -> PyTree:
@@ -38,7 +38,7 @@ SCHEDULES = {
 }
 
 
-def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: RunConfig, steps: int) -> optax.GradientTransformation:
     """The optimizer of a config, for a training of `steps`."""
     schedule = SCHEDULES[config.schedule](config.learning_rate, config.warmup, steps)
     options = {"weight_decay": config.weight_decay, "mask": is_kernel} if config.optimizer == "adamw" else {}

@@ -1,10 +1,8 @@
 """Train an audio encoder as a config says: towards CLIP's embeddings and hidden states, through the U-Net, or both."""
 
-import math
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,19 +12,24 @@ import encoders
 from encoders.layers import rematerialize
 from jaxsd.clip.pooling import POOLINGS, TEXT_POOLINGS
 from jaxsd.config import TrainConfig, one_of
-from jaxsd.data.columns import METADATA, open_columns
-from jaxsd.data.loader import Loader, shuffled
+from jaxsd.data.loader import Loader
 from jaxsd.pretrained.precision import choose_dtype
-from jaxsd.runtime.bundled import load_maker
-from jaxsd.runtime.files import lock_folder, read_json
+from jaxsd.runtime.files import lock_folder
 from jaxsd.runtime.sharding import replicate
 from jaxsd.training.frozen_models import FROM_DIFFUSION, load_models
-from jaxsd.training.initialization import encoded_shape, make_encoder
+from jaxsd.training.initialization import check_encoded_shape, make_encoder
 from jaxsd.training.loop import TrainState, fit, init_state, make_step
 from jaxsd.training.losses import loss_columns, make_gradient, make_losses
 from jaxsd.training.metric_writers import import_wandb
-from jaxsd.training.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer
-from jaxsd.training.run_config import check_run_config, check_run_data, identify_data, write_run_config
+from jaxsd.training.optimizers import make_optimizer
+from jaxsd.training.run_config import (
+    check_not_negative,
+    check_run_config,
+    check_run_data,
+    validate_run_config,
+    write_run_config,
+)
+from jaxsd.training.run_data import count_steps, identify_splits, make_data, model_names, open_split
 from jaxsd.training.samples import make_sampling
 from jaxsd.training.validation import (
     VALIDATION_COLUMNS,
@@ -36,7 +39,6 @@ from jaxsd.training.validation import (
     validation_models,
 )
 
-TRAINING_DTYPES = ("auto", "float32", "bfloat16")
 TRAINING_SPLITS = ("train", "validation")
 
 
@@ -77,7 +79,7 @@ def train(
     dtype = choose_dtype(None if config.dtype == "auto" else config.dtype)
     encoder = make_encoder(config, dtype)
     encoders.describe_encoder(encoder, audio_pooling=config.audio_pooling)  # refuses what could not be saved
-    metadata = _model_names(config)
+    metadata = model_names(config)
     losses, columns = make_losses(config), loss_columns(config)
     if not config.data.maker:
         _open_splits(config, columns)
@@ -90,7 +92,7 @@ def train(
     with lock_folder(folder) if jax.process_index() == 0 else nullcontext():
         make_data(config)
         data, held_out = _open_splits(config, columns)
-        identity = _identify(config, columns)
+        identity = identify_splits(config, TRAINING_SPLITS, [*{*columns, *VALIDATION_COLUMNS}])
         check_run_data(folder, config, identity)
         loader = Loader(data, columns, config.batch_size, config.seed, parts=config.accumulate)
         steps = count_steps(config, len(data["audio"]))
@@ -134,66 +136,16 @@ def train(
 
 
 def validate_config(config: TrainConfig):
-    """Raise ValueError, in one sentence, for values that no training can have."""
+    """Raise ValueError, in one sentence, for values that no training of an encoder can have."""
     if not config.own_encoder:
         one_of("encoder", config.encoder, encoders.ENCODERS)
     one_of("text_pooling", config.text_pooling, TEXT_POOLINGS)
     one_of("audio_pooling", config.audio_pooling, POOLINGS)
-    one_of("optimizer", config.optimizer, OPTIMIZERS)
-    one_of("schedule", config.schedule, SCHEDULES)
-    one_of("dtype", config.dtype, TRAINING_DTYPES)
-    if (config.epochs > 0) == (config.steps > 0):
-        raise ValueError(f"epochs is {config.epochs} and steps is {config.steps}; one of them must be 0, not both")
-    for key in ("batch_size", "accumulate", "save_every"):
-        if getattr(config, key) < 1:
-            raise ValueError(f"{key} is {getattr(config, key)}; it must be at least 1")
-    for key in (
-        "epochs",
-        "steps",
-        "warmup",
-        "eval_every",
-        "sample_images",
-        "weight_decay",
-        "clip_norm",
-        "learning_rate",
-        "seed",
-        "branch_init",
-        "position_init",
-    ):
-        value = getattr(config, key)
-        if value < 0:
-            raise ValueError(f"{key} is {value}; it must not be negative")
-        if not math.isfinite(value):
-            raise ValueError(f"{key} is {value}; it must be finite")
-    if config.weight_decay and config.optimizer != "adamw":
-        raise ValueError(f"weight_decay is {config.weight_decay}, which needs --config.optimizer=adamw")
-    if not 0 <= config.average_decay < 1:
-        raise ValueError(f"average_decay is {config.average_decay}; allowed: 0 to below 1")
+    validate_run_config(config)
+    check_not_negative(config, ("branch_init", "position_init"))
     if not 0 <= config.denoise_batch <= config.batch_size:
         raise ValueError(f"denoise_batch is {config.denoise_batch}; allowed: 0 to batch_size, {config.batch_size}")
-    for key in ("train_size", "held_out"):
-        if config.data.maker and getattr(config.data, key) < 1:
-            raise ValueError(f"data.{key} is {getattr(config.data, key)}; it must be at least 1")
     make_losses(config)
-    if config.steps and config.warmup >= config.steps:
-        raise ValueError(f"warmup is {config.warmup}; it must be less than the steps of training, {config.steps}")
-
-
-def count_steps(config: TrainConfig, examples: int) -> int:
-    """The steps of a training on so many examples. Raises ValueError where these fill no batch, or warm-up is all."""
-    shuffled(examples, config.batch_size, config.seed)
-    steps = config.steps or config.epochs * (examples // config.batch_size)
-    if config.warmup >= steps:
-        raise ValueError(f"warmup is {config.warmup}; it must be less than the steps of training, {steps}")
-    return steps
-
-
-def make_data(config: TrainConfig):
-    """Make the splits that are missing, where the config says what makes them."""
-    if config.data.maker:
-        maker = load_maker(config.data.maker)
-        for split, size in (("train", config.data.train_size), ("validation", config.data.held_out)):
-            maker.make_split(Path(config.data.folder) / split, split, size)
 
 
 def next_commands(config: TrainConfig, folder: str | Path, program: str = "python {}.py") -> list[str]:
@@ -201,7 +153,7 @@ def next_commands(config: TrainConfig, folder: str | Path, program: str = "pytho
 
     `program` makes a command's program from its name: "python {}.py", or "jaxsd {}".
     """
-    model = _model_names(config).get("diffusion") or "MODEL"
+    model = model_names(config).get("diffusion") or "MODEL"
     trust = " --trust-code" * config.own_encoder
     options = f"--encoder {folder}" + f" --model {model}" * (model != "toy") + trust
     data = f" --data {config.data.folder}" * (config.data.folder != "data/toy")
@@ -211,54 +163,12 @@ def next_commands(config: TrainConfig, folder: str | Path, program: str = "pytho
     ]
 
 
-def _model_names(config: TrainConfig) -> dict[str, Any]:
-    """The dataset.json that names the models of the data: that of the data, or what the maker will write there."""
-    path = Path(config.data.folder) / "train" / METADATA
-    if config.data.maker and not path.is_file():
-        return load_maker(config.data.maker).MODELS
-    _check_there(config, "train")
-    return read_json(path)
-
-
-def _check_there(config: TrainConfig, split: str):
-    folder = Path(config.data.folder) / split
-    if not (folder / METADATA).is_file():
-        raise FileNotFoundError(f"{folder} holds no data; {_prepare_command(config)} makes it")
-
-
-def _prepare_command(config: TrainConfig) -> str:
-    return f"python -m jaxsd.data prepare MANIFEST --out {config.data.folder}"
-
-
 def _open_splits(config: TrainConfig, columns: list[str]) -> list[dict[str, np.ndarray]]:
-    """The columns of the splits to train and to validate on.
-
-    Raises FileNotFoundError or ValueError that say how to make what is missing.
-    """
-    opened = []
-    for split in TRAINING_SPLITS:
-        folder = Path(config.data.folder) / split
-        _check_there(config, split)
-        found = open_columns(folder)
-        if missing := [name for name in (*columns, *VALIDATION_COLUMNS) if name not in found]:
-            latents = " --latents" * ("latents" in missing)
-            raise ValueError(f"{folder} has no column {missing[0]}; {_prepare_command(config)}{latents} makes it")
-        if not len(found["audio"]):
-            raise ValueError(f"{folder} holds no examples; prepare the data with more of them for {split}")
-        opened.append(found)
-    return opened
-
-
-def _identify(config: TrainConfig, columns: list[str]) -> dict[str, Any]:
-    metadata = {split: read_json(Path(config.data.folder) / split / METADATA) for split in TRAINING_SPLITS}
-    return identify_data(metadata, sorted({*columns, *VALIDATION_COLUMNS}))
+    """The columns of the splits to train and to validate on."""
+    return [open_split(config, split, [*columns, *VALIDATION_COLUMNS]) for split in TRAINING_SPLITS]
 
 
 def _check_encoded_shape(config: TrainConfig, encoder: nnx.Module, width: int):
     """Raise ValueError where an encoder's output is not of the shape of CLIP's hidden states."""
-    if (shape := encoded_shape(encoder)) != (77, width):
-        mend = f"; set --config.encoder_config.width={width}" if "width" in config.encoder_config else ""
-        raise ValueError(
-            f"encoder {config.encoder} makes {shape} of a clip, but the hidden states of the data's CLIP are "
-            f"(77, {width}){mend}"
-        )
+    mend = f"; set --config.encoder_config.width={width}" if "width" in config.encoder_config else ""
+    check_encoded_shape(config.encoder, encoder, width, mend)

@@ -52,9 +52,8 @@ def make_validation(
         `evaluate(state) -> figures` by name. Figures that are not finite, such as the R2 of constant targets, are left
         out.
     """
-    count = len(data["audio"])
     denoise = bool(config.weights.get("denoise"))
-    batch_size = min(config.denoise_batch or config.batch_size, VALIDATION_BATCH, count)
+    batch_size = min(config.denoise_batch or config.batch_size, VALIDATION_BATCH, len(data["audio"]))
 
     def errors(models, latents, context, key):
         return denoising_errors(models.unet, models.schedule, latents.astype(jnp.float32), context, key)[0]
@@ -73,22 +72,11 @@ def make_validation(
         context = jnp.broadcast_to(empty, (len(batch["latents"]), *empty.shape[1:]))
         return errors(models, batch["latents"], context, key)
 
-    def over_data(function: Callable, names: Sequence[str]) -> PyTree:
-        """The outputs of `function(batch, key)` for all examples; a batch has the same key every time."""
-        sharding = batch_sharding()
-        size = -(-batch_size // sharding.num_devices) * sharding.num_devices
-        outputs = []
-        for place, (indices, valid) in enumerate(padded_batches(count, size)):
-            batch = {name: gather_examples(data[name], indices, sharding) for name in names}
-            output = jax.device_get(function(batch, jax.random.key(place)))
-            outputs.append(jax.tree.map(lambda x, valid=valid: x[:valid], output))
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
-
     unconditional = {}  # does not depend on the encoder, and is computed once
 
     def evaluate(state: TrainState) -> dict[str, float]:
         columns = ["audio", "latents"] if denoise else ["audio"]
-        outputs = over_data(partial(under_audio, state.average["encoder"], frozen), columns)
+        outputs = map_examples(partial(under_audio, state.average["encoder"], frozen), data, columns, batch_size)
         text, image = (np.asarray(data[name], np.float32) for name in ("text", "image"))
         if config.text_pooling == "bos":
             text = np.broadcast_to(frozen["bos"], text.shape)
@@ -100,12 +88,27 @@ def make_validation(
             figures |= {f"{name}_{subscript}": found[name] for name in ("mu(MSE)", "mu(R2)")}
         if denoise:
             if not unconditional:
-                errors = over_data(partial(under_empty_text, frozen), ["latents"])
+                errors = map_examples(partial(under_empty_text, frozen), data, ["latents"], batch_size)
                 unconditional["denoise_unconditional"] = errors.mean()
             figures |= {"denoise": outputs["denoise"].mean()} | unconditional
         return {f"{VALIDATION}{name}": float(value) for name, value in figures.items() if np.isfinite(value)}
 
     return evaluate
+
+
+def map_examples(function: Callable, data: Mapping[str, np.ndarray], names: Sequence[str], batch_size: int) -> PyTree:
+    """The outputs of `function(batch, key)` for all examples of `data`; a batch has the same key every time.
+
+    `names` are the columns of a batch, which has `batch_size` examples, or as many more as the devices need.
+    """
+    sharding = batch_sharding()
+    size = -(-batch_size // sharding.num_devices) * sharding.num_devices
+    outputs = []
+    for place, (indices, valid) in enumerate(padded_batches(len(data[names[0]]), size)):
+        batch = {name: gather_examples(data[name], indices, sharding) for name in names}
+        output = jax.device_get(function(batch, jax.random.key(place)))
+        outputs.append(jax.tree.map(lambda x, valid=valid: x[:valid], output))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
 
 def explain_validation(config: TrainConfig) -> str:

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from jaxsd.diffusion.lora import parse_lora
 from jaxsd.diffusion.pipeline import StableDiffusion
-from tests.helpers import models
 
 pytestmark = pytest.mark.slow
 
@@ -22,13 +21,6 @@ UNET_LINEAR = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", 
 UNET_CONV = ["conv1", "conv2", "conv_shortcut", "proj_in", "proj_out", "conv_in", "downsamplers.0.conv"]
 TEXT = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
 PROMPT = ["a red dog on the left"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    models.stable_diffusion().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -16,16 +16,8 @@ from jaxsd.recipes.recipe import read_json_recipe, read_recipe, recipe_json, web
 from jaxsd.recipes.remake import recipe_flags
 from jaxsd.sound_to_image import SoundToImage
 from tests.diffusion.test_textual_inversion import torch_file
-from tests.helpers import models
 
 TEXTS = ["a red dog on the left", ""]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    models.stable_diffusion().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -63,13 +63,6 @@ FILES = [diffusers_file, torch_file, web_ui_torch_file, web_ui_file]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    models.stable_diffusion().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def loaded(folder):
     return StableDiffusion.from_pretrained(folder)
 

@@ -1,0 +1,16 @@
+"""A LoRA of the U-Net from a few images of one's own; it trains on a CPU for the toy model.
+
+python train.py --config lora.py --config.data.folder=data/lora
+python train.py --config lora.py:sound --config.data.folder=data/lora
+
+The U-Net is conditioned on the captions, or with the recipe `sound` on the sounds, as gemini's toy encoder hears them;
+`--config.encoder=FOLDER` is another one.
+"""
+
+from jaxsd.config import DataConfig, LoRAConfig, one_of
+
+ENCODERS = {"captions": "", "sound": "gemini"}
+
+
+def get_config(recipe: str = "captions") -> LoRAConfig:
+    return LoRAConfig(encoder=ENCODERS[one_of("recipe", recipe, ENCODERS)], data=DataConfig(folder="data/lora"))
