@@ -117,7 +117,7 @@ class LoRAConfig(RunConfig):
     layers: str = "attention"  # a key of jaxsd.training.lora_layers.LAYERS
     names: str = "diffusers"  # whose names the file has: diffusers' or "kohya"
     epochs: int = 0
-    steps: int = 500
+    steps: int = 300
     batch_size: int = 4
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
