@@ -9,8 +9,8 @@ The U-Net is conditioned on the captions, or with the recipe `sound` on the soun
 
 from jaxsd.config import DataConfig, LoRAConfig, one_of
 
-ENCODERS = {"captions": "", "sound": "gemini"}
+CONDITIONING = {"captions": "", "sound": "gemini"}
 
 
 def get_config(recipe: str = "captions") -> LoRAConfig:
-    return LoRAConfig(encoder=ENCODERS[one_of("recipe", recipe, ENCODERS)], data=DataConfig(folder="data/lora"))
+    return LoRAConfig(encoder=CONDITIONING[one_of("recipe", recipe, CONDITIONING)], data=DataConfig(folder="data/lora"))

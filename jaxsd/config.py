@@ -29,7 +29,7 @@ CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.par
 OVERRIDE = "--config."
 BOOLEANS = {"true": True, "false": False}
 TYPE_NAMES = {str: "a string", bool: "true or false", int: "an int", float: "a float", dict: "a mapping"}
-Config = TypeVar("Config", bound="RunConfig")
+AnyRunConfig = TypeVar("AnyRunConfig", bound="RunConfig")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class RunConfig:
     sample_images: int = 0  # images that each validation draws, of held-out sounds or captions
 
     @classmethod
-    def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
+    def from_dict(cls: type[AnyRunConfig], values: Mapping[str, Any]) -> AnyRunConfig:
         """The config of nested mappings, such as a run's config.json; a key that is absent has its default.
 
         Raises ValueError for an unknown key, a value of another type or an absent key without a default.
@@ -209,7 +209,7 @@ def find_config(name: str) -> Path:
     raise ValueError(f"no config file {name!r}; there are {', '.join(config_files())}, or give a path")
 
 
-def override(config: Config, key: str, text: str) -> Config:
+def override(config: AnyRunConfig, key: str, text: str) -> AnyRunConfig:
     """`config` with the value at a dotted `key` as `text` gives it, read as the type of that key.
 
     An own encoder's `encoder_config` takes new keys too; their values are Python literals, or else strings.

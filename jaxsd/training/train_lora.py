@@ -104,13 +104,13 @@ def train_lora(
 
         def condition(models: FrozenModels, params: PyTree, examples: Mapping[str, jax.Array], _):
             models = models.replace(unet=with_low_rank(models.unet, params["lora"]))
-            return models, _hidden_states(models, examples[conditioned])
+            return models, _context_of(models, examples[conditioned])
 
         gradient = gradient_of_losses({"denoise": loss}, {"denoise": 1.0}, condition, models_graph, config.accumulate)
         shown = (held_out or [data])[0]
         sample = None
         if config.sample_images:
-            context = _hidden_states(models, jnp.asarray(shown[conditioned][: config.sample_images]))
+            context = _context_of(models, jnp.asarray(shown[conditioned][: config.sample_images]))
             sample = partial(_sample, pipe, context)
         write_run_config(folder, config, identity)
         state = fit(
@@ -152,7 +152,7 @@ def next_lora_command(config: LoRAConfig, folder: str | Path, program: str = "py
     return f"{program.format('generate')} {what} --model {model} --lora {folder}"
 
 
-def _hidden_states(models: FrozenModels, examples: jax.Array) -> Float[jax.Array, "batch 77 width"]:
+def _context_of(models: FrozenModels, examples: jax.Array) -> Float[jax.Array, "batch 77 width"]:
     """What the U-Net attends to: of sounds where there is an encoder of them, else of captions' tokens."""
     if hasattr(models, "audio_encoder"):
         return models.audio_encoder(examples)
@@ -184,7 +184,7 @@ def _make_validation(
     def errors(params, frozen, batch, key):
         models = nnx.merge(models_graph, frozen)
         unet = with_low_rank(models.unet, params)
-        context = _hidden_states(models, batch[conditioned])
+        context = _context_of(models, batch[conditioned])
         return denoising_errors(unet, models.schedule, batch["latents"].astype(jnp.float32), context, key)[0]
 
     plain: dict[str, float] = {}  # does not depend on the LoRA, and is computed once
