@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 LOCK = ".lock"
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # from file systems that have none
@@ -34,18 +34,30 @@ def naming(path) -> Iterator[None]:
 def replacing(path) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` at the end: a reader sees the old file or the whole new one.
 
-    On an error it is removed, and `path` stays as it was.
+    On an error it is removed, and `path` stays as it was. Where another process is replacing `path`, wait for it.
     """
     path = Path(path)
     part = path.with_name(f"{path.stem}.part{path.suffix}")
-    try:
-        with naming(path):
+    with naming(path), _open_alone(part):
+        try:
             yield part
             with part.open("rb") as file:
                 os.fsync(file.fileno())
             part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def _open_alone(path: Path) -> IO:
+    """Open a file, made where there is none, once no other process has it open in this way."""
+    while True:
+        file = path.open("ab")
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if _is_at(file, path):
+            return file
+        file.close()  # the process before this one has just moved it
 
 
 def place_new(part: Path, path: Path) -> bool:

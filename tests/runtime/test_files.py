@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -33,6 +34,24 @@ def test_an_error_leaves_what_was_there(tmp_path):
         part.write_text("half")
         raise ValueError("no")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_two_that_replace_a_file_do_so_one_after_the_other(tmp_path):
+    path = tmp_path / "a.txt"
+
+    def replace():  # another opened file excludes it, in this process as in another
+        with replacing(path) as part:
+            part.write_text("second")
+
+    other = threading.Thread(target=replace)
+    with replacing(path) as part:
+        part.write_text("fi")
+        other.start()
+        other.join(0.2)
+        assert other.is_alive() and part.read_text() == "fi"
+        part.write_text("first")
+    other.join(10)
+    assert path.read_text() == "second" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_is_kept_to_a_process_as_long_as_it_lives(tmp_path):
