@@ -8,6 +8,7 @@ was cut off).
 import math
 import os
 import re
+import struct
 import wave
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ FORMATS = (
     "w64,wav,wv"
 )
 OGG_PAGE, OGG_FIRST_PAGE = re.compile(rb"OggS\0(.)", re.DOTALL), 2  # how a page begins; a flag of a stream's first
+PCM, EXTENSIBLE = 1, 0xFFFE  # WAV's format tags
 NO_FRAME = 7  # libsndfile's error "File does not exist" where a file is there that mpg123 finds no frame in
 UNKNOWN_LENGTH = 2**62  # libsndfile gives the largest number it has
 
@@ -211,7 +213,8 @@ def _open_sound(path: Path | StoredFile) -> Sound:
     try:
         with _open_libsndfile(path) as file:
             if 0 < file.frames < UNKNOWN_LENGTH and _has_true_length(file, path):
-                return Sound(str(path), file.samplerate, partial(_read_libsndfile, path), file.frames)
+                scale = _scale_of(file, path)
+                return Sound(str(path), file.samplerate, partial(_read_libsndfile, path, scale), file.frames)
             failure = None if file.frames else AudioError(f"{path} holds no samples; give a file with some sound in it")
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw file
         failure, known = _unreadable(path, error), False
@@ -274,7 +277,45 @@ def _unreadable(path: str | PathLike[str] | StoredFile, error: Exception) -> Aud
     return AudioError(f"{path} cannot be read as sound ({reason}); give {SUPPORTED}")
 
 
-def _read_libsndfile(path: Path | StoredFile, first: int) -> Iterator[SoundBlock]:
+def _scale_of(file: soundfile.SoundFile, path: Path | StoredFile) -> int:
+    """By what samples are to be multiplied that use fewer bits than they take: of 24 bits in 32, for instance.
+
+    Such samples use the upper bits (Microsoft's WAVEFORMATEXTENSIBLE), but some programs have them in the lower ones,
+    where they are as small as sample values with the sign's bits above them. Raises AudioError where libsndfile mixes
+    up the bytes.
+    """
+    bits, taken = _wave_bits(path) if file.format in ("WAV", "WAVEX") else (0, 0)
+    if not 0 < bits < taken or not file.subtype.startswith("PCM"):
+        return 1
+    if file.subtype == "PCM_24" and taken == 32:
+        raise AudioError(f"{path} has samples of 24 bits in 4 bytes and calls them 3 bytes; save it as WAV of 24 bits")
+    scale, upper = 2 ** (taken - bits), True
+    while len(block := file.read(block_size(file.samplerate), dtype="int32")):
+        values = block.astype(np.int64) >> (32 - taken)
+        if np.abs(values).max() > 2 ** (bits - 1):
+            return 1
+        upper = upper and not (values % scale).any()
+    return 1 if upper else scale
+
+
+def _wave_bits(path: Path | StoredFile) -> tuple[int, int]:
+    """How many bits a sample of a WAV file uses and takes, by its header; 0 and 0 where that is not PCM."""
+    with path.open("rb") as file:
+        file.seek(12)
+        while len(chunk := file.read(8)) == 8 and chunk[:4] not in (b"fmt ", b"data"):
+            size = int.from_bytes(chunk[4:], "little")
+            file.seek(size + size % 2, os.SEEK_CUR)
+        header = file.read(26)
+    if chunk[:4] != b"fmt " or len(header) < 16:
+        return 0, 0
+    tag, channels, _, _, bytes_taken, bits = struct.unpack("<HHIIHH", header[:16])
+    if tag == EXTENSIBLE and len(header) == 26:
+        valid, tag = struct.unpack("<H4xH", header[18:26])
+        bits = min(bits, valid or bits)
+    return (bits, 8 * bytes_taken // channels) if tag == PCM and channels else (0, 0)
+
+
+def _read_libsndfile(path: Path | StoredFile, scale: int, first: int) -> Iterator[SoundBlock]:
     with _open_libsndfile(path) as file:
         size = block_size(file.samplerate)
         if file.seekable():
@@ -283,7 +324,7 @@ def _read_libsndfile(path: Path | StoredFile, first: int) -> Iterator[SoundBlock
             for begin in range(0, first, size):
                 file.read(min(size, first - begin))
         while len(block := file.read(size, dtype="float32", always_2d=True)):
-            yield block
+            yield block * np.float32(scale) if scale != 1 else block
 
 
 def _read_ffmpeg(path: Path | StoredFile, rate: int, first: int) -> Iterator[SoundBlock]:

@@ -83,6 +83,35 @@ def test_sixteen_bit_samples_at_16_khz_come_back_unchanged(tmp_path):
     np.testing.assert_array_equal(load_clip(write(tmp_path / "a.wav", samples)).samples, samples)
 
 
+def write_pcm(path, values, used, taken, tag=1):
+    """A WAV file of integers that use `used` bits of `taken`; WAVEFORMATEXTENSIBLE where `tag` says so."""
+    size = taken // 8
+    fields = struct.pack("<HHIIHH", tag, 1, 16_000, 16_000 * size, size, used if tag == 1 else taken)
+    if tag != 1:
+        fields += struct.pack("<HHIH14s", 22, used, 4, 1, bytes.fromhex("000000001000800000aa00389b71"))
+    data = values.astype("<i8").view(np.uint8).reshape(-1, 8)[:, :size].tobytes()
+    chunks = struct.pack("<4sI", b"fmt ", len(fields)) + fields + struct.pack("<4sI", b"data", len(data)) + data
+    path.write_bytes(struct.pack("<4sI4s", b"RIFF", 4 + len(chunks), b"WAVE") + chunks)
+
+
+@pytest.mark.parametrize("upper", [True, False])
+@pytest.mark.parametrize(("used", "taken", "tag"), [(24, 32, 1), (24, 32, 0xFFFE), (12, 16, 1), (20, 24, 0xFFFE)])
+def test_samples_of_fewer_bits_than_they_take_have_their_level(tmp_path, used, taken, tag, upper):
+    tone = 0.5 * np.sin(np.arange(16_000) * 0.05)
+    values = np.round(tone * 2 ** (used - 1)).astype(np.int64)
+    write_pcm(tmp_path / "a.wav", values << (taken - used) if upper else values, used, taken, tag)
+    assert np.abs(load_clip(tmp_path / "a.wav").samples / 2**15 - tone).max() < 2.0**-used + 2.0**-15
+
+
+def test_samples_of_24_bits_in_4_bytes_that_are_said_to_be_3_are_refused(tmp_path):
+    write_pcm(tmp_path / "a.wav", np.arange(16_000), 24, 32, 0xFFFE)
+    wrong = bytearray((tmp_path / "a.wav").read_bytes())
+    wrong[34] = 24
+    (tmp_path / "a.wav").write_bytes(wrong)
+    with pytest.raises(AudioError, match=r"a\.wav has samples of 24 bits in 4 bytes and calls them 3 bytes"):
+        load_clip(tmp_path / "a.wav")
+
+
 def test_channels_are_averaged(tmp_path):
     samples = np.stack([tone(500, 1, 16_000), np.zeros(16_000)], axis=1)
     hz, amplitude = spectrum_peak(load_clip(write(tmp_path / "a.wav", samples)).samples)

@@ -14,6 +14,9 @@ COMMANDS = {
     "toy train": ["toy", "train"],
     "reproduce": ["toy", "reproduce"],
     "recipes": ["toy", "recipes"],
+    "questions": ["toy", "questions"],
+    "arena": ["arena", "run", "--config", "toy.py", "--published", "human", "--config.steps=1", "--config.warmup=0"],
+    "cut": ["data", "cut", "a.mp4", "--captions", "a.csv"],
 }
 
 
@@ -23,6 +26,9 @@ def test_a_second_command_is_refused(command, tmp_path, run_jaxsd):
     arguments = [*COMMANDS[command], "--out", tmp_path / "out"]
     if command == "train":
         arguments += [f"--config.data.folder={tmp_path / 'data'}"]
+    if command == "cut":
+        (tmp_path / "a.mp4").touch()
+        (tmp_path / "a.csv").write_text("file,start,text\na.mp4,0,a dog\n")
     with lock_folder(held):
         status, _, printed = run_jaxsd(*arguments)
         assert {path.name for path in held.iterdir()} == {".lock"}

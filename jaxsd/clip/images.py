@@ -15,6 +15,7 @@ from PIL.TiffImagePlugin import (
     COMPRESSION,
     PHOTOMETRIC_INTERPRETATION,
     PLANAR_CONFIGURATION,
+    SAMPLEFORMAT,
     TiffImageFile,
 )
 
@@ -30,6 +31,9 @@ OPAQUE_WHITE = (255, 255, 255, 255)
 PLAIN_MODES = ("RGB", "L", "P", "CMYK", "YCbCr", "1")
 # The largest values that numbers of more than 8 bits may stand for white with; the least that fits counts.
 WHITES = {"F": (1.0, 255.0), "I": (255.0, 65535.0)}
+SIGNED = 2  # TIFF's SampleFormat
+# Formats of drawings, which Pillow leaves to a program that may be there (Ghostscript) or to Windows.
+DRAWINGS = {"EPS": "PostScript", "WMF": "a Windows metafile", "EMF": "a Windows metafile"}
 
 
 def load_image(path: str | Path | StoredFile) -> Image.Image:
@@ -41,6 +45,8 @@ def load_image(path: str | Path | StoredFile) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(path.open() if isinstance(path, StoredFile) else path)
+            if image.format in DRAWINGS:
+                raise ValueError(_drawing(DRAWINGS[image.format]))
             image.load()
             image = _as_stored(image)
             if image.mode in WHITES:
@@ -60,8 +66,8 @@ def load_image(path: str | Path | StoredFile) -> Image.Image:
 def _as_stored(image: Image.Image) -> Image.Image:
     """An image with the values that its file means, where Pillow's differ. Raises ValueError where they cannot be had.
 
-    Pillow gives PGM of more than 8 bits as 32-bit integers up to 65535, gray TIFF of 12 bits as it lies there, and of
-    TIFF whose white is 0 it turns gray of 8 bits alone. It mixes up raw planes of 16 bits.
+    Pillow gives PGM of more than 8 bits as 32-bit integers up to 65535, gray TIFF of 12 bits and of signed integers as
+    it lies there, and of TIFF whose white is 0 it turns gray of 8 bits alone. It mixes up raw planes of 16 bits.
     """
     if image.format == "PPM" and image.mode == "I":
         return Image.fromarray(np.asarray(image).astype(np.uint16))
@@ -74,10 +80,21 @@ def _as_stored(image: Image.Image) -> Image.Image:
     white_is_zero = tags.get(PHOTOMETRIC_INTERPRETATION) == 0
     if white_is_zero and image.mode == "F":
         raise ValueError("it is a TIFF of floats whose white is 0; save it with black at 0")
+    if tags.get(SAMPLEFORMAT, (1,))[0] == SIGNED and bits in (8, 16):
+        return _from_signed(np.asarray(image), bits)
     if image.mode != "I;16" or not (white_is_zero or bits == 12):
         return image
     gray = np.asarray(image) / (2**bits - 1)
     return Image.fromarray(np.round(65535 * (1 - gray if white_is_zero else gray)).astype(np.uint16))
+
+
+def _from_signed(gray: np.ndarray, bits: int) -> Image.Image:
+    """Gray of signed integers, whose white is their largest or, of 16 bits where none is above it, 255."""
+    gray = gray.astype(np.int8) if bits == 8 else gray
+    if gray.min() < 0:
+        raise ValueError(f"it is a TIFF of signed integers with values from {gray.min()}; allowed: from 0")
+    white = 255 if bits == 16 and gray.max() <= 255 else 2 ** (bits - 1) - 1
+    return Image.fromarray(np.round(gray / white * 65535).astype(np.uint16))
 
 
 @cache
@@ -97,8 +114,14 @@ def _why_unknown(path: str | Path | StoredFile) -> str:
     if beginning[4:8] == b"ftyp" and beginning[8:12] in HEIF_BRANDS:
         return "it is HEIC, which Pillow reads where its plugin is installed (pip install pillow-heif)"
     if b"<svg" in beginning or beginning[:2] == b"\x1f\x8b" and str(path).lower().endswith(".svgz"):
-        return "it is an SVG drawing, which has no pixels; convert it to PNG"
+        return _drawing("SVG")
+    if beginning.lstrip().startswith(b"%PDF"):
+        return "it is a PDF document, which has no pixels; convert its page to PNG"
     return "its format is not one that Pillow knows"
+
+
+def _drawing(kind: str) -> str:
+    return f"it is a drawing ({kind}), which has no pixels; convert it to PNG"
 
 
 def rgb_image(image: Image.Image) -> Image.Image:

@@ -36,7 +36,7 @@ def save_image(image: Image.Image, path: Path, stem: str, overwrite: bool) -> Pa
     return save_file(partial(save_png, image), path, stem, overwrite)
 
 
-def save_file(write: Callable[[Path], None], path: Path, stem: str, overwrite: bool) -> Path:
+def save_file(write: Callable[[Path], object], path: Path, stem: str, overwrite: bool) -> Path:
     """Write a file, whole or not at all, and return its path.
 
     That is another one, named after `stem`, where another process has taken `path` meanwhile.
@@ -49,7 +49,7 @@ def save_file(write: Callable[[Path], None], path: Path, stem: str, overwrite: b
     return path
 
 
-def _save_new(write: Callable[[Path], None], path: Path) -> Path:
+def _save_new(write: Callable[[Path], object], path: Path) -> Path:
     """Write a file of the first free name. Other processes may write to the folder too."""
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:

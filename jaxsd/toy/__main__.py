@@ -1,5 +1,6 @@
 """The toy world: python -m jaxsd.toy demo | train | sheet | files | study | reproduce | recipes | questions."""
 
+from functools import partial
 from pathlib import Path
 
 from jaxsd.runtime import cli
@@ -132,11 +133,12 @@ def main():
         )
         print(section or "nothing was drawn")
     else:
-        from jaxsd.generation.files import output_paths
+        from jaxsd.generation.files import save_file
         from jaxsd.toy.demo import sample_sheet
 
-        (path,) = output_paths([arguments.out.stem], arguments.out.parent, count=1, overwrite=False)
-        print(sample_sheet(path, {name: name for name in arguments.encoder}))
+        check_output_folder(arguments.out.parent)
+        draw = partial(sample_sheet, sources={name: name for name in arguments.encoder})
+        print(save_file(draw, arguments.out, arguments.out.stem, overwrite=False))
 
 
 if __name__ == "__main__":

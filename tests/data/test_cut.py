@@ -169,7 +169,9 @@ def test_wrong_arguments_are_one_sentence_and_another_cut_is_not_mixed_in(videos
         cut_videos([videos], tmp_path / "out")
     with pytest.raises(ValueError, match="--stride is 0"):
         cut(videos, tmp_path / "out", options=CutOptions(stride=0))
-    cut(videos, tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match=r"b\.mp4: no such file or folder"):
+        cut(videos / "b.mp4", tmp_path / "out", captions=str(captions(videos)))
+    cut(videos / "a.mp4", tmp_path / "out", captions=str(captions(videos)))  # a file as well as its folder
     with pytest.raises(ValueError, match="was cut otherwise .options was"):
         cut(videos, tmp_path / "out", options=CutOptions(stride=0.5))
 

@@ -137,7 +137,7 @@ def test_what_is_missing_is_listed_with_its_reason(files, tmp_path):
     manifest = read_source(tmp_path)
     bad = decode_rows(manifest.rows(np.arange(ROWS)), tmp_path, 24, None).bad
     assert sorted(bad) == [3, 4, 5]
-    assert "SVG drawing" in bad[3]["reason"] and "4.* does not exist" in bad[4]["reason"]
+    assert "a drawing (SVG)" in bad[3]["reason"] and "4.* does not exist" in bad[4]["reason"]
     assert bad[5]["reason"] == "the caption is empty"
 
 

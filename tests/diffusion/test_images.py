@@ -183,6 +183,30 @@ def test_a_tiff_whose_white_is_zero(tmp_path):
         load_image(tmp_path / "b.tif")
 
 
+@pytest.mark.parametrize(("white", "dtype"), [(32767, np.uint16), (255, np.uint16), (127, np.uint8)])
+def test_a_tiff_of_signed_integers(tmp_path, white, dtype):
+    signed = {339: (2,)}  # SampleFormat
+    Image.fromarray(np.round(GRAY * white).astype(dtype)).save(tmp_path / "a.tif", tiffinfo=signed)
+    assert np.abs(prepared(load_image(tmp_path / "a.tif"), 4, 16)[..., 0] - GRAY).max() <= 0.5 / white + 1e-5
+    Image.fromarray(np.full((2, 3), np.iinfo(dtype).max, dtype)).save(tmp_path / "b.tif", tiffinfo=signed)
+    with pytest.raises(ValueError, match="b.tif .* TIFF of signed integers with values from -1; allowed: from 0"):
+        load_image(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize(
+    ("beginning", "said"),
+    [
+        ("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n", r"a drawing \(PostScript\)"),
+        ("%PDF-1.7\n", "a PDF document, which has no pixels; convert its page to PNG"),
+        ("<svg xmlns='http://www.w3.org/2000/svg'/>", r"a drawing \(SVG\), which has no pixels; convert it to PNG"),
+    ],
+)
+def test_drawings_are_refused_whatever_the_machine_has_to_draw_them(tmp_path, beginning, said):
+    (tmp_path / "a.png").write_text(beginning)
+    with pytest.raises(ValueError, match=f"a.png cannot be read as an image: it is {said}"):
+        load_image(tmp_path / "a.png")
+
+
 def test_raw_planes_of_16_bits_are_refused(tmp_path):
     write_tiff(tmp_path / "a.tif", np.stack([GRAY * 65535] * 3).astype("<u2"), 16, photometric=2, planes=2)
     with pytest.raises(ValueError, match="a.tif cannot be read as an image: it is a TIFF of 16 bits in planes"):

@@ -129,15 +129,18 @@ def test_a_long_name_makes_no_long_message(capsys):
     assert ended.value.code == 2 and len(capsys.readouterr().err) < 1_100
 
 
-def test_a_sheet_takes_the_next_free_name(tmp_path, monkeypatch, capsys):
+def test_a_sheet_takes_the_next_free_name_also_where_another_process_takes_one_meanwhile(tmp_path, monkeypatch, capsys):
     from jaxsd.toy import __main__, demo
 
-    monkeypatch.setattr(demo, "sample_sheet", lambda path, _: path)
+    def draw(path, sources):
+        path.touch()
+        (tmp_path / "sheet.png").touch()
+
+    monkeypatch.setattr(demo, "sample_sheet", draw)
     monkeypatch.setattr(sys, "argv", ["toy", "sheet", "--out", str(tmp_path / "sheet.png")])
     __main__.main()
-    (tmp_path / "sheet.png").touch()
-    __main__.main()
-    assert capsys.readouterr().out.split() == [str(tmp_path / "sheet.png"), str(tmp_path / "sheet-2.png")]
+    assert capsys.readouterr().out.split() == [str(tmp_path / "sheet-2.png")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sheet-2.png", "sheet.png"]
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,16 @@ def test_processes_keep_order(monkeypatch: pytest.MonkeyPatch, scenes: list[worl
     np.testing.assert_array_equal(shared, world.images(scenes, workers=1))
 
 
+def test_a_folder_that_another_process_makes_meanwhile_is_left_as_it_is(tmp_path: Path) -> None:
+    def write(part: Path) -> None:
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "theirs").touch()
+
+    with pytest.raises(ValueError, match="new is there already; choose another folder"):
+        examples._write_new_folder(tmp_path / "new", write)
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "theirs"]
+
+
 def test_captions_are_short_lower_case_words_from_a_small_vocabulary(captions: list[str]) -> None:
     words = [caption.split() for caption in captions]
     assert max(map(len, words)) <= 16

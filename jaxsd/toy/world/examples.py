@@ -4,11 +4,10 @@ Worker processes import this file, so nothing here imports JAX.
 """
 
 import csv
-import multiprocessing
+import errno
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from jaxtyping import Int16, UInt8
 from PIL import Image
 
 from jaxsd.audio import write_wav
-from jaxsd.data.workers import Examples
+from jaxsd.data.workers import Examples, Workers
 from jaxsd.runtime.files import naming
 from jaxsd.runtime.progress import Progress, counted
 from jaxsd.toy.world.drawing import draw
@@ -31,6 +30,7 @@ WORLD_SPLITS = ("train", "validation", "test", "samples")
 
 _STREAMS = ("scene", "caption", "sound")
 _SERIAL_LIMIT = 512  # below this many examples, starting processes costs more than it saves
+_BLOCK = 128  # examples that a process makes at once
 
 
 class Example(NamedTuple):
@@ -129,13 +129,17 @@ def write_study_files(folder: str | Path, size: int) -> None:
 
 def _write_new_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a folder that is new, or empty; the folder is whole or not there."""
+    there = ValueError(f"{folder} is there already; choose another folder")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is there already; choose another folder")
+        raise there
     part = folder.resolve().with_name(f"{folder.name}.{os.getpid()}.part")
     part.mkdir(parents=True)
     try:
         write(part)
-        part.rename(folder)
+        try:
+            part.rename(folder)
+        except OSError as error:
+            raise (there if error.errno in (errno.ENOTEMPTY, errno.EEXIST) else error) from None  # made meanwhile
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -194,7 +198,10 @@ def _map(function: Callable, inputs: Sequence, workers: int | None) -> list[np.n
     workers = workers or os.cpu_count() or 1
     if workers == 1 or len(inputs) < _SERIAL_LIMIT:
         return [function(one) for one in inputs]
-    # Spawn, because forking a process whose accelerator runtime holds threads can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        return list(pool.map(function, inputs, chunksize=128))
+    blocks = [inputs[first : first + _BLOCK] for first in range(0, len(inputs), _BLOCK)]
+    with Workers(partial(_apply, function), None, workers, 0) as pool:
+        return [made for block in pool.map(blocks) for made in block]
+
+
+def _apply(function: Callable, inputs: Sequence) -> list[np.ndarray]:
+    return [function(one) for one in inputs]
