@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # What a user can mend: a wrong value, a missing file, a full disk.
 USER_ERRORS = (ValueError, OSError)
 # Exit statuses after what asks a program to end, as a shell has them: Ctrl-C, and what ends jobs and containers.
-STOPPED: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
+STOP_STATUSES: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
 LONGEST = 1_000  # characters of a message, which may quote what is in a file
 PIPE_WIDTH = 80  # columns where there is no terminal
 GRACE = 3.0  # seconds after Ctrl-C or SIGTERM in which Python may end the program itself
@@ -44,7 +44,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         if (status := getattr(stop, "status", None)) is not None:  # stopped in good order
             _fail(status, str(stop))
         number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-        _end_at_once(str(stop) or "interrupted", STOPPED[number])
+        _end_at_once(str(stop) or "interrupted", STOP_STATUSES[number])
 
 
 class Terminated(KeyboardInterrupt):
@@ -92,7 +92,7 @@ def _watch_interrupts() -> None:
 
     def watch():
         while number := os.read(reading, 1):
-            if status := STOPPED.get(number[0]):
+            if status := STOP_STATUSES.get(number[0]):
                 time.sleep(GRACE)
                 _end_at_once("interrupted", status)
 
