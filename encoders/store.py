@@ -227,9 +227,13 @@ def find_encoder_file(source: str | Path, name: str) -> Path:
             raise FileNotFoundError(f"{folder} has no {name}{hint}")
         return folder / name
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
+        if folder.suffix == ".py" or ".py:" in str(source):
+            raise ValueError(f"{source} is code, and not a trained encoder; name the folder that its training left")
+        alike = difflib.get_close_matches(str(source).lower(), bundled_encoders(), n=1)
+        mend = f"the bundled encoders are {', '.join(bundled_encoders()) or 'not installed'}"
         raise FileNotFoundError(
             f"no folder {source}, and no Hugging Face repository can be named so; "
-            f"the bundled encoders are {', '.join(bundled_encoders()) or 'not installed'}"
+            + (f"did you mean {alike[0]}?" if alike else mend)
         )
     if folder.parent.is_dir() or folder.parent.name in LOCAL_FOLDERS:  # a path, and not looked up on the hub
         names = sorted(path.parent.name for path in folder.parent.glob(f"*/{ENCODER_JSON}"))

@@ -254,7 +254,10 @@ def _execute(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     assert spec and spec.loader  # as of every .py file
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     return module
 
 
@@ -264,6 +267,8 @@ def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     for argument in remaining:
         option, equals, text = argument.partition("=")
         if not option.startswith(OVERRIDE):
+            if not option.startswith("-"):
+                raise ValueError(f"unknown argument {argument!r}; an override is {OVERRIDE}KEY=VALUE")
             names = (*_names(TrainConfig), *_names(LoRAConfig), *(f"data.{name}" for name in _names(DataConfig)))
             keys = [OVERRIDE + name for name in dict.fromkeys(names)]
             raise ValueError(f"unknown argument {argument!r}{_nearest(OVERRIDE + option.lstrip('-'), keys)}")

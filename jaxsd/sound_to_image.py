@@ -639,7 +639,9 @@ def _checked_clip(samples: np.ndarray) -> Int16[np.ndarray, "16000"]:
 
 
 def _say_start(name: str, clip: Clip, asked: float | None) -> None:
-    """Say on stderr which second of a longer sound is taken where nobody asked for one."""
+    """Say on stderr which second of a longer sound is taken where nobody asked for one, and where it is silent."""
+    if not clip.samples.any():
+        print(f"{name}: the second that is taken is silent", file=sys.stderr)
     if clip.start and asked is None:
         minutes, seconds = divmod(clip.start, 60)
         print(f"{name}: the loudest second begins at {minutes:.0f}:{seconds:05.2f}", file=sys.stderr)

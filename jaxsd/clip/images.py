@@ -40,6 +40,8 @@ def load_image(path: str | Path | StoredFile) -> Image.Image:
     """Read an image file. Raises FileNotFoundError, or ValueError naming the file where it is no image or too large."""
     if isinstance(path, StoredFile) or Path(path).is_file():
         check_not_pointer(path)
+    elif Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; give an image file")
     try:
         _register_heif()
         with warnings.catch_warnings():

@@ -63,7 +63,7 @@ def _evaluate(arguments: argparse.Namespace):
     import jax
 
     from jaxsd.evaluation.evaluate import check_image_count, check_repeats, evaluate
-    from jaxsd.evaluation.inputs import load_evaluated_encoders, open_evaluation_split
+    from jaxsd.evaluation.inputs import load_evaluated_encoders, open_evaluation_split, require_split
     from jaxsd.evaluation.report import show, write_report
     from jaxsd.evaluation.results import empty_results, merge_results, read_results
     from jaxsd.evaluation.similarity import AudioImageEmbedding
@@ -79,9 +79,10 @@ def _evaluate(arguments: argparse.Namespace):
         check_repeats(repeats)
         folder = arguments.data / arguments.split
         maker = _find_maker(folder)
-        size = _split_size(folder) or (maker.HELD_OUT if maker else None)
-        if images and size:
-            check_image_count(images, size)
+        if not maker:
+            require_split(folder)
+        if images:
+            check_image_count(images, _split_size(folder) or maker.HELD_OUT)
         similarity = AudioImageEmbedding(arguments.similarity) if arguments.similarity else None
         before = initial_encoder if arguments.before else None
         evaluated = load_evaluated_encoders(sources, before=before, trust_code=arguments.trust_code)
@@ -102,7 +103,7 @@ def _evaluate(arguments: argparse.Namespace):
 
 
 def _split_size(folder: Path) -> int | None:
-    """The examples of a split, or None where there is none yet."""
+    """The examples of a split; None where there is none yet."""
     from jaxsd.data.columns import METADATA
     from jaxsd.runtime.files import read_json
 

@@ -96,6 +96,7 @@ def _refuse_given(parser: argparse.ArgumentParser, arguments: argparse.Namespace
 
 def _make_parser() -> argparse.ArgumentParser:
     parser = cli.ArgumentParser(
+        first="--audio",
         usage="%(prog)s --audio FILE [FILE ...] [other flags]",
         description=f"Turn sounds into images.\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -121,6 +121,7 @@ def read_configs(source: str | Path, *, revision: str | None = None, vae: str | 
     file, also where the model is another than Stable Diffusion 1.x or its networks do not fit each other.
     """
     if is_single_file(source):
+        _refuse_other_files(Path(source))
         vae_config = read_vae_config(vae) if vae else SD15_VAE
         return ModelConfigs(SD15_UNET, vae_config, SD15_TEXT, NoiseSchedule(), SamplingDefaults())
     return _read_folder_configs(fetch(source, CONFIG_FILES, revision), vae)
@@ -142,6 +143,7 @@ def read_unet_config(source: str | Path, revision: str | None = None) -> UNetCon
     Raises FileNotFoundError or ValueError naming the file, also where the model is another than Stable Diffusion 1.x.
     """
     if is_single_file(source):
+        _refuse_other_files(Path(source))
         return SD15_UNET
     folder = fetch(source, CONFIG_FILES, revision)
     _refuse_other_models(folder)
@@ -162,6 +164,16 @@ def _refuse_other_models(folder: Path):
         raise ValueError(f"{unet} is that of {other}, not {MODEL_NAME}")
 
 
+def _refuse_other_files(path: Path) -> dict[str, Any]:
+    """The tensors of a file, which must be of Stable Diffusion 1.x as far as its format and its keys say."""
+    if path.suffix != SAFETENSORS:
+        raise ValueError(f"{path}: {MODEL_NAME} in one file must be a .safetensors file")
+    names = open_tensors([path])
+    if other := recognize_keys(names, (*OTHER_MODELS, *PARTS_OF_A_MODEL)):
+        raise ValueError(f"{path} is {other}, not {MODEL_NAME}")
+    return names
+
+
 def load_single_file(
     path: Path,
     dtype: DTypeLike,
@@ -179,12 +191,7 @@ def load_single_file(
     ValueError naming the file where it is missing, damaged, of another model or of another size, and the component
     that it lacks.
     """
-    if path.suffix != SAFETENSORS:
-        raise ValueError(f"{path}: {MODEL_NAME} in one file must be a .safetensors file")
-    names = open_tensors([path])
-    others = (*OTHER_MODELS, *PARTS_OF_A_MODEL)
-    if other := recognize_keys(names, others):
-        raise ValueError(f"{path} is {other}, not {MODEL_NAME}")
+    names = _refuse_other_files(path)
     for component, prefix in PREFIXES.items():
         if not any(name.startswith(prefix) for name in names) and not (component == "vae" and vae):
             remedy = "; name one to take in its place: vae= (--vae)" if component == "vae" else ""

@@ -81,9 +81,7 @@ def open_evaluation_split(folder, *, clip: str | None = None, model: str | None 
     Raises FileNotFoundError or ValueError naming what is missing or does not fit.
     """
     folder = Path(folder)
-    if not (folder / METADATA).is_file():
-        splits = ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{METADATA}"))) or "none"
-        raise FileNotFoundError(f"{folder}: no data here; splits beside it: {splits}")
+    require_split(folder)
     metadata = read_json(folder / METADATA)
     if metadata["size"] < 2:
         raise ValueError(f"{folder} has {counted(metadata['size'], 'example')}; an evaluation needs at least 2")
@@ -101,6 +99,13 @@ def open_evaluation_split(folder, *, clip: str | None = None, model: str | None 
         source = model_source(model or metadata["diffusion"])
         pipe = StableDiffusion.from_pretrained(source, vae=metadata.get("vae"), **named)
     return EvaluationSplit(folder, metadata, columns, towers, pipe)
+
+
+def require_split(folder: Path) -> None:
+    """Raise FileNotFoundError where there is no split, and say which are there."""
+    if not (folder / METADATA).is_file():
+        splits = ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{METADATA}"))) or "none"
+        raise FileNotFoundError(f"{folder}: no data here; splits beside it: {splits}")
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,13 @@ from jaxsd.diffusion.samplers import make_sampler
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.diffusion.textual_inversion import parse_embedding, read_textual_inversion
 from jaxsd.generation.flags import given_sampling
+from jaxsd.generation.slides import ALLOWED_SLIDE_FILES
 from jaxsd.runtime.bundled import model_source
 from jaxsd.runtime.files import check_output_folder
 from jaxsd.sound_to_image import normalize_weights, sampling_or_papers
 
 LARGEST_SEED = 2**63 - 1
+FILE_SUFFIXES = {*ALLOWED_SLIDE_FILES, ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".avi", ".mkv", ".mov", ".webm"}
 
 
 def check_flags(
@@ -45,6 +47,9 @@ def check_flags(
         ValueError, FileNotFoundError: in one sentence, what does not fit.
     """
     check_output_folder(arguments.out)
+    if arguments.out.suffix.lower() in FILE_SUFFIXES and not arguments.out.is_dir():
+        films = "" if arguments.slide is None else f", or a file that ends in {', '.join(ALLOWED_SLIDE_FILES)}"
+        raise ValueError(f"--out is {arguments.out}, the name of a file; allowed: a folder{films}")
     for name in ("count", "batch", "limit"):
         value = getattr(arguments, name)
         if value is not None and value < 1:

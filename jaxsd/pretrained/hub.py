@@ -49,7 +49,7 @@ def _no_such_folder(path: Path) -> str:
     if path.is_file():
         return f"{path}: a file where a folder is needed"
     if not REPOSITORY.fullmatch(str(path)):
-        return f"{path}: no such folder, and no Hugging Face repository can be named so; what ships is called toy"
+        return f"{path}: no such file or folder, and no Hugging Face repository can be named so; the model toy ships"
     if not path.parent.is_dir():
         return f"{path}: no such folder"
     names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]

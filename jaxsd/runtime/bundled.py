@@ -1,5 +1,6 @@
 """What ships with the package, by name: the toy world's models, its encoders, its judge and the sample sounds."""
 
+import difflib
 import importlib
 from pathlib import Path
 from types import ModuleType
@@ -33,8 +34,10 @@ def sound_source(name) -> Path:
     sample = TOY_SAMPLES / path.with_suffix(".wav")
     if path.name == str(name) and path.suffix in ("", ".wav") and sample.is_file():
         return sample
-    samples = ", ".join(sorted(path.stem for path in TOY_SAMPLES.glob("*.wav")))
-    raise FileNotFoundError(f"{name}: no such file, nor a sample sound of that name; the samples are {samples}")
+    samples = sorted(path.stem for path in TOY_SAMPLES.glob("*.wav"))
+    alike = difflib.get_close_matches(path.stem.lower(), samples, n=1)
+    mend = f"did you mean {alike[0]}?" if alike else f"the samples are {', '.join(samples)}"
+    raise FileNotFoundError(f"{name}: no such file, nor a sample sound of that name; {mend}")
 
 
 def load_maker(name: str) -> ModuleType:

@@ -54,18 +54,25 @@ class Terminated(KeyboardInterrupt):
 class ArgumentParser(argparse.ArgumentParser):
     """A parser that tells mistakes in a sentence, as all others are told; --help has the rest."""
 
-    def __init__(self, *, prog: str | None = None, **options: Any):
+    def __init__(self, *, prog: str | None = None, first: str | None = None, **options: Any):
+        """A parser of the running program; `first` is the flag that a word was meant for which no flag takes."""
         super().__init__(prog=prog or program(), **options)
+        self.first = first
 
     def error(self, message: str) -> NoReturn:
         unknown = re.match(r"unrecognized arguments: (\S+)", message)
-        if unknown and unknown[1].startswith("-"):
-            flags = re.findall(r"--[a-z][a-z-]*", self.format_help())
-            if alike := difflib.get_close_matches(unknown[1], flags, n=1):
-                _fail(2, f"{message}; did you mean {alike[0]}?")
-        elif unknown:
-            message += ", which stands behind no flag that takes it"
-        _fail(2, f"{message}; see {self.prog} --help")
+        meant = self._meant(unknown[1]) if unknown else None
+        _fail(2, f"{message}; {meant or f'see {self.prog} --help'}")
+
+    def _meant(self, word: str) -> str | None:
+        """A clause that says what a word on the command line was meant to be, which the parser does not know."""
+        if not word.startswith("-"):
+            return self.first and f"did you mean {self.first} {word}?"
+        if word.startswith("--config"):
+            return "it is a flag of the commands that train"
+        flags = set(re.findall(r"--[a-z][a-z-]*", self.format_help())) - {"--help"}
+        alike = difflib.get_close_matches(word, flags, n=1)
+        return f"did you mean {alike[0]}?" if alike else None
 
 
 def make_console() -> "Console":

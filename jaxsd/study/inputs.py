@@ -150,6 +150,8 @@ def _csv_rows(path: Path, columns: Sequence[str], needed: Sequence[str]) -> Iter
             head = reader.fieldnames or []
             if (missing := [name for name in needed if name not in head]) or not set(head) <= set(columns):
                 wrong = f"has no column {missing[0]}" if missing else f"has the columns {', '.join(head)}"
+                if any(";" in name for name in head):
+                    wrong += ", for semicolons are between the columns where commas must be"
                 raise ValueError(f"{path} {wrong}; allowed: {', '.join(columns)}, of which {', '.join(needed)} must be")
             for line in reader:
                 if None in line or any(not (line[name] or "").strip() for name in needed):

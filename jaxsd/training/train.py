@@ -76,13 +76,13 @@ def train(
         import_wandb()
     if config.data.maker:
         count_steps(config, config.data.train_size)
-    dtype = choose_dtype(None if config.dtype == "auto" else config.dtype)
-    encoder = make_encoder(config, dtype)
-    encoders.describe_encoder(encoder, audio_pooling=config.audio_pooling)  # refuses what could not be saved
     metadata = model_names(config)
     losses, columns = make_losses(config), loss_columns(config)
     if not config.data.maker:
         _open_splits(config, columns)
+    dtype = choose_dtype(None if config.dtype == "auto" else config.dtype)
+    encoder = make_encoder(config, dtype)
+    encoders.describe_encoder(encoder, audio_pooling=config.audio_pooling)  # refuses what could not be saved
     names = {name for loss in losses.values() for name in loss.models} | set(validation_models(config))
     sampling = config.sample_images > 0 and bool(model or metadata.get("diffusion"))
     with_diffusion = sampling or bool(FROM_DIFFUSION & names)

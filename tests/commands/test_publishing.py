@@ -165,7 +165,7 @@ def test_what_cannot_be_published_gets_one_sentence(hub, tmp_path, monkeypatch):
         publish(tmp_path / "run", "ears")
     with pytest.raises(ValueError, match="the repository is 'a//b'; allowed"):
         publish(tmp_path / "run", "a//b")
-    with pytest.raises(FileNotFoundError, match="no such folder"):
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
         publish(tmp_path / "gone", "me/ears")
     (tmp_path / "run" / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(ValueError, match="is not a safetensors file"):

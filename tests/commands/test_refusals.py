@@ -26,6 +26,9 @@ def refuse(run_jaxsd, tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "load_weights", read)
     monkeypatch.setattr(clip_pipeline, "load_weights", read)
     Image.new("RGB", (9, 9)).save(tmp_path / "room.png")
+    (tmp_path / "emptyfolder").mkdir()
+    (tmp_path / "broken.py").write_text("def get_config(:\n")
+    (tmp_path / "semicolons.csv").write_text("audio;text;image\ndog;a dog;\n")
     (tmp_path / "text.txt").write_text("audio,text,image\ndog,a dog,\n")
     (tmp_path / "study.csv").write_text("audio,text,image\ndog,a dog,\n")
     return run
@@ -61,6 +64,14 @@ def refuse(run_jaxsd, tmp_path, monkeypatch):
         ("--slide 0.5 --steps 0", "steps is 0; allowed: from 1"),
         ("--slide 0.5 --limit 0", "limit is 0; allowed: 1 or more"),
         ("--out room.png", "room.png is a file; --out is a folder"),
+        ("--out dog.png", "--out is dog.png, the name of a file; allowed: a folder\n"),
+        ("--slide 0.5 --out dog.avi", "allowed: a folder, or a file that ends in .png, .webp, .gif, .mp4"),
+        ("--image emptyfolder", "emptyfolder is a folder; give an image file"),
+        ("--model nowhere.safetensors", "nowhere.safetensors"),
+        ("--model text.txt", "text.txt: Stable Diffusion 1.x in one file must be a .safetensors file"),
+        ("--encoder gemni", "no folder gemni, and no Hugging Face repository can be named so; did you mean gemini?"),
+        ("--encoder own.py", "own.py is code, and not a trained encoder; name the folder that its training left"),
+        ("--mix dog.wav", "unrecognized arguments: dog.wav; did you mean --audio dog.wav?"),
     ],
 )
 def test_an_image_that_cannot_be(refuse, arguments, message):
@@ -103,6 +114,10 @@ def test_an_evaluation_that_cannot_be(refuse, arguments, message):
     [
         ("train --config toy.py --config.data.held_out=0", "data.held_out is 0; it must be at least 1"),
         ("train --config toy.py --config.position_init=-1", "position_init is -1.0; it must not be negative"),
+        ("train --config toy.py extra", "unknown argument 'extra'; an override is --config.KEY=VALUE"),
+        ("train --config broken.py", "broken.py cannot be run: SyntaxError: "),
+        ("data prepare semicolons.csv --clip toy --out set", "audio;text;image; commas must be between the columns"),
+        ("generate --study semicolons.csv", "semicolons are between the columns where commas must be"),
         ("train --config toy.py --out room.png", "room.png is a file; --out is a folder"),
         ("toy reproduce --pictures 1", "the number of images is 1; allowed: 0, or 2 to"),
         ("toy reproduce --config.batch_size=0", "batch_size is 0; it must be at least 1"),

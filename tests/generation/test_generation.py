@@ -110,6 +110,7 @@ def test_two_at_once_lose_no_image_and_a_full_disk_leaves_none(model, drawn, tmp
         (([], [], None), "there is neither a sound nor a text to make an image of; give --audio, --text or both"),
         ((["dog.wav"] * 3, ["a", "b"], None), "2 texts for 3 sounds; allowed: as many, or one for all"),
         ((["nowhere"], [], None), "nowhere: no such file, nor a sample sound of that name; the samples are bell, bird"),
+        ((["Dgo.mp3"], [], None), "Dgo.mp3: no such file, nor a sample sound of that name; did you mean dog?"),
         (([], ["a"], "nowhere.png"), "nowhere.png"),
     ],
 )

@@ -147,12 +147,14 @@ def test_a_sheet_takes_the_next_free_name_also_where_another_process_takes_one_m
     ("flags", "said"),
     [
         (["--autio", "dog"], "unrecognized arguments: --autio dog; did you mean --audio?"),
-        (["dog"], "unrecognized arguments: dog, which stands behind no flag that takes it; see generate --help"),
+        (["dog"], "unrecognized arguments: dog; did you mean --audio dog?"),
+        (["--pictures", "3"], "unrecognized arguments: --pictures 3; see generate --help"),
+        (["--config", "toy.py"], "unrecognized arguments: --config toy.py; it is a flag of the commands that train"),
         (["--steps", "zero"], "argument --steps: invalid int value: 'zero'; see generate --help"),
     ],
 )
 def test_a_wrong_flag_is_told_in_a_sentence(flags, said, capsys):
-    parser = cli.ArgumentParser(prog="generate")
+    parser = cli.ArgumentParser(prog="generate", first="--audio")
     parser.add_argument("--audio")
     parser.add_argument("--steps", type=int)
     with pytest.raises(SystemExit) as ended:
