@@ -79,10 +79,11 @@ def _evaluate(arguments: argparse.Namespace):
         check_repeats(repeats)
         folder = arguments.data / arguments.split
         maker = _find_maker(folder)
-        if not maker:
+        size = _split_size(folder) or (maker.HELD_OUT if maker else None)
+        if not size:
             require_split(folder)
-        if images:
-            check_image_count(images, _split_size(folder) or maker.HELD_OUT)
+        elif images:
+            check_image_count(images, size)
         similarity = AudioImageEmbedding(arguments.similarity) if arguments.similarity else None
         before = initial_encoder if arguments.before else None
         evaluated = load_evaluated_encoders(sources, before=before, trust_code=arguments.trust_code)

@@ -116,7 +116,9 @@ def read_manifest(path) -> Manifest:
         missing = [name for name in REQUIRED_COLUMNS if name not in table.column_names]
         if missing:
             semicolons = "; commas must be between the columns" * any(";" in name for name in table.column_names)
-            raise ValueError(f"no column {', '.join(missing)}; there are {', '.join(table.column_names)}{semicolons}")
+            raise ValueError(
+                f"has no column {', '.join(missing)}; there are {', '.join(table.column_names)}{semicolons}"
+            )
         twice = [name for name in COLUMN_TYPES if table.column_names.count(name) > 1]
         if twice:
             raise ValueError(f"has more than one column {', '.join(twice)}")

@@ -24,7 +24,7 @@ from jaxsd.sound_to_image import Conditioning, LoadedSound, SoundToImage, image_
 
 SEEDS = 2**32
 UNEXPECTED = "the image could not be drawn; the log of the server says why"
-STOPPED = "the image was stopped"
+IMAGE_STOPPED = "the image was stopped"
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,11 @@ class ImageJob:
 
     def stop(self):
         """Leave the queue; an image that is being drawn is dropped, and its batch ends where nobody waits for it."""
-        self.service.finish(self, error=STOPPED)
+        self.service.finish(self, error=IMAGE_STOPPED)
 
     def _raise_error(self):
         if self.error is not None:
-            raise (ImageStopped if self.error == STOPPED else ValueError)(self.error)
+            raise (ImageStopped if self.error == IMAGE_STOPPED else ValueError)(self.error)
 
     def _state(self):
         return self.service.ahead_of(self), self.done, self.finished
