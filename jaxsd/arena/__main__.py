@@ -81,7 +81,9 @@ def main() -> int | None:
         print("accepted" if verdict.accepted else f"ruled out ({verdict.reason}): {verdict.problem}")
         return int(not verdict.accepted)
     if not arguments.model or not arguments.base_url:
-        raise ValueError("jaxsd arena ask needs --model and --base-url, or --print-prompt")
+        raise ValueError("ask needs --model and --base-url, or --print-prompt")
+    if not re.match(r"https?://\S+", arguments.base_url):
+        raise ValueError(f"--base-url is {arguments.base_url!r}; allowed: http://HOST/v1 or https://HOST/v1")
     parameters = {"temperature": arguments.temperature, "max_tokens": arguments.max_tokens}
     chatbot = Chatbot(
         arguments.model,

@@ -8,8 +8,8 @@ from jaxsd.runtime import cli
 
 def run_publish():
     parser = cli.ArgumentParser(
-        description="Upload an encoder or a LoRA, with a model card, to the Hugging Face hub, as who HF_TOKEN or `hf "
-        "auth login` says.\n\n  %(prog)s runs/gemini you/gemini --license mit --dry-run out/gemini",
+        description="Upload an encoder or a LoRA, with a model card, to the Hugging Face hub,\nas who "
+        "HF_TOKEN or `hf auth login` says.\n\n  %(prog)s runs/gemini you/gemini --license mit --dry-run out/gemini",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

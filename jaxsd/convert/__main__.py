@@ -1,9 +1,10 @@
-"""Audio encoders between PyTorch checkpoints with the names of the paper's modules and folders of this project.
+"""Turn PyTorch checkpoints of the authors into folders of encoders, and back.
 
     python -m jaxsd.convert Gemini.pth --out runs/gemini
     python -m jaxsd.convert runs/gemini --out Gemini.safetensors
 
-What SOURCE is decides the direction. PyTorch files need torch 2.10 or newer; safetensors files do not.
+What SOURCE is decides the direction. PyTorch files need torch 2.10 or newer;
+safetensors files do not.
 """
 
 import argparse

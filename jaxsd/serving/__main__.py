@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -52,6 +53,7 @@ def main() -> None:
     if find_spec("gradio") is None:
         raise ValueError("the page needs Gradio; install it: pip install 'jaxsd[app]'")
     auth = read_password(arguments.auth) if arguments.auth else None
+    _refuse_other_address(arguments.host, arguments.port)
     with _working_folder(arguments.port) as folder:
         _serve(arguments, auth, folder)
 
@@ -65,6 +67,16 @@ def read_password(auth: str) -> tuple[str, str]:
     if not password:
         raise ValueError(f"{path} is empty; it holds the password of {user}")
     return user, password
+
+
+def _refuse_other_address(host: str, port: int):
+    """Raise ValueError where nothing can listen, before the models are loaded."""
+    if not 0 < port < 2**16:
+        raise ValueError(f"--port is {port}; allowed: 1 to {2**16 - 1}")
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise ValueError(f"the page cannot listen at {host}:{port}: {error.strerror}; see --host and --port") from None
 
 
 def _serve(arguments: argparse.Namespace, auth: tuple[str, str] | None, folder: Path):

@@ -133,10 +133,15 @@ def main():
         )
         print(section or "nothing was drawn")
     else:
+        import encoders
         from jaxsd.generation.files import save_file
         from jaxsd.toy.demo import sample_sheet
 
+        if arguments.out.suffix.lower() != ".png" or arguments.out.is_dir():
+            raise ValueError(f"--out is {arguments.out}; allowed: the name of a file that ends in .png")
         check_output_folder(arguments.out.parent)
+        for name in arguments.encoder:
+            encoders.read_config(name)  # refuses before a folder is made
         draw = partial(sample_sheet, sources={name: name for name in arguments.encoder})
         print(save_file(draw, arguments.out, arguments.out.stem, overwrite=False))
 

@@ -126,6 +126,8 @@ def test_an_evaluation_that_cannot_be(refuse, arguments, message):
         ("toy questions --steps 0", "steps is 0; allowed: from 1"),
         ("toy train --seed -1", "seed is -1; allowed: 0 to 4294967295"),
         ("toy sheet --encoder nowhere", "nowhere"),
+        ("toy sheet --out emptyfolder", "--out is emptyfolder; allowed: the name of a file that ends in .png"),
+        ("arena ask --model m --base-url nowhere", "--base-url is 'nowhere'; allowed: http://HOST/v1"),
         ("data cut . --captions subtitles --out cut --stride 0 ", "--stride is 0.0; allowed: seconds from 0.01"),
         ("data cut . --captions subtitles --out cut", "holds no videos"),
         ("data cut nowhere.mp4 --captions subtitles --out cut", "nowhere.mp4: no such file or folder"),
