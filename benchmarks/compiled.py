@@ -42,7 +42,7 @@ from benchmarks import hlo
 from encoders.layers import abstract, rematerialize
 from jaxsd.clip.towers import CLIPModel, TextModel, VisionConfig
 from jaxsd.config import load_config
-from jaxsd.diffusion import pipeline
+from jaxsd.diffusion import programs
 from jaxsd.diffusion.kernels import parameter_formats
 from jaxsd.diffusion.loading import SD15_TEXT, SD15_UNET, SD15_VAE
 from jaxsd.diffusion.samplers import NoiseSchedule, init_history, make_sampler
@@ -143,40 +143,65 @@ def split(make: Callable[..., nnx.Module], sharding, dtype=None) -> tuple[nnx.Gr
     return graph, described(params, sharding, dtype)
 
 
-def stable_diffusion(mesh: Mesh, dtype) -> tuple[nnx.GraphDef, PyTree]:
+def stable_diffusion(mesh: Mesh, dtype, merge_tokens: float = 0.0) -> tuple[nnx.GraphDef, PyTree]:
     def make(rngs):
-        return UNet(SD15_UNET, dtype=dtype, rngs=rngs), VAE(SD15_VAE, dtype=dtype, rngs=rngs)
+        unet = UNet(SD15_UNET, dtype=dtype, rngs=rngs)
+        return programs.Networks(
+            unet.with_merged_tokens(merge_tokens) if merge_tokens else unet, VAE(SD15_VAE, dtype=dtype, rngs=rngs)
+        )
 
     graph, params = nnx.split(abstract(make))
     formats = parameter_formats(params, mesh)
     return graph, jax.tree.map(lambda x, format: jax.ShapeDtypeStruct(x.shape, dtype, sharding=format), params, formats)
 
 
-def sampling_step(mesh: Mesh, dtype, batch: int, side: int = 64) -> Lowered:
-    """A step with guidance of the sampler that SD 1.5 names, at `side` latents."""
-    graph, params = stable_diffusion(mesh, dtype)
-    table = make_sampler("pndm", NoiseSchedule(), 50)
-    unet = nnx.merge(graph, params)[0]
+def sampling_step(
+    mesh: Mesh,
+    dtype,
+    batch: int,
+    side: int = 64,
+    *,
+    sampler: str = "pndm",
+    guided: bool = True,
+    merge_tokens: float = 0.0,
+    reusing: bool = False,
+) -> Lowered:
+    """A step of a sampler, by default that which SD 1.5 names, with guidance, at `side` latents.
+
+    merge_tokens: the share of the tokens that the finest self-attentions merge. reusing: whether the deep features are
+    those of an earlier step.
+    """
+    graph, params = stable_diffusion(mesh, dtype, merge_tokens)
+    table = make_sampler(sampler, NoiseSchedule(), 50)
+    unet = nnx.merge(graph, params).unet
+    halves = 2 if guided else 1
     noise = jax.ShapeDtypeStruct((batch, side, side, 4), jnp.float32)
     history = jax.eval_shape(partial(init_history, table), noise)
-    keys_values = nnx.eval_shape(lambda unet, x: unet.keys_values(x), unet, jnp.zeros((2 * batch, 77, 768)))
+    context = jnp.zeros((halves * batch, 77, 768))
+    keys_values = nnx.eval_shape(lambda unet, x: unet.keys_values(x), unet, context)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
-    parts = described((history, keys_values, keys, pipeline.Inpainting()), batch_sharding(mesh))
-    shared = (table.rows()[0], np.float32(7.5))
-    return pipeline._denoise.lower(graph, mesh, params, shared, parts)
+    inputs = programs.StepInputs(history, programs.Attended(keys_values), keys)
+    scales = programs.StepScales(table.rows()[0], np.float32(7.5))
+    if not reusing:
+        return programs.denoise.lower(graph, mesh, params, scales, described(inputs, batch_sharding(mesh)))
+    latents = jnp.zeros((halves * batch, side, side, 4))
+    inputs_of_unet = unet, latents, jnp.zeros(halves * batch), keys_values
+    deep = nnx.eval_shape(lambda unet, *rest: unet.denoise_deep(*rest)[1], *inputs_of_unet)
+    parts = described((inputs, deep), batch_sharding(mesh))
+    return programs.denoise_reusing.lower(graph, mesh, params, scales, parts)
 
 
 def vae_decode(mesh: Mesh, dtype, batch: int) -> Lowered:
     graph, params = stable_diffusion(mesh, dtype)
     latents = jax.ShapeDtypeStruct((batch, 64, 64, 4), jnp.float32, sharding=batch_sharding(mesh))
-    return pipeline._decode_images.lower(graph, mesh, params, None, latents)
+    return programs.decode_images.lower(graph, mesh, params, None, latents)
 
 
 def vae_encode(mesh: Mesh, dtype, batch: int) -> Lowered:
     graph, params = stable_diffusion(mesh, dtype)
     images = jax.ShapeDtypeStruct((batch, 512, 512, 3), jnp.float32)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
-    return pipeline._encode_images.lower(graph, mesh, params, None, described((images, keys), batch_sharding(mesh)))
+    return programs.encode_images.lower(graph, mesh, params, None, described((images, keys), batch_sharding(mesh)))
 
 
 def clip_tower(method: str, shape: tuple[int, ...], kind, mesh: Mesh, dtype, batch: int) -> Lowered:

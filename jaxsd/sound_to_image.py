@@ -314,7 +314,8 @@ class SoundToImage:
             slide, smooth, limit: those of a film, as a recipe has them.
             seed, image, mask, strength, guidance, steps, sampler: those of `__call__`.
             outpaint: by how many pixels the image is grown before, which takes the place of a mask.
-            sampling: its `guidance_end`; others are left out.
+            sampling: its `guidance_end`, `cache_interval`, `merge_tokens`, `control_image` and `control_scale`; others
+                are left out.
         """
         defaults = self.sampling_defaults(image=image is not None)
         common = Recipe(
@@ -352,6 +353,9 @@ class SoundToImage:
             strength=strength_of(image, mask or outpaint, strength),
             guidance=defaults.guidance if guidance is None else guidance,
             guidance_end=sampling.get("guidance_end", 1.0),
+            cache_interval=sampling.get("cache_interval", 1),
+            merge_tokens=sampling.get("merge_tokens", 0.0),
+            **self._control_records(sampling.get("control_image"), sampling.get("control_scale", 1.0)),
             steps=defaults.steps if steps is None else steps,
             sampler=sampler or defaults.sampler or self.pipe.schedule.sampler,
             seed=seed,
@@ -369,6 +373,14 @@ class SoundToImage:
             )
             for index in range(images)
         ]
+
+    def _control_records(self, image: Any, scale: float) -> dict[str, Any]:
+        """What a recipe says of a ControlNet and of the image that it sees."""
+        if image is None or self.pipe.controlnet is None:
+            return {}
+        source = self.pipe.controlnet_source
+        controlnet = self._record("controlnet", source and source_name(source), (self.pipe.controlnet,))
+        return {"controlnet": controlnet, "control_image": image_record(image), "control_scale": scale}
 
     def _record(self, key: str, name: str | None, modules: Sequence[nnx.Module], weight: float = 1.0) -> ModelRecord:
         """The record of a model; its parameters are hashed again only where one has changed."""

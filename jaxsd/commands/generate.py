@@ -20,6 +20,7 @@ EXAMPLES = """\
 STUDY_ONLY = ("clip", "shard", "dry_run", "coordinator", "num_processes", "process_id")
 NOT_IN_STUDY = ("audio", "text", "image", "mask", "outpaint", "weights", "mix", "sound_weights", "alpha", "random")
 NOT_IN_STUDY += ("negative", "overwrite", "recipe", "show", "batch", "window", "slide", "smooth")
+NOT_IN_STUDY += ("controlnet", "control_image", "control_scale")
 
 
 def run_generate():
@@ -117,11 +118,12 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="[TOKEN=]FILE",
         help="textual inversions: files, folders or repositories, each with a token for the texts (the file's own)",
     )
+    models.add_argument("--controlnet", metavar="FOLDER", help="a ControlNet: a folder, a file or a repository")
     models.add_argument(
         "--clip-skip", type=int, default=0, metavar="N", help="last layers of the text encoder that are left out (0)"
     )
     add_trust_argument(models)
-    _add_image_arguments(parser.add_argument_group("an image to start from"))
+    _add_image_arguments(parser.add_argument_group("an image to start from, or to follow"))
     _add_sampling_arguments(parser.add_argument_group("sampling"))
     _add_file_arguments(parser.add_argument_group("files"))
     _add_study_arguments(parser.add_argument_group("a study: every conditioning, mode and input, and a page of them"))
@@ -180,6 +182,8 @@ def _add_image_arguments(group: argparse._ArgumentGroup):
         metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
         help="pixels by which the image grows; they are painted",
     )
+    add("--control-image", metavar="FILE", help="image that --controlnet sees, such as edges or depths")
+    add("--control-scale", type=float, metavar="SCALE", help="how much of what the ControlNet says is added (1)")
 
 
 def _add_sampling_arguments(group: argparse._ArgumentGroup):
@@ -202,6 +206,18 @@ def _add_sampling_arguments(group: argparse._ArgumentGroup):
         default="text",
         help="what guidance moves away from: the negative or empty text, or as in the paper silence and, with --text, "
         "that text (text)",
+    )
+    add(
+        "--cache-interval",
+        type=int,
+        metavar="N",
+        help="of N steps one computes all of the U-Net, the others its finest level alone (1)",
+    )
+    add(
+        "--merge-tokens",
+        type=float,
+        metavar="SHARE",
+        help="share of the positions that the widest self-attentions merge into others, 0 to 0.75 (0)",
     )
     add("--width", type=int, help="of the images in pixels (what the model was trained at)")
     add("--height", type=int, help="of the images in pixels (what the model was trained at)")

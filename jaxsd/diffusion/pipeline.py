@@ -1,15 +1,15 @@
 """Stable Diffusion 1.x: embeddings to images."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial, wraps
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Key
 from PIL import Image
@@ -17,6 +17,7 @@ from PIL import Image
 from jaxsd.clip.tokens import WORD_END, add_tokens, empty_text, load_tokenizer, tokenize, tokenize_fragments
 from jaxsd.clip.towers import TextConfig, TextModel
 from jaxsd.clip.weighting import Fragment, parse_weights, weigh_hidden_states
+from jaxsd.diffusion.controlnet import ControlNet, check_controlnet_fits, load_controlnet
 from jaxsd.diffusion.diffusers_names import (
     CALL_ARGUMENTS,
     LOADING_ARGUMENTS,
@@ -28,31 +29,21 @@ from jaxsd.diffusion.images import prepare_image, prepare_mask
 from jaxsd.diffusion.kernels import parameter_formats
 from jaxsd.diffusion.loading import CLIP_REPOSITORY, is_single_file, load_folder, load_single_file
 from jaxsd.diffusion.lora import LoRA, apply_loras, read_lora
-from jaxsd.diffusion.samplers import NoiseSchedule, Row, Sampler, init_history, make_sampler, normal, step
+from jaxsd.diffusion.programs import ImageBatch, Networks, NetworksOnDevices, StepScales, decode_images, encode_tokens
+from jaxsd.diffusion.samplers import NoiseSchedule, Sampler, make_sampler, normal
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.diffusion.saving import save_folder
 from jaxsd.diffusion.textual_inversion import TextualInversion, read_textual_inversion
-from jaxsd.diffusion.tiles import decode_latents
 from jaxsd.diffusion.unet import UNet, UNetConfig
-from jaxsd.diffusion.vae import VAE, Gaussian, VAEConfig
+from jaxsd.diffusion.vae import VAE, VAEConfig
 from jaxsd.pretrained.precision import choose_dtype, require_finite
 from jaxsd.runtime.progress import counted
-from jaxsd.runtime.sharding import AXIS, examples_at_once, local_mesh, padded_batches, round_up, shard_batch
+from jaxsd.runtime.sharding import examples_at_once, local_mesh, padded_batches, round_up, shard_batch
 
+MOST_MERGED = 0.75  # of four tokens, one stays
 OUTPUT_TYPES = ("jax", "np", "pil", "latent")
 StepCallback = Callable[["StableDiffusion", int, float, dict[str, Any]], dict[str, Any]]
 Images = Float[Array | np.ndarray, "drawn height width channels"] | list[Image.Image]
-
-
-class Inpainting(NamedTuple):
-    """What of an image a step of the sampler keeps or sees, (batch, latent height, latent width, ...) each.
-
-    kept: The mask, which is 1 where the image is painted anew, the image's latents and their noise. channels: What a
-    U-Net for inpainting takes beside its latents: the mask and the latents of the image under it.
-    """
-
-    kept: tuple[jax.Array, jax.Array, jax.Array] | None = None
-    channels: jax.Array | None = None
 
 
 def strength_of(image: object | None, mask: object | None, strength: float | None) -> float | None:
@@ -70,6 +61,14 @@ def check_guidance(guidance: float, guidance_end: float) -> None:
         raise ValueError(f"guidance is {guidance}; allowed: a finite number")
     if not 0 <= guidance_end <= 1:
         raise ValueError(f"guidance_end is {guidance_end}; allowed: 0 to 1")
+
+
+def check_reuse(cache_interval: int, merge_tokens: float) -> None:
+    """Raise ValueError where a value is not allowed."""
+    if cache_interval < 1:
+        raise ValueError(f"cache_interval is {cache_interval}; allowed: 1 or more")
+    if not 0 <= merge_tokens <= MOST_MERGED:
+        raise ValueError(f"merge_tokens is {merge_tokens}; allowed: 0 to {MOST_MERGED}")
 
 
 def check_clip_skip(clip_skip: int, text_encoder: TextConfig) -> None:
@@ -105,6 +104,8 @@ class StableDiffusion:
         loras: LoRAs by name, which are applied together. `loras[name].weight` can be changed, and `del loras[name]`
             removes one exactly, for the parameters of the networks stay as they are. No weight compiles anything anew.
         textual_inversions: What more tokens of a text stand for, by token; `del textual_inversions[token]` removes one.
+        controlnet: The ControlNet that sees a call's `control_image`, or None.
+        controlnet_source: What it was loaded from.
         clip_skip: How many of the text encoder's last layers are left out for all texts.
         weighted_prompts: Whether brackets in texts weigh words (`weighting.parse_weights`).
     """
@@ -126,6 +127,8 @@ class StableDiffusion:
         self._tokenizer_source = tokenizer_source
         self.loras: dict[str, LoRA] = {}
         self.textual_inversions: dict[str, TextualInversion] = {}
+        self.controlnet: ControlNet | None = None
+        self.controlnet_source: str | None = None
         self.clip_skip = 0
         self.weighted_prompts = False
         self._extended: tuple[Any, Any, dict[int, range]] = (None, None, {})
@@ -210,6 +213,16 @@ class StableDiffusion:
         self.textual_inversions[token] = inversion
         return token
 
+    def load_controlnet(self, source: str | Path, *, revision: str | None = None, variant: str | None = None) -> None:
+        """Load the ControlNet that calls with a `control_image` use, in place of one that is there.
+
+        The arguments are those of `controlnet.load_controlnet`. Raises ValueError where it is for another model, and
+        what that function raises.
+        """
+        controlnet = load_controlnet(source, self.unet.dtype, revision=revision, variant=variant)
+        check_controlnet_fits(source, controlnet, self.unet, self.vae.config.factor)
+        self.controlnet, self.controlnet_source = controlnet, str(source)
+
     def merge_loras(self) -> None:
         """Add the LoRAs to the parameters of the networks for good, for `save_pretrained`; `loras` is empty then."""
         self.unet, self.text_encoder = self._with_loras("unet"), self._with_loras("text_encoder")
@@ -255,7 +268,7 @@ class StableDiffusion:
         size = examples_at_once(local_mesh(1), round_up(len(texts)))
         vectors = [inversion.vectors for inversion in self.textual_inversions.values()]
         vectors = jnp.concatenate(vectors) if vectors else None
-        encode = partial(_encode_tokens, self._with_loras("text_encoder"), skip=self.clip_skip)
+        encode = partial(encode_tokens, self._with_loras("text_encoder"), skip=self.clip_skip)
         parts = [encode(tokens[indices], vectors) for indices, _ in padded_batches(len(texts), size)]
         hidden_states = jnp.concatenate(parts)[: len(texts)]
         return hidden_states if (weights == 1).all() else weigh_hidden_states(hidden_states, weights)
@@ -290,7 +303,11 @@ class StableDiffusion:
         image: Image.Image | Float[ArrayLike, "images image_height image_width 3"] | None = None,
         strength: float | None = None,
         mask: Image.Image | Float[ArrayLike, "*images mask_height mask_width"] | None = None,
+        control_image: Image.Image | Float[ArrayLike, "controls control_height control_width 3"] | None = None,
+        control_scale: float = 1.0,
         guidance_end: float = 1.0,
+        cache_interval: int = 1,
+        merge_tokens: float = 0.0,
         latents: Float[ArrayLike, "_ latent_height latent_width _"] | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -322,7 +339,14 @@ class StableDiffusion:
             mask: What of `image` is painted anew, one for all or one each: a PIL image, white there and black where
                 the image stays, or an array in [0, 1] (`images.prepare_mask`). Any U-Net takes one, and one with
                 channels for a mask sees it; such a U-Net paints all where there is none.
+            control_image: What `controlnet` sees, such as edges or depths, one for all or one each: a PIL image, or an
+                array in [0, 1].
+            control_scale: How much of what the ControlNet says is added.
             guidance_end: The share of the steps that are guided; the rest compute half as much.
+            cache_interval: Of so many steps one computes all of the U-Net; the others compute its finest level and
+                reuse the rest (DeepCache, arXiv 2312.00858).
+            merge_tokens: The share of the tokens, up to 0.75, that the self-attentions over the finest maps merge into
+                others (arXiv 2303.17604).
             latents: Standard normal noise. Drawn from `key` where it is None.
             height: In pixels. By default that of `latents`, or that at which the U-Net was trained.
             width: Likewise.
@@ -356,6 +380,11 @@ class StableDiffusion:
             raise TypeError("StableDiffusion needs cond, the embeddings or the prompts that the images are of")
         guidance = self.sampling.guidance if guidance is None else guidance
         check_guidance(guidance, guidance_end)
+        check_reuse(cache_interval, merge_tokens)
+        if control_image is not None and self.controlnet is None:
+            raise ValueError("there is a control image and no ControlNet; allowed: with load_controlnet (--controlnet)")
+        if not np.isfinite(control_scale):
+            raise ValueError(f"control_scale is {control_scale}; allowed: a finite number")
         if mask is not None and image is None:
             raise ValueError("there is a mask and no image; allowed: a mask with the image that it covers")
         table = self.sampler_table(steps, sampler, strength_of(image, mask, strength))
@@ -373,47 +402,38 @@ class StableDiffusion:
             shape = (batch, "height", "width", self.unet.config.out_channels)
             if noise.ndim != 4 or noise.shape[::3] != shape[::3]:
                 raise ValueError(f"latents have shape {noise.shape}; allowed: ({', '.join(map(str, shape))})")
-        images = None
-        if image is not None:
-            images = prepare_image(image, *(side * self.vae.config.factor for side in noise.shape[1:3]))
-            if len(images) not in (1, inputs):
-                raise ValueError(
-                    f"{counted(len(images), 'image')} for {counted(inputs, 'example')}; allowed: as many, or one"
-                )
-            images = images if len(images) == 1 else _repeat(images, num_images_per_prompt)
-
         height, width = (side * self.vae.config.factor for side in noise.shape[1:3])
-        masks = np.ones((1, height, width, 1), np.float32) if mask is None else prepare_mask(mask, height, width)
-        if len(masks) not in (1, inputs):
-            raise ValueError(
-                f"{counted(len(masks), 'mask')} for {counted(inputs, 'example')}; allowed: as many, or one"
-            )
-        masks = masks if len(masks) == 1 else _repeat(masks, num_images_per_prompt)
+        fit = partial(_one_or_each, inputs=inputs, times=num_images_per_prompt)
+        images = None if image is None else fit(prepare_image(image, height, width), "image")
+        no_mask = np.ones((1, height, width, 1), np.float32)
+        masks = no_mask if mask is None else fit(prepare_mask(mask, height, width), "mask")
+        control_images = None
+        if control_image is not None:
+            control_images = fit(prepare_image(control_image, height, width), "control image")
 
-        networks = self._on_devices(local_mesh(batch))
+        networks = self._on_devices(local_mesh(batch), merge_tokens, control_image is not None)
         from_image = image is not None and strength_of(image, mask, strength) is not None
-        arrays = noise, context, image_keys, step_keys
-        denoising = _Denoising(
-            self, networks, table, *arrays, images, masks, masked=mask is not None, from_image=from_image
-        )
-        shared_guidance = np.float32(guidance)
+        arrays = noise, context, image_keys, step_keys, images, masks, control_images
+        drawn = ImageBatch(self, networks, table, *arrays, masked=mask is not None, from_image=from_image)
+        scales = np.float32(guidance), None if control_image is None else np.float32(control_scale)
         rows = table.rows()
         guided = round(len(rows) * guidance_end)
         for done, row in enumerate(rows, 1):
             if done == guided + 1:
-                denoising.stop_guiding()
-            predicted = denoising.step(row, shared_guidance)
+                drawn.stop_guiding()
+            reuse = {"cache": cache_interval > 1, "reuse": bool((done - 1) % cache_interval)}
+            predicted = drawn.step(StepScales(row, *scales), **reuse)
             if on_step:
                 on_step(done, len(rows), predicted[:batch])
             if callback_on_step_end:
-                latents = denoising.latents[:batch]
+                latents = drawn.latents[:batch]
                 changed = _call_back(callback_on_step_end, self, done - 1, float(row.timestep), latents)
                 if changed is not latents:
-                    denoising.change_latents(changed)
-        latents = denoising.latents[:batch]
+                    drawn.change_latents(changed)
+        latents = drawn.latents[:batch]
         images = latents
         if output_type != "latent":
-            images = _decode_images(*networks, None, denoising.latents)[:batch]
+            images = decode_images(*networks, None, drawn.latents)[:batch]
         require_finite(context, "the conditioning", None)
         require_finite(latents, "the U-Net", self.unet.dtype)
         require_finite(images, "the VAE", self.vae.dtype)
@@ -439,7 +459,7 @@ class StableDiffusion:
         latents = jnp.asarray(latents, jnp.float32)
         mesh = local_mesh(len(latents))
         batch = shard_batch(latents, mesh, few_sizes=True)
-        return _decode_images(*self._on_devices(mesh), None, batch)[: len(latents)]
+        return decode_images(*self._on_devices(mesh), None, batch)[: len(latents)]
 
     def _embed(self, prompts):
         """The hidden states of prompts; embeddings, and None, as they are."""
@@ -461,92 +481,16 @@ class StableDiffusion:
             raise ValueError(f"uncond has shape {uncond.shape}; allowed: {cond.shape}, or one row of it for all")
         return jnp.broadcast_to(uncond, cond.shape), cond
 
-    def _on_devices(self, mesh: Mesh) -> tuple[nnx.GraphDef, Mesh, nnx.State]:
-        """The U-Net and the VAE as `_on_each_device` takes them, with their parameters on every device of `mesh`."""
-        graph, params = nnx.split((self._with_loras("unet"), self.vae))
+    def _on_devices(self, mesh: Mesh, merge_tokens: float = 0.0, controlled: bool = False) -> NetworksOnDevices:
+        """The networks as the programs take them, with their parameters on every device of `mesh`."""
+        unet = self._with_loras("unet")
+        unet = unet.with_merged_tokens(merge_tokens) if merge_tokens else unet
+        graph, params = nnx.split(Networks(unet, self.vae, self.controlnet if controlled else None))
         leaves = jax.tree.leaves(params)
         if self._replicas is None or self._replicas[0] != mesh or not are_the_same(self._replicas[1], leaves):
             formats = parameter_formats(params, mesh)
             self._replicas = mesh, leaves, jax.device_put(params, formats)
         return graph, mesh, self._replicas[2]
-
-
-class _Denoising:
-    """The images that the devices compute at a time, from their first latents on."""
-
-    def __init__(
-        self,
-        pipe: "StableDiffusion",
-        networks: tuple[nnx.GraphDef, Mesh, nnx.State],
-        table: Sampler,
-        noise: jax.Array,
-        context: tuple[jax.Array, ...],
-        image_keys: jax.Array,
-        step_keys: jax.Array,
-        images: np.ndarray | None,
-        masks: np.ndarray,
-        *,
-        masked: bool,
-        from_image: bool,
-    ):
-        """Encode the images to start from, and the conditioning.
-
-        Args:
-            pipe: says how the networks are made.
-            networks: what its `_on_devices` gives.
-            table: the sampler's.
-            noise, context, image_keys, step_keys: of each image.
-            images, masks: one for all or one each.
-            masked: whether a mask was given.
-            from_image: whether the first latents are noised ones of `images`, and not noise alone.
-        """
-        self.networks = networks
-        count, mesh = len(noise), networks[1]
-        arrays = shard_batch((noise, context, image_keys, step_keys), mesh, few_sizes=True)
-        noise, self.context, image_keys, self.step_keys = arrays
-        known = None if images is None else self._encode(images, image_keys)
-        self.history = init_history(table, noise, jnp.asarray(known) if from_image else 0.0)
-        self.inpainting = Inpainting()
-        sees_mask = pipe.unet.config.in_channels > pipe.unet.config.out_channels
-        if masked or sees_mask:
-            factor = pipe.vae.config.factor
-            small = np.broadcast_to(masks[:, ::factor, ::factor], (count, *noise.shape[1:3], 1))
-            small = shard_batch(small, mesh, few_sizes=True)
-            if sees_mask:  # gray, which is 0 for the VAE, where the image is painted
-                covered = 0.5 * masks + (0 if images is None else (1 - masks) * images)
-                covered = np.asarray(covered + np.zeros(3, np.float32), np.float32)
-                seen = self._encode(covered, jax.vmap(partial(jax.random.fold_in, data=1))(image_keys))
-                self.inpainting = Inpainting(channels=jnp.concatenate([small, seen], axis=-1))
-            else:
-                self.inpainting = Inpainting(kept=(small, jnp.asarray(known), noise))
-        self.keys_values = _compute_keys_values(*networks, None, self.context)
-
-    def _encode(self, images: np.ndarray, keys: jax.Array) -> jax.Array:
-        if len(images) == 1:  # encoded but once
-            return _encode_images(*self.networks, images, keys)
-        return _encode_images(*self.networks, None, (shard_batch(images, self.networks[1], few_sizes=True), keys))
-
-    @property
-    def latents(self) -> jax.Array:
-        """Those of the images after the last step; where the devices have more than are wanted, the rest follow."""
-        return self.history.xs[0]
-
-    def change_latents(self, latents: jax.Array):
-        """Let the next step begin from others."""
-        sharded = shard_batch(latents, self.networks[1], few_sizes=True)
-        self.history = self.history._replace(xs=(sharded, *self.history.xs[1:]))
-
-    def stop_guiding(self):
-        """Compute the conditioned half alone from here on."""
-        if len(self.context) > 1:
-            self.context = self.context[-1:]
-            self.keys_values = _compute_keys_values(*self.networks, None, self.context)
-
-    def step(self, row: Row, guidance: np.float32) -> jax.Array:
-        """Run a row of the sampler; the latents of the images as the U-Net sees them."""
-        parts = self.history, self.keys_values, self.step_keys, self.inpainting
-        self.history, predicted = _denoise(*self.networks, (row, guidance), parts)
-        return predicted
 
 
 def _call_back(
@@ -563,6 +507,13 @@ def _call_back(
     if changed.shape != latents.shape:
         raise ValueError(f"callback_on_step_end returned latents of shape {changed.shape}; allowed: {latents.shape}")
     return changed
+
+
+def _one_or_each(images: np.ndarray, noun: str, inputs: int, times: int) -> np.ndarray:
+    """One image for all, or that of each of `inputs` so many times. Raises ValueError for another number of them."""
+    if len(images) not in (1, inputs):
+        raise ValueError(f"{counted(len(images), noun)} for {counted(inputs, 'example')}; allowed: as many, or one")
+    return images if len(images) == 1 else _repeat(images, times)
 
 
 def _repeat(examples: Any, times: int) -> Any:
@@ -585,74 +536,6 @@ def _split_keys(key: jax.Array | None, batch: int) -> jax.Array:
     if not key.ndim:
         key = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch))
     return jax.vmap(partial(jax.random.split, num=3), out_axes=1)(key)
-
-
-def _on_each_device(function):
-    """Compile `function(unet, vae, shared, batch)`, which each device runs on its part of the arrays of `batch`.
-
-    The compiled function is called with the graph of the networks, the mesh and the parameters in place of the
-    networks. A device runs the program that it would run alone, so kernels and loops over the batch know nothing of
-    the other devices.
-    """
-
-    @partial(jax.jit, static_argnums=(0, 1))
-    @wraps(function)
-    def run_on_mesh(graph, mesh, params, shared, batch):
-        def run_part(params, shared, batch):
-            return function(*nnx.merge(graph, params), shared, batch)
-
-        whole, part = PartitionSpec(), PartitionSpec(AXIS)
-        spread = jax.shard_map(run_part, mesh=mesh, in_specs=(whole, whole, part), out_specs=part, check_vma=False)
-        return spread(params, shared, batch)
-
-    return run_on_mesh
-
-
-@partial(nnx.jit, static_argnames="skip")
-def _encode_tokens(text_encoder, tokens, vectors, skip):
-    return text_encoder(tokens, vectors, skip).hidden_states
-
-
-@_on_each_device
-def _encode_images(unet, vae, one_for_all, batch):
-    """Sampled latents, scaled, of images in [0, 1]: of one for all, or of those in the batch."""
-    images, keys = (one_for_all, batch) if one_for_all is not None else batch
-    moments = vae.encode(2 * images - 1)
-    moments = Gaussian(*(jnp.broadcast_to(part, (len(keys), *part.shape[1:])) for part in moments))
-    return vae.config.scaling_factor * jax.vmap(Gaussian.sample)(moments, keys)
-
-
-@_on_each_device
-def _compute_keys_values(unet, vae, _, context):
-    return unet.keys_values(jnp.concatenate(context))
-
-
-@_on_each_device
-def _denoise(unet, vae, shared, batch):
-    """One step of the sampler on the guided prediction of the U-Net."""
-    (row, guidance), (history, keys_values, keys, inpainting) = shared, batch
-
-    def network(x, t):
-        if inpainting.channels is not None:
-            x = jnp.concatenate([x, inpainting.channels], axis=-1)
-        halves = len(jax.tree.leaves(keys_values)[0]) // len(x)
-        both = unet.denoise(jnp.tile(x, (halves, 1, 1, 1)), jnp.broadcast_to(t, halves * len(x)), keys_values)
-        if halves == 1:
-            return both
-        without, with_ = jnp.split(both, 2)
-        return without + guidance * (with_ - without)
-
-    history, predicted = step(row, network, history, keys)
-    if inpainting.kept is not None:
-        mask, known, noise = inpainting.kept
-        kept = row.known_alpha * known + row.known_sigma * noise
-        history = history._replace(xs=(mask * history.xs[0] + (1 - mask) * kept, *history.xs[1:]))
-    return history, predicted
-
-
-@_on_each_device
-def _decode_images(unet, vae, _, latents):
-    return jnp.clip(decode_latents(vae, latents / vae.config.scaling_factor) / 2 + 0.5, 0, 1)
 
 
 def to_pil(images: Float[ArrayLike, "batch height width 3"]) -> list[Image.Image]:

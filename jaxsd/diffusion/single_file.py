@@ -5,7 +5,7 @@ config. Our names begin with `unet.`, `vae.` and `text_encoder.`.
 """
 
 from jaxsd.clip.params import tower
-from jaxsd.diffusion.unet import UNetConfig
+from jaxsd.diffusion.unet import UNetConfig, UNetHalfConfig
 from jaxsd.pretrained.mapping import Rule, module
 
 NUMBER = r"\d+"
@@ -40,8 +40,8 @@ def single_file_mapping(unet: UNetConfig, levels: int) -> tuple[Rule, ...]:
     )
 
 
-def unet_mapping(config: UNetConfig, source: str, target: str) -> tuple[Rule, ...]:
-    """The rules of the U-Net. All names begin with `source` in the file and with `target` in our parameters."""
+def half_mapping(config: UNetHalfConfig, source: str, target: str) -> tuple[Rule, ...]:
+    """The rules of the U-Net's half on the way down. Names begin with `source` in the file, and with `target` here."""
     mapping = [
         *module(f"{source}time_embed.0", f"{target}time_embedding.linear_1", "linear"),
         *module(f"{source}time_embed.2", f"{target}time_embedding.linear_2", "linear"),
@@ -49,8 +49,6 @@ def unet_mapping(config: UNetConfig, source: str, target: str) -> tuple[Rule, ..
         *_resnet(f"{source}middle_block.0", f"{target}mid_block.resnets.0"),
         *_transformer(f"{source}middle_block.1", f"{target}mid_block.attentions.0"),
         *_resnet(f"{source}middle_block.2", f"{target}mid_block.resnets.1"),
-        *module(f"{source}out.0", f"{target}conv_norm_out", "norm"),
-        *module(f"{source}out.2", f"{target}conv_out", "conv2d"),
     ]
     number = 0
     for level in range(len(config.down_block_types)):
@@ -63,6 +61,16 @@ def unet_mapping(config: UNetConfig, source: str, target: str) -> tuple[Rule, ..
         mapping += module(
             f"{source}input_blocks.{number}.0.op", f"{target}down_blocks.{level}.downsample.conv", "conv2d"
         )
+    return tuple(mapping)
+
+
+def unet_mapping(config: UNetConfig, source: str, target: str) -> tuple[Rule, ...]:
+    """The rules of the U-Net. All names begin with `source` in the file and with `target` in our parameters."""
+    mapping = [
+        *half_mapping(config, source, target),
+        *module(f"{source}out.0", f"{target}conv_norm_out", "norm"),
+        *module(f"{source}out.2", f"{target}conv_out", "conv2d"),
+    ]
     number = 0
     for level, name in enumerate(config.up_block_types):
         for layer in range(config.layers_per_block + 1):

@@ -8,7 +8,7 @@ from typing import Any
 from jaxsd.clip.tokens import check_unicode, load_tokenizer
 from jaxsd.diffusion.loading import ModelConfigs, read_configs
 from jaxsd.diffusion.lora import open_lora, parse_lora
-from jaxsd.diffusion.pipeline import check_clip_skip, check_guidance, latent_shape, strength_of
+from jaxsd.diffusion.pipeline import check_clip_skip, check_guidance, check_reuse, latent_shape, strength_of
 from jaxsd.diffusion.samplers import make_sampler
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.diffusion.textual_inversion import parse_embedding, read_textual_inversion
@@ -65,6 +65,7 @@ def check_flags(
         open_lora(source)
     given = given_sampling(arguments)
     SamplingDefaults(**{name: given[name] for name in ("guidance", "steps", "sampler") if name in given})
+    check_reuse(given.get("cache_interval", 1), given.get("merge_tokens", 0.0))
     configs = read_configs(model_source(arguments.model), revision=arguments.revision, vae=arguments.vae)
     check_clip_skip(arguments.clip_skip, configs.text_encoder)
     latent_shape(configs.unet, configs.vae, arguments.height, arguments.width)

@@ -43,8 +43,8 @@ class Drawing:
             there are, up to what a device takes.
         seed: Seeds the noise.
         overwrite: Whether files that are there are replaced; otherwise a new file gets the next free number.
-        sampling: Keyword arguments of `StableDiffusion.__call__`: guidance, guidance_end, steps, sampler, image, mask,
-            strength, height, width.
+        sampling: Keyword arguments of `StableDiffusion.__call__`: guidance, steps, sampler, image, mask, height and
+            others.
 
     Raises:
         ValueError: An argument does not fit; then nothing is drawn.

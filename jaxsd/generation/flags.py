@@ -14,18 +14,30 @@ from jaxsd.sound_to_image import SoundToImage
 def load_changed_model(
     arguments: argparse.Namespace, names: Sequence[str], weights: Sequence[float] | None = None
 ) -> SoundToImage:
-    """`load_model`, with what --lora, --embedding, --clip-skip and --weighted-prompts change of it."""
+    """`load_model`, with what --lora, --embedding, --controlnet, --clip-skip and --weighted-prompts change of it."""
     model = load_model(arguments, names, weights)
     for source, weight in map(parse_lora, arguments.lora):
         model.pipe.load_lora(source, weight)
     for source, token in map(parse_embedding, arguments.embedding):
         model.pipe.load_textual_inversion(source, token)
+    if arguments.controlnet:
+        model.pipe.load_controlnet(arguments.controlnet)
     model.pipe.clip_skip, model.pipe.weighted_prompts = arguments.clip_skip, arguments.weighted_prompts
     return model
 
 
 def given_sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the flags say of sampling, less what an image to start from needs."""
-    names = ("guidance", "guidance_end", "steps", "sampler", "height", "width")
+    names = (
+        "guidance",
+        "guidance_end",
+        "steps",
+        "sampler",
+        "height",
+        "width",
+        "control_scale",
+        "cache_interval",
+        "merge_tokens",
+    )
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     return {**(FAST if arguments.fast else {}), **given}

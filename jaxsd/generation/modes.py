@@ -208,11 +208,13 @@ def _prepare_request(arguments: argparse.Namespace, recipe: Recipe | None, input
     normalize_weights(arguments.sound_weights, len(inputs.sounds), "sound")  # refuses before the model is loaded
     if (arguments.text or arguments.negative or arguments.embedding) and not arguments.tokenizer:
         require_tokenizer(model_source(arguments.model))
+    control_image = _read_control(arguments)
     model = load_changed_model(arguments, arguments.encoder if arguments.audio else [], arguments.weights)
     _tell_unread_tokens(model, [*arguments.text, arguments.negative])
     defaults = model.sampling_defaults(image=inputs.image is not None)
     sampling = {"guidance": defaults.guidance, "steps": defaults.steps} | given_sampling(arguments)
-    request = Request(arguments, inputs, image, mask, model, sampling | {"strength": arguments.strength})
+    sampling |= {"strength": arguments.strength, "control_image": control_image}
+    request = Request(arguments, inputs, image, mask, model, sampling)
     if recipe:
         check_ingredients(arguments.recipe, recipe, request.recipes[0])
     return request
@@ -234,6 +236,15 @@ def _read_sweep(arguments: argparse.Namespace) -> Sweep:
     if sweep.name == "strength" and not arguments.image:
         raise ValueError("--sweep strength is for an image to start from; give --image")
     return sweep
+
+
+def _read_control(arguments: argparse.Namespace) -> Image.Image | None:
+    """The image that the ControlNet sees; None without."""
+    if bool(arguments.controlnet) != bool(arguments.control_image):
+        raise ValueError("--controlnet and --control-image go together: a ControlNet and the image that it sees")
+    if arguments.control_scale is not None and not arguments.controlnet:
+        raise ValueError("--control-scale is how much a ControlNet says; give --controlnet and --control-image")
+    return load_image(arguments.control_image) if arguments.control_image else None
 
 
 def _read_mask(arguments: argparse.Namespace, image: Image.Image | None) -> tuple[Image.Image | None, Any]:

@@ -77,7 +77,7 @@ class InversionRecord:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """An image to start from, or a mask: the last name of its file, if it has one, and the hash of its pixels."""
+    """An image to start from or to follow, or a mask: the last name of its file, if any, and the hash of its pixels."""
 
     name: str | None
     sha256: str
@@ -97,6 +97,7 @@ class Recipe:
         slide: Seconds from one window of the sound to the next, of a strip or a film of them. `smooth` is how many
             images are between two windows, and `limit` the most windows.
         outpaint: By how many pixels `image` was grown: left, top, right, bottom.
+        controlnet: What sees `control_image`, whose say is multiplied by `control_scale`.
         number: The image's number among those of the same input, from 0.
         batch: How many images a device drew at a time, on which the last bits of an image depend.
         device: The kind of the device.
@@ -128,8 +129,13 @@ class Recipe:
     mask: ImageRecord | None = None
     outpaint: tuple[int, ...] | None = None
     strength: float | None = None
+    controlnet: ModelRecord | None = None
+    control_image: ImageRecord | None = None
+    control_scale: float = 1.0
     guidance: float = 7.5
     guidance_end: float = 1.0
+    cache_interval: int = 1
+    merge_tokens: float = 0.0
     steps: int = 50
     sampler: str = "pndm"
     width: int = 512
@@ -147,7 +153,7 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: from 0 to less than 2^63")
         if self.batch < 1:
             raise ValueError(f"batch is {self.batch}; allowed: from 1")
-        for record in (*self.sounds, self.image, self.mask):
+        for record in (*self.sounds, self.image, self.mask, self.control_image):
             if record and record.name and Path(record.name).name != record.name:
                 raise ValueError(f"it names the file {record.name!r}; allowed: a name without folders")
 
@@ -268,7 +274,8 @@ def _from_json(values: dict[str, Any], where: str) -> Recipe:
             raise ValueError(f"{where}: a {cls.__name__} is {value!r}; allowed: an object")
         return _filled(cls, value, where)
 
-    one = {"model": ModelRecord, "image": ImageRecord, "mask": ImageRecord}
+    one = {"model": ModelRecord, "controlnet": ModelRecord}
+    one |= dict.fromkeys(("image", "mask", "control_image"), ImageRecord)
     several = {
         "sounds": SoundRecord,
         "encoders": ModelRecord,

@@ -33,6 +33,7 @@ def recipe_flags(recipe: Recipe) -> dict[str, Any]:
         "smooth": recipe.smooth,
         "limit": recipe.limit,
         "window": [sound.start for sound in recipe.sounds] if recipe.sounds and recipe.slide is None else None,
+        "control_scale": recipe.control_scale if recipe.controlnet else None,
         "first": recipe.number,
         "batch": recipe.batch,
     } | {
@@ -40,6 +41,7 @@ def recipe_flags(recipe: Recipe) -> dict[str, Any]:
         for name in (
             *("revision", "variant", "negative", "unconditional", "strength", "guidance", "guidance_end", "steps"),
             *("sampler", "width", "height", "seed", "dtype", "clip_skip", "weighted_prompts"),
+            *("cache_interval", "merge_tokens"),
         )
     }
 
@@ -64,6 +66,8 @@ def find_ingredients(picture: Path, recipe: Recipe, named: dict[str, Any]) -> di
     if not named["embedding"] and recipe.textual_inversions:
         inversions = (f"{inversion.token}={inversion.name}" for inversion in recipe.textual_inversions)
         missing.append(" ".join(["--embedding", *inversions]))
+    if not named["controlnet"] and recipe.controlnet:
+        missing.append(f"--controlnet {recipe.controlnet.name}")
     for name in ("tokenizer", "vae"):
         if not named[name] and getattr(recipe, name):
             missing.append(f"--{name} {getattr(recipe, name)}")
@@ -73,10 +77,10 @@ def find_ingredients(picture: Path, recipe: Recipe, named: dict[str, Any]) -> di
         )
     if not named["audio"]:
         found["audio"] = [str(_find_sound(picture, sound)) for sound in recipe.sounds]
-    for name in ("image", "mask"):
+    for name in ("image", "mask", "control_image"):
         record = getattr(recipe, name)
         if not named[name] and record:
-            found[name] = str(_find_image(picture, record, f"--{name}"))
+            found[name] = str(_find_image(picture, record, f"--{name.replace('_', '-')}"))
     return found
 
 
@@ -93,6 +97,8 @@ def check_ingredients(picture: Path, recipe: Recipe, made: Recipe) -> None:
         ("the sounds", recipe.sounds, made.sounds),
         ("the image to start from", (recipe.image,), (made.image,)),
         ("the mask", (recipe.mask,), (made.mask,)),
+        ("the ControlNet", (recipe.controlnet,), (made.controlnet,)),
+        ("the control image", (recipe.control_image,), (made.control_image,)),
     ):
         if [record and record.sha256 for record in then] != [record and record.sha256 for record in now]:
             names = " ".join(str(record.name) for record in now if record) or "none"

@@ -387,6 +387,7 @@ def _read_settings(service: ImageService, recipe: Recipe) -> tuple[dict[str, Any
     """
     fixed = {"random": False, "outpaint": None, "unconditional": "text", "guidance_end": 1.0, "number": 0}
     fixed |= {"loras": (), "textual_inversions": (), "clip_skip": 0, "weighted_prompts": False}
+    fixed |= {"controlnet": None, "cache_interval": 1, "merge_tokens": 0.0}
     for name, only in fixed.items():
         if (value := getattr(recipe, name)) != only:
             raise ValueError(f"the image was made with {name} {value}, which the page cannot set")

@@ -11,7 +11,8 @@ from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2i
 from flax import nnx
 
 from jaxsd.clip.tokens import tokenize
-from jaxsd.diffusion.pipeline import StableDiffusion, _encode_images
+from jaxsd.diffusion.pipeline import StableDiffusion
+from jaxsd.diffusion.programs import encode_images
 from jaxsd.diffusion.samplers import SAMPLERS
 from jaxsd.diffusion.vae import Gaussian
 from jaxsd.runtime.bundled import TOY_MODEL
@@ -132,9 +133,9 @@ def latents_are_means(theirs):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Gaussian, "sample", lambda self, key: self.mean)
         patch.setattr(theirs, "retrieve_latents", lambda output, **_: output.latent_dist.mode())
-        _encode_images.clear_cache()
+        encode_images.clear_cache()
         yield
-    _encode_images.clear_cache()
+    encode_images.clear_cache()
 
 
 @pytest.fixture(scope="module")

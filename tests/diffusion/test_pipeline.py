@@ -15,14 +15,10 @@ from jax.extend.core import jaxprs_in_params
 from PIL import Image
 
 from jaxsd.clip.towers import TextModel
-from jaxsd.diffusion import pipeline
+from jaxsd.diffusion import programs
 from jaxsd.diffusion.diffusers_names import CALL_ARGUMENTS, LOADING_ARGUMENTS, PIPELINE_ATTRIBUTES, SOUND_ARGUMENTS
 from jaxsd.diffusion.pipeline import (
     StableDiffusion,
-    _compute_keys_values,
-    _decode_images,
-    _denoise,
-    _encode_images,
     to_pil,
 )
 from jaxsd.diffusion.samplers import SAMPLERS, NoiseSchedule
@@ -90,8 +86,11 @@ def test_strength_is_how_little_is_left_of_the_image(pipe, cond, rng):
     assert np.abs(low - high).mean() > 0.01 and np.abs(low - other).mean() > 0.01
 
 
+PROGRAMS = programs.encode_images, programs.compute_keys_values, programs.denoise, programs.decode_images
+
+
 def compiled():
-    return [program._cache_size() for program in (_encode_images, _compute_keys_values, _denoise, _decode_images)]
+    return [program._cache_size() for program in PROGRAMS]
 
 
 def test_prompt_seed_guidance_steps_strength_sampler_and_progress_do_not_recompile(pipe, cond, rng):
@@ -195,9 +194,9 @@ def test_an_image_to_start_from_costs_its_share_of_the_steps(pipe, cond, monkeyp
 
     def denoise(graph, mesh, params, shared, batch):
         run.append(shared)
-        return batch[0], batch[0].xs[0]
+        return batch.history, batch.history.xs[0]
 
-    monkeypatch.setattr(pipeline, "_denoise", denoise)
+    monkeypatch.setattr(programs, "denoise", denoise)
     pipe(cond[:1], steps=200, image=np.zeros((1, 32, 32, 3)), strength=0.7, sampler=sampler)
     assert len(run) == calls
 

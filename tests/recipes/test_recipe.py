@@ -30,7 +30,10 @@ from jaxsd.runtime.bundled import TOY_SAMPLES
 from jaxsd.sound_to_image import SoundToImage
 from tests.helpers import models
 
-NAMED_NOTHING = dict.fromkeys(("model", "encoder", "lora", "embedding", "tokenizer", "vae", "audio", "image", "mask"))
+NAMED_NOTHING = dict.fromkeys(
+    ("model", "encoder", "lora", "embedding", "controlnet", "tokenizer", "vae")
+    + ("audio", "image", "mask", "control_image")
+)
 RECIPE = Recipe(
     ModelRecord("toy", "ab" * 32),
     encoders=(ModelRecord("gemini", "cd" * 32),),
