@@ -253,6 +253,9 @@ def training_step(source: str, overrides: tuple[str, ...], mesh: Mesh, dtype, ba
 
 PROGRAMS: dict[str, Program] = {
     **{f"U-Net step, guidance, batch {batch}": Program(sampling_step, batch) for batch in (1, 4, 16)},
+    "U-Net step, guidance, half of the tokens merged": Program(partial(sampling_step, merge_tokens=0.5), 1),
+    "U-Net step, guidance, deep features reused": Program(partial(sampling_step, reusing=True), 1),
+    "U-Net step, LCM without guidance": Program(partial(sampling_step, sampler="lcm", guided=False), 1),
     "VAE decode": Program(vae_decode, 1),
     "VAE encode": Program(vae_encode, 1),
     "text tower": Program(partial(clip_tower, "embed_text", (77,), jnp.int32), 64),
