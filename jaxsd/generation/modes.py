@@ -27,7 +27,7 @@ from jaxsd.generation.slides import ALLOWED_SLIDE_FILES, SLIDE_FILES, Slide, wri
 from jaxsd.generation.sweeps import Sweep, parse_sweep
 from jaxsd.recipes.recipe import Recipe
 from jaxsd.recipes.remake import check_ingredients
-from jaxsd.runtime.bundled import model_source
+from jaxsd.runtime.bundled import load_maker, model_source
 from jaxsd.sound_to_image import (
     Conditioning,
     SoundToImage,
@@ -131,6 +131,7 @@ def generate_images(arguments: argparse.Namespace, recipe: Recipe | None = None)
     """The images of each sound or text; the paths of their files."""
     _check_request(arguments)
     request = _prepare_request(arguments, recipe)
+    _tell_heard(request)
     return write_images(request.drawing(request.conditioning()))
 
 
@@ -225,6 +226,16 @@ def _tell_unread_tokens(model: SoundToImage, texts: Sequence[str]):
     for token, inversion in model.pipe.textual_inversions.items():
         if not any(token.lower() in text.lower() for text in texts):
             print(f"{inversion.source}: its token {token} is in no text and changes no image", file=sys.stderr)
+
+
+def _tell_heard(request: Request):
+    """Say on stderr what the encoders hear in each sound, if the model is the toy world's, which knows ten things."""
+    clips = request.inputs.clips
+    if request.arguments.model != "toy" or clips is None:
+        return
+    described = load_maker("toy").describe_heard(np.asarray(request.model.encode_audio(clips), np.float32))
+    for sound, heard in zip(request.inputs.sounds, described, strict=True):
+        print(f"{sound.record.name or 'standard input'} {heard}", file=sys.stderr)
 
 
 def _read_sweep(arguments: argparse.Namespace) -> Sweep:

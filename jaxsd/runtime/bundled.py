@@ -9,6 +9,7 @@ HERE = Path(__file__).parents[1] / "toy"
 TOY_MODEL = HERE / "weights"  # Stable Diffusion and, in clip/, CLIP
 TOY_ENCODERS = HERE / "encoders"
 TOY_JUDGE = HERE / "judge.safetensors"
+TOY_CAPTIONS = HERE / "captions.safetensors"  # CLIP's embeddings of the classes' captions
 TOY_SAMPLES = HERE / "samples"
 
 # Data that can be made: the name in a config or a dataset.json, and the module that makes such data and knows how to

@@ -1,4 +1,7 @@
-"""The toy world: python -m jaxsd.toy demo | train | sheet | files | study | reproduce | recipes | questions."""
+"""The toy world.
+
+python -m jaxsd.toy demo | train | sheet | files | study | reproduce | recipes | questions | recordings
+"""
 
 from functools import partial
 from pathlib import Path
@@ -62,6 +65,10 @@ def main():
     command.add_argument("--limit", type=int, metavar="N", help="draw no more than the first N rows (all)")
     command.add_argument("--section", type=Path, help="the Markdown file to write (OUT/questions.md)")
     command.add_argument("--dry-run", action="store_true", help="say how many images would be drawn")
+    command = commands.add_parser("recordings", help="let encoders hear and draw recordings of the ten classes")
+    command.add_argument("folder", type=Path, help="holds a folder of sound files for each class, of its name")
+    command.add_argument("--out", type=Path, default=Path("runs/recordings"))
+    command.add_argument("--encoder", nargs="+", help="names or folders (all five)")
     arguments, overrides = parser.parse_known_args()
     if overrides and arguments.command not in ("reproduce", "recipes"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
