@@ -110,7 +110,8 @@ def evaluate(
     }
     drawn = {name: one for name, one in conditionings.items() if image_count and (one.pooling or name in references)}
     clips, drawings = len(split) * len(conditionings), image_count * len(drawn)
-    work = f"{len(split):,} clips under {counted(len(conditionings), 'conditioning')}, {counted(drawings, 'image')}"
+    under = counted(len(conditionings), "conditioning")
+    work = f"{len(split):,} clips under {under}, {counted(drawings, 'image')} to draw"
     if speed:
         work += f",\nabout {max(1, round((speed[0] * clips + speed[1] * drawings) / 60))} min on two CPU cores"
     print(work, file=sys.stderr, flush=True)
