@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -97,6 +98,12 @@ def test_odd_videos_are_right_and_broken_ones_are_listed(videos, tmp_path):
     write_video(videos / "cut.mp4", 3.0, seed=5)
     (videos / "cut.mp4").write_bytes((videos / "cut.mp4").read_bytes()[:9_000])
     (videos / "twin.mp4").write_bytes((videos / "surround.mp4").read_bytes())
+    write_video(videos / "wrong_length.mkv", 2.0, seed=6)
+    data = (videos / "wrong_length.mkv").read_bytes()
+    at = data.index(b"\x44\x89\x88") + 3  # Matroska's Duration in ms, a float of 8 bytes
+    (videos / "wrong_length.mkv").write_bytes(data[:at] + struct.pack(">d", 100_000.0) + data[at + 8 :])
+    write_video(videos / "half.mkv", 6.0, seed=7)
+    (videos / "half.mkv").write_bytes((videos / "half.mkv").read_bytes()[: (videos / "half.mkv").stat().st_size // 2])
     cut(videos, tmp_path / "out")
     reasons = bad(tmp_path / "out")
     expected = {
@@ -113,7 +120,8 @@ def test_odd_videos_are_right_and_broken_ones_are_listed(videos, tmp_path):
         assert reason in reasons[name], name
     found = rows(tmp_path / "out")
     count = {name: sum(row["video"] == name for row in found) for name in {row["video"] for row in found}}
-    assert count == {"surround.mp4": 2, "variable.mkv": 3, "rotated.mp4": 2}
+    assert 1 <= count.pop("half.mkv") <= 3
+    assert count == {"surround.mp4": 2, "variable.mkv": 3, "rotated.mp4": 2, "wrong_length.mkv": 2}
     upright = next(row for row in found if row["video"] == "rotated.mp4")
     image = np.asarray(Image.open(tmp_path / "out" / upright["image"])).astype(float)
     near = {

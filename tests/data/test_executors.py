@@ -19,7 +19,7 @@ from tests.helpers.data_files import write_files
 from tests.helpers.videos import write_video
 
 ROWS = 1_000
-WAIT = 300  # seconds
+WAIT = 900  # seconds
 
 
 def items_of(part: int) -> list[list[int]]:
