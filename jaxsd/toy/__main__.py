@@ -1,6 +1,6 @@
 """The toy world.
 
-python -m jaxsd.toy demo | train | sheet | files | study | reproduce | recipes | questions | recordings
+python -m jaxsd.toy demo | train | sheet | files | study | reproduce | recipes | questions | splits | recordings
 """
 
 from functools import partial
@@ -65,6 +65,14 @@ def main():
     command.add_argument("--limit", type=int, metavar="N", help="draw no more than the first N rows (all)")
     command.add_argument("--section", type=Path, help="the Markdown file to write (OUT/questions.md)")
     command.add_argument("--dry-run", action="store_true", help="say how many images would be drawn")
+    command = commands.add_parser(
+        "splits", help="what a split by row does to recall on videos; goes on where it stopped"
+    )
+    command.add_argument("--out", type=Path, default=Path("runs/splits"))
+    command.add_argument("--encoder", default="gemini", help="which encoder (gemini)")
+    command.add_argument("--seeds", type=int, default=5)
+    command.add_argument("--videos", type=int, default=160, help="videos in training, and as many new ones (160)")
+    command.add_argument("--steps", type=int, default=300, help="of every training (300)")
     command = commands.add_parser("recordings", help="let encoders hear and draw recordings of the ten classes")
     command.add_argument("folder", type=Path, help="holds a folder of sound files for each class, of its name")
     command.add_argument("--out", type=Path, default=Path("runs/recordings"))
@@ -139,6 +147,18 @@ def main():
             dry_run=arguments.dry_run,
         )
         print(section or "nothing was drawn")
+    elif arguments.command == "splits":
+        from jaxsd.toy.experiments.splits import compare_splits
+
+        print(
+            compare_splits(
+                arguments.out,
+                encoder=arguments.encoder,
+                seeds=arguments.seeds,
+                videos=arguments.videos,
+                steps=arguments.steps,
+            )
+        )
     else:
         import encoders
         from jaxsd.generation.files import save_file
