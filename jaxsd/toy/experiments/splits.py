@@ -161,8 +161,8 @@ def _describe_splits(found: list[Mapping[str, Mapping[str, float]]], encoder: st
         f"In per cent, over {counted(len(found), 'training')} of {encoder}, {steps:,} steps each, on {videos} videos "
         f"of {SECONDS} seconds. A pool has one second of each of {videos} videos, so that chance is "
         f"{100 / videos:.1f} at 1 and {1000 / videos:.1f} at 10. In brackets: 95 % intervals (Wilson's; the normal "
-        f"distribution's of differences) for {count} seconds of sound, not for other trainings. `twins` is the share of "
-        "the pool with a twin in training, as `data info` counts them."
+        f"distribution's of differences) for {count} seconds of sound, not for other trainings. `twins` is the share "
+        "of the pool with a twin in training, as `data info` counts them."
     )
     heads = ("", f"split {KNOWN}", f"split {UNKNOWN}", "difference")
     return write_table(Table("What a split by row does to recall", note, heads, rows))
