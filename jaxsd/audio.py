@@ -40,6 +40,7 @@ FORMATS = (
     "w64,wav,wv"
 )
 OGG_PAGE, OGG_FIRST_PAGE = re.compile(rb"OggS\0(.)", re.DOTALL), 2  # how a page begins; a flag of a stream's first
+MOST_CHANNELS = 64  # that FFmpeg converts
 PCM, EXTENSIBLE = 1, 0xFFFE  # WAV's format tags
 NO_FRAME = 7  # libsndfile's error "File does not exist" where a file is there that mpg123 finds no frame in
 UNKNOWN_LENGTH = 2**62  # libsndfile gives the largest number it has
@@ -225,6 +226,8 @@ def _open_sound(path: Path | StoredFile) -> Sound:
     if frame is None:
         no_sound = AudioError(f"{path} cannot be read as sound (it holds none that can be decoded); give {SUPPORTED}")
         raise known and failure or no_sound
+    if frame.layout.nb_channels > MOST_CHANNELS:
+        raise AudioError(f"{path} has {frame.layout.nb_channels} channels; allowed in its format: {MOST_CHANNELS}")
     return Sound(str(path), frame.sample_rate, partial(_read_ffmpeg, path, frame.sample_rate))
 
 
@@ -271,7 +274,7 @@ def _is_chained(path: Path | StoredFile) -> bool:
 
 
 def _unreadable(path: str | PathLike[str] | StoredFile, error: Exception) -> AudioError:
-    reason = str(getattr(error, "error_string", error)).rstrip(".")
+    reason = str(getattr(error, "error_string", getattr(error, "strerror", error))).rstrip(".")
     if getattr(error, "code", None) == NO_FRAME:
         reason = "it looks like MP3 and holds no frame of it"
     return AudioError(f"{path} cannot be read as sound ({reason}); give {SUPPORTED}")
@@ -330,13 +333,21 @@ def _read_libsndfile(path: Path | StoredFile, scale: int, first: int) -> Iterato
 def _read_ffmpeg(path: Path | StoredFile, rate: int, first: int) -> Iterator[SoundBlock]:
     """Blocks at one rate and of as many channels as the first, where a file changes either on its way."""
     from av import AudioResampler
+    from av.error import FFmpegError
 
     def blocks() -> Iterator[SoundBlock]:
+        try:
+            yield from convert()
+        except FFmpegError as error:
+            raise _unreadable(path, error) from error
+
+    def convert() -> Iterator[SoundBlock]:
         channels = None
         for _, frames in groupby(_decode_ffmpeg(path), _layout):
-            resampler = AudioResampler(format="fltp", rate=rate)  # which takes frames that are alike
+            # One takes frames that are alike. Not planes: PyAV may read beyond the last where there are 8 or more.
+            resampler = AudioResampler(format="flt", rate=rate)
             for converted in chain.from_iterable(map(resampler.resample, chain(frames, [None]))):
-                block = converted.to_ndarray().T
+                block = converted.to_ndarray().reshape(-1, converted.layout.nb_channels)
                 channels = channels or block.shape[1]
                 if block.shape[1] != channels:
                     block = np.repeat(block.mean(axis=1, keepdims=True), channels, axis=1)

@@ -386,6 +386,23 @@ def test_damage_in_the_middle_leaves_the_rest(tmp_path):
     assert spectrum_peak(load_clip(path).samples)[0] == 1000
 
 
+@pytest.mark.parametrize("channels", [8, 33, 100])
+def test_many_channels_that_ffmpeg_decodes(tmp_path, channels):
+    level = np.full(16_000 * channels, 0.25, np.float32)
+    with av.open(str(tmp_path / "a.mkv"), "w", format="matroska") as output:
+        stream = output.add_stream("pcm_f32le", rate=16_000)
+        stream.layout = "7.1" if channels == 8 else f"{channels} channels"
+        frame = av.AudioFrame.from_ndarray(level[None], format="flt", layout=stream.layout.name)
+        frame.sample_rate = 16_000
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    if channels > 64:
+        with pytest.raises(AudioError, match=r"a\.mkv has 100 channels; allowed in its format: 64"):
+            load_clip(tmp_path / "a.mkv")
+    else:
+        assert (load_clip(tmp_path / "a.mkv").samples == 2**13).all()
+
+
 def test_a_list_of_other_files_is_no_sound(tmp_path):
     write(tmp_path / "a.wav", tone(440, 1, 16_000))
     text = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/a.wav\n#EXT-X-ENDLIST\n"

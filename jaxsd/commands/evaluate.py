@@ -105,10 +105,9 @@ def _evaluate(arguments: argparse.Namespace):
 
 def _split_size(folder: Path) -> int | None:
     """The examples of a split; None where there is none yet."""
-    from jaxsd.data.columns import METADATA
-    from jaxsd.runtime.files import read_json
+    from jaxsd.data.columns import METADATA, read_metadata
 
-    return read_json(folder / METADATA)["size"] if (folder / METADATA).is_file() else None
+    return read_metadata(folder)["size"] if (folder / METADATA).is_file() else None
 
 
 def _find_maker(folder: Path):

@@ -23,16 +23,32 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from jaxsd.audio import RATE
 from jaxsd.runtime.files import check_not_pointer, naming, read_json, write_json
 
 SPLITS = ("train", "validation", "test")
 METADATA = "dataset.json"
 MOVED = 256  # examples moved at a time
 DIGESTED = 1024  # examples digested at a time
+VERIFIED = 2 * 2**30  # bytes of the largest column that is compared with its digest before it is used
+# dtype and number of axes; of other columns nothing is known
+COLUMN_LAYOUTS = {
+    "audio": ("int16", 2),
+    "text": ("float16", 2),
+    "image": ("float16", 2),
+    "tokens": ("int32", 2),
+    "latents": ("float16", 4),
+    "row": ("int64", 1),
+    "class": ("int32", 1),
+}
 
 
 def _is_count(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_name(value) -> bool:
+    return value is None or isinstance(value, str)
 
 
 def _is_list_of_names(value) -> bool:
@@ -44,6 +60,10 @@ METADATA_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "size": (_is_count, "a count"),
     "rows": (_is_count, "a count"),
     "skipped": (_is_count, "a count"),
+    "seed": (_is_count, "a count"),
+    "eos_token_id": (_is_count, "a token id"),
+    **dict.fromkeys(("maker", "split", "clip", "tokenizer", "diffusion", "vae"), (_is_name, "a name")),
+    **dict.fromkeys(("variant", "clip_revision", "diffusion_revision", "vae_revision"), (_is_name, "a name")),
     "columns": (_is_list_of_names, "a list of names"),
     "classes": (_is_list_of_names, "a list of names"),
     "class_captions": (_is_list_of_names, "a list of captions"),
@@ -79,6 +99,11 @@ def read_metadata(folder) -> dict[str, Any]:
             raise ValueError(f"{path}: {key} is {str(metadata.get(key))[:80]!r}; it must be {allowed}")
     if "rows" in metadata and "skipped" not in metadata:
         raise ValueError(f"{path} has rows but no skipped")
+    if "rows" in metadata and metadata["size"] + metadata["skipped"] != metadata["rows"]:
+        raise ValueError(
+            f"{path}: {metadata['size']} examples and {metadata['skipped']} skipped are not {metadata['rows']} rows of "
+            "the source"
+        )
     return metadata
 
 
@@ -101,7 +126,53 @@ def open_columns(folder) -> dict[str, np.ndarray]:
             raise ValueError(f"{path} is damaged ({error})") from None
         if len(columns[name]) != metadata["size"]:
             raise ValueError(f"{path}: {len(columns[name])} examples, expected {metadata['size']}")
+    _check_layouts(folder, metadata, columns)
     return columns
+
+
+def _check_layouts(folder: Path, metadata: Mapping[str, Any], columns: Mapping[str, np.ndarray]):
+    """Raise ValueError where a column has not the dtype and shape that its name means."""
+    for name in COLUMN_LAYOUTS.keys() & columns.keys():
+        column, (dtype, axes) = columns[name], COLUMN_LAYOUTS[name]
+        if (str(column.dtype), column.ndim) != (dtype, axes):
+            raise ValueError(
+                f"{folder / f'{name}.npy'} is {column.dtype} of {column.ndim} axes; it must be {dtype} of {axes}"
+            )
+    if "audio" in columns and (length := columns["audio"].shape[1]) != RATE:
+        raise ValueError(f"{folder / 'audio.npy'} has {length} samples a clip; it must have {RATE}")
+    text, image = (columns[name].shape if name in columns else None for name in ("text", "image"))
+    if text and image and text != image:
+        raise ValueError(f"{folder}: text is {text} and image {image}; they must agree")
+    if ("class" in columns) != ("classes" in metadata):
+        has = "lists classes, but there is no" if "classes" in metadata else "lists no classes, but there is a"
+        raise ValueError(f"{folder / METADATA} {has} column class")
+    if "class" in columns:
+        count, labels = len(metadata["classes"]), np.asarray(columns["class"])
+        if (wrong := (labels < 0) | (labels >= count)).any():
+            raise ValueError(f"{folder / 'class.npy'}: example {wrong.argmax()} is not one of the {count} classes")
+        if (captions := len(metadata.get("class_captions", ()))) not in (0, count):
+            raise ValueError(f"{folder / METADATA} has {captions} class_captions, but {count} classes")
+
+
+def verify_columns(folder, names: Iterable[str]):
+    """Compare columns of a split with their digests, where dataset.json has them and the columns are not too large.
+
+    Raises ValueError that names the column that is damaged or of another data set, and what `open_columns` raises.
+    """
+    folder = Path(folder)
+    digests, columns = read_metadata(folder).get("sha256", {}), open_columns(folder)
+    for name in names:
+        if name in digests and columns[name].nbytes <= VERIFIED:
+            check_digest(folder / f"{name}.npy", digest_column(columns[name]), digests[name])
+
+
+def check_digest(path: Path, found: str, expected: str):
+    """Raise ValueError where the digest of a column is another than that in dataset.json."""
+    if found != expected:
+        raise ValueError(
+            f"{path}: its content is not what {METADATA} says (sha256 {expected[:12]}..., found {found[:12]}...); make "
+            "the data set again"
+        )
 
 
 def create_columns(folder, size: int, types: Mapping[str, ColumnType]):

@@ -211,7 +211,7 @@ def _portable_name(model: str) -> str:
 
 def _find_commit(model, revision: str | None, file: str) -> str | None:
     """The commit of a repository on the hub; None of a folder or a file here."""
-    return None if Path(model).exists() else fetch(model, (file,), revision).name
+    return None if Path(model).exists() and revision is None else fetch(model, (file,), revision).name
 
 
 def _plan_split(source: Manifest, folder: Path, metadata: dict[str, Any], numbers: np.ndarray) -> SplitBuild:

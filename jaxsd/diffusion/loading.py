@@ -121,6 +121,7 @@ def read_configs(source: str | Path, *, revision: str | None = None, vae: str | 
     file, also where the model is another than Stable Diffusion 1.x or its networks do not fit each other.
     """
     if is_single_file(source):
+        check_single_file(source, revision=revision)
         _refuse_other_files(Path(source))
         vae_config = read_vae_config(vae) if vae else SD15_VAE
         return ModelConfigs(SD15_UNET, vae_config, SD15_TEXT, NoiseSchedule(), SamplingDefaults())
@@ -143,6 +144,7 @@ def read_unet_config(source: str | Path, revision: str | None = None) -> UNetCon
     Raises FileNotFoundError or ValueError naming the file, also where the model is another than Stable Diffusion 1.x.
     """
     if is_single_file(source):
+        check_single_file(source, revision=revision)
         _refuse_other_files(Path(source))
         return SD15_UNET
     folder = fetch(source, CONFIG_FILES, revision)
@@ -153,6 +155,13 @@ def read_unet_config(source: str | Path, revision: str | None = None) -> UNetCon
 def is_single_file(source: str | Path) -> bool:
     """Whether a source is one file of weights, be it there or not."""
     return Path(source).is_file() or Path(source).suffix == SAFETENSORS
+
+
+def check_single_file(source: str | Path, **given: str | None) -> None:
+    """Raise ValueError where a revision or variant is given that a single file does not have."""
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{source} is one file, which has no {name} {value}; leave the {name} out")
 
 
 def _refuse_other_models(folder: Path):

@@ -27,7 +27,13 @@ from jaxsd.diffusion.diffusers_names import (
 )
 from jaxsd.diffusion.images import prepare_image, prepare_mask
 from jaxsd.diffusion.kernels import parameter_formats
-from jaxsd.diffusion.loading import CLIP_REPOSITORY, is_single_file, load_folder, load_single_file
+from jaxsd.diffusion.loading import (
+    CLIP_REPOSITORY,
+    check_single_file,
+    is_single_file,
+    load_folder,
+    load_single_file,
+)
 from jaxsd.diffusion.lora import LoRA, apply_loras, read_lora
 from jaxsd.diffusion.programs import ImageBatch, Networks, NetworksOnDevices, StepScales, decode_images, encode_tokens
 from jaxsd.diffusion.samplers import NoiseSchedule, Sampler, make_sampler, normal
@@ -170,6 +176,7 @@ class StableDiffusion:
         dtype = choose_dtype(dtype)
         path = Path(source)
         if is_single_file(path):
+            check_single_file(path, revision=revision, variant=variant)
             return cls(*load_single_file(path, dtype, tokenizer=tokenizer, vae=vae))
         parts = load_folder(source, dtype, revision=revision, variant=variant, tokenizer=tokenizer, vae=vae)
         return cls(*parts)

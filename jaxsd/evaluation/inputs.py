@@ -16,7 +16,7 @@ import encoders
 from encoders.store import bundled_encoders
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.config import is_own_encoder
-from jaxsd.data.columns import METADATA, open_columns
+from jaxsd.data.columns import METADATA, open_columns, read_metadata, verify_columns
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.runtime.bundled import clip_source, model_source
 from jaxsd.runtime.files import read_json
@@ -82,13 +82,14 @@ def open_evaluation_split(folder, *, clip: str | None = None, model: str | None 
     """
     folder = Path(folder)
     require_split(folder)
-    metadata = read_json(folder / METADATA)
+    metadata = read_metadata(folder)
     if metadata["size"] < 2:
         raise ValueError(f"{folder} has {counted(metadata['size'], 'example')}; an evaluation needs at least 2")
     columns = open_columns(folder)
     if missing := [name for name in EVALUATED_COLUMNS if name not in columns]:
         needed = ", ".join(EVALUATED_COLUMNS)
         raise ValueError(f"{folder} has no column {', '.join(missing)}; an evaluation needs {needed}")
+    verify_columns(folder, columns)
     variant = metadata.get("variant")
     named = {} if clip else {"revision": metadata.get("clip_revision"), "variant": variant}
     source = clip_source(clip or metadata["clip"])

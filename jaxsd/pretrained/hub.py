@@ -15,9 +15,12 @@ def fetch(source: str | Path, patterns: Iterable[str], revision: str | None = No
 
     A name whose first part is a folder here, or one that the commands write to, is taken for a path and not looked up
     on the hub. HF_TOKEN, HF_HOME and HF_HUB_OFFLINE mean what they mean to huggingface_hub. Raises FileNotFoundError in
-    one sentence where there is no such folder or repository, or it cannot be had.
+    one sentence where there is no such folder or repository, or it cannot be had, and ValueError for a revision of a
+    folder.
     """
     if Path(source).is_dir():
+        if revision is not None:
+            raise ValueError(f"{source} is a folder here, which has no revision {revision}; leave the revision out")
         return Path(source)
     parent = Path(source).parent
     if not REPOSITORY.fullmatch(str(source)) or parent.is_dir() or parent.name in WRITTEN_TO:

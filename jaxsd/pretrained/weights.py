@@ -168,6 +168,8 @@ def download_weights(source, folder: Path, parts: Mapping[str, WeightsName], var
     the variant fp16 where no `variant` is asked for and the repository has neither.
     Where `source` is itself a folder, nothing is done.
     """
+    if Path(source).is_dir():
+        return
     for choice in (variant,) if variant else (None, COMMON_VARIANT):
         for suffix in WEIGHTS_SUFFIXES:
             lacking = [

@@ -17,13 +17,12 @@ from PIL import Image
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.config import one_of
 from jaxsd.data.build import AHEAD, SplitBuild, build, is_built
-from jaxsd.data.columns import METADATA, ColumnType
+from jaxsd.data.columns import METADATA, ColumnType, read_metadata
 from jaxsd.data.executors import LocalExecutor
 from jaxsd.data.features import FeatureTowers, to_float
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.evaluation.inputs import EvaluationSplit
 from jaxsd.runtime.bundled import TOY_MODEL, model_source
-from jaxsd.runtime.files import read_json
 from jaxsd.runtime.progress import counted
 from jaxsd.toy import world
 from jaxsd.toy.hearing import describe_heard
@@ -106,7 +105,7 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     """The dataset.json in `folder`, {} where there is none. Raises ValueError where it is not of the toy world."""
     if not (folder / METADATA).is_file():
         return {}
-    metadata = read_json(folder / METADATA)
+    metadata = read_metadata(folder)
     if metadata.get("source") != "toy world":
         raise ValueError(
             f"{folder} holds a data set of {metadata.get('source', 'another source')}, not of the toy world; "

@@ -19,6 +19,7 @@ from jaxtyping import PyTree
 from encoders.flops import count_flops
 from jaxsd.runtime.sharding import replicate, replicated_sharding
 from jaxsd.training.checkpoints import Checkpoints
+from jaxsd.training.run_config import CHECKPOINTS
 from jaxsd.training.run_logger import SAVING, VALIDATING, RunLogger, summarize_figures, validated
 from jaxsd.training.throughput import peak_flops
 
@@ -159,7 +160,7 @@ def fit(
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     state, frozen = replicate((state, frozen))
-    with Checkpoints(folder / "checkpoints", keep) as checkpoints, _StopSignal(folder) as stop:
+    with Checkpoints(folder / CHECKPOINTS, keep) as checkpoints, _StopSignal(folder) as stop:
         state = checkpoints.restore(state)
         first = int(state.step)
 
@@ -169,6 +170,8 @@ def fit(
         # A run that was stopped while it was validated is validated first.
         missed = evaluate is not None and first > 0 and due(first) and not validated(folder, first - 1)
         if first >= steps and not missed:
+            if export and jax.process_index() == 0:
+                export(state)  # once more, for somebody may have removed it
             return state
         every = {"log_every": log_every, "save_every": save_every, "eval_every": eval_every if evaluate else 0}
         with RunLogger(folder, name, first, steps, **every, summarize=summarize, wandb=wandb) as logger:

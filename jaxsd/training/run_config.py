@@ -11,7 +11,7 @@ from jaxsd.config import RunConfig, one_of
 from jaxsd.runtime.files import check_output_folder, read_json, write_json
 from jaxsd.training.optimizers import OPTIMIZERS, SCHEDULES
 
-CONFIG_JSON, DATA_JSON = "config.json", "data.json"
+CONFIG_JSON, DATA_JSON, CHECKPOINTS = "config.json", "data.json", "checkpoints"
 TRAINING_DTYPES = ("auto", "float32", "bfloat16")
 NUMBERS = ("epochs", "steps", "warmup", "eval_every", "sample_images", "weight_decay", "clip_norm", "learning_rate")
 NUMBERS += ("seed",)  # from 0
@@ -55,11 +55,13 @@ def check_run_config(folder: Path, config: RunConfig) -> str:
     """Check that the run in `folder`, where there is one, can go on with `config`.
 
     More steps or epochs are allowed. Returns what these mean, in a sentence, or "". Raises ValueError, naming what
-    differs, for another config, or where `folder` is a file.
+    differs, for another config, or where `folder` is a file or holds a run whose config is not there.
     """
     check_output_folder(folder)
     path = folder / CONFIG_JSON
     if not path.is_file():
+        if any((folder / CHECKPOINTS).glob("*")):
+            raise ValueError(f"{path} is missing, though {folder} holds a run; bring it back, or choose another --out")
         return ""
     try:
         began = type(config).from_dict(read_json(path))

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from jaxsd.config import RunConfig
-from jaxsd.data.columns import METADATA, open_columns
+from jaxsd.data.columns import METADATA, open_columns, read_metadata, verify_columns
 from jaxsd.data.loader import shuffled
 from jaxsd.runtime.bundled import load_maker
-from jaxsd.runtime.files import read_json
 from jaxsd.training.run_config import identify_data
 
 
@@ -40,7 +39,7 @@ def model_names(config: RunConfig) -> dict[str, Any]:
     if config.data.maker and not path.is_file():
         return load_maker(config.data.maker).MODELS
     _check_there(config, "train")
-    return read_json(path)
+    return read_metadata(path.parent)
 
 
 def open_split(config: RunConfig, split: str, columns: Sequence[str]) -> dict[str, np.ndarray]:
@@ -60,8 +59,11 @@ def open_split(config: RunConfig, split: str, columns: Sequence[str]) -> dict[st
 
 
 def identify_splits(config: RunConfig, splits: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
-    """What `identify_data` says of splits of the data."""
-    metadata = {split: read_json(Path(config.data.folder) / split / METADATA) for split in splits}
+    """What `identify_data` says of splits of the data, whose columns are compared with their digests."""
+    folders = {split: Path(config.data.folder) / split for split in splits}
+    for folder in folders.values():
+        verify_columns(folder, columns)
+    metadata = {split: read_metadata(folder) for split, folder in folders.items()}
     return identify_data(metadata, sorted(columns))
 
 

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from jaxsd.data import columns
-from jaxsd.data.columns import ColumnType, create_columns, finish_columns, open_columns, write_columns, write_examples
+from jaxsd.data.columns import (
+    ColumnType,
+    create_columns,
+    finish_columns,
+    open_columns,
+    verify_columns,
+    write_columns,
+    write_examples,
+)
 
 SIZE = 1000
 BAD = np.array([0, 5, 6, 640, 990, 998, 999])
@@ -111,3 +119,51 @@ def test_damage_is_named(tmp_path, damage, message):
     damage(tmp_path)
     with pytest.raises((FileNotFoundError, ValueError), match=message):
         open_columns(tmp_path)
+
+
+ONES = np.ones((3, 4), np.float16)
+AUDIO = np.ones((3, 16_000), np.int16)
+
+
+@pytest.mark.parametrize(
+    ("column", "metadata", "message"),
+    [
+        ({"audio": AUDIO.astype(np.float32)}, {}, r"audio\.npy is float32 of 2 axes; it must be int16 of 2"),
+        ({"audio": AUDIO.astype(">i2")}, {}, r"audio\.npy is >i2 of 2 axes"),
+        ({"audio": AUDIO[:, :8000]}, {}, r"audio\.npy has 8000 samples a clip; it must have 16000"),
+        ({"latents": ONES}, {}, r"latents\.npy is float16 of 2 axes; it must be float16 of 4"),
+        ({"text": ONES, "image": ONES[:, :2]}, {}, r"text is \(3, 4\) and image \(3, 2\); they must agree"),
+        ({"class": np.arange(3, dtype=np.int32)}, {}, "lists no classes, but there is a column class"),
+        (
+            {"class": np.arange(3, dtype=np.int32)},
+            {"classes": ["a", "b"]},
+            r"class\.npy: example 2 is not one of the 2",
+        ),
+        ({"audio": AUDIO}, {"classes": ["a"]}, "lists classes, but there is no column class"),
+        (
+            {"class": np.zeros(3, np.int32)},
+            {"classes": ["a", "b"], "class_captions": ["an a"]},
+            "has 1 class_captions, but 2 classes",
+        ),
+        ({"audio": AUDIO}, {"rows": 5, "skipped": 1}, "3 examples and 1 skipped are not 5 rows of the source"),
+        ({"audio": AUDIO}, {"clip": ["a"]}, r"clip is \"\['a'\]\"; it must be a name"),
+        ({"audio": AUDIO}, {"eos_token_id": "x"}, "eos_token_id is 'x'; it must be a token id"),
+    ],
+)
+def test_columns_that_are_not_what_their_names_mean_are_refused(tmp_path, column, metadata, message):
+    write_columns(tmp_path, column, metadata)
+    with pytest.raises(ValueError, match=message):
+        open_columns(tmp_path)
+
+
+def test_columns_that_are_not_what_their_digests_say_are_refused(tmp_path, monkeypatch):
+    write_columns(tmp_path, {"audio": AUDIO, "text": ONES}, {})
+    verify_columns(tmp_path, ["audio", "text"])
+    damaged = bytearray((tmp_path / "text.npy").read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "text.npy").write_bytes(damaged)
+    verify_columns(tmp_path, ["audio"])
+    with pytest.raises(ValueError, match=r"text\.npy: its content is not what dataset\.json says .sha256"):
+        verify_columns(tmp_path, ["audio", "text"])
+    monkeypatch.setattr(columns, "VERIFIED", 1)  # as of columns of gigabytes, which `info` compares
+    verify_columns(tmp_path, ["audio", "text"])

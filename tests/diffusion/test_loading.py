@@ -24,7 +24,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.clip.tokens import load_tokenizer, tokenize
 from jaxsd.diffusion import loading, pipeline
-from jaxsd.diffusion.loading import load_single_file, require_tokenizer
+from jaxsd.diffusion.loading import load_single_file, read_unet_config, require_tokenizer
 from jaxsd.diffusion.pipeline import StableDiffusion
 from jaxsd.diffusion.samplers import make_sampler
 from jaxsd.diffusion.vae import VAE
@@ -834,6 +834,20 @@ def test_16_bits_that_overflow(folder):
     with jax.default_matmul_precision("default"):
         with pytest.raises(ValueError, match="^the U-Net makes .*: it computes in float16, which may overflow: try"):
             pipe(cond, cond, steps=2)
+
+
+def test_a_revision_or_variant_of_what_has_none_is_refused(saved, folder, tmp_path):
+    with pytest.raises(ValueError, match="is a folder here, which has no revision v2; leave the revision out"):
+        StableDiffusion.from_pretrained(folder, revision="v2")
+    with pytest.raises(ValueError, match="has no revision v2"):
+        CLIP.from_pretrained(folder, revision="v2")
+    (tmp_path / "a.safetensors").touch()
+    for given in ({"revision": "v2"}, {"variant": "fp16"}):
+        (name,) = given
+        with pytest.raises(ValueError, match=rf"a\.safetensors is one file, which has no {name} .*; leave the {name}"):
+            StableDiffusion.from_pretrained(tmp_path / "a.safetensors", **given)
+    with pytest.raises(ValueError, match="is one file, which has no revision"):
+        read_unet_config(tmp_path / "a.safetensors", "v2")
 
 
 def test_a_mistyped_path_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):

@@ -369,9 +369,13 @@ def test_too_few_rows_are_refused(rng, tmp_path, rows):
 
 def test_missing_data_are_named(rng, tmp_path):
     columns = make_columns(rng, 2)
+    del columns["class"]
     write_columns(tmp_path / "train", columns, {"clip": "toy"})
     with pytest.raises(FileNotFoundError, match="splits beside it: train"):
         open_evaluation_split(tmp_path / "test")
+    np.save(tmp_path / "train" / "audio.npy", columns["audio"][::-1])
+    with pytest.raises(ValueError, match=r"audio\.npy: its content is not what dataset\.json says"):
+        open_evaluation_split(tmp_path / "train")
     del columns["tokens"]
     write_columns(tmp_path / "test", columns, {"clip": "toy"})
     with pytest.raises(ValueError, match="has no column tokens"):

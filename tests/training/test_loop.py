@@ -95,7 +95,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     assert logged(tmp_path / "whole") == logged(tmp_path / "parts")
     starts = [event.step for event in events(tmp_path / "parts") if event.session_log.status == 1]
     assert starts == [0, 11]  # where TensorBoard cuts the earlier process's events
-    assert same(parts, train(tmp_path / "parts", 30))  # a finished run is only read
+    exported = []
+    assert same(parts, train(tmp_path / "parts", 30, export=exported.append))  # a finished run is only read
+    assert len(exported) == 1 and same(exported[0], parts)  # and exported, as the first time, where that was removed
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

@@ -31,6 +31,7 @@ from jaxsd.training.loop import init_state, make_step
 from jaxsd.training.losses import LOSSES, Loss, loss_columns, make_gradient
 from jaxsd.training.metric_writers import read_metrics
 from jaxsd.training.run_config import check_run_config, write_run_config
+from jaxsd.training.run_data import identify_splits
 from jaxsd.training.validation import make_validation
 from tests.helpers import models
 from tests.helpers.processes import environment_of_devices
@@ -270,6 +271,25 @@ def test_another_config_is_refused_with_the_difference(data, tmp_path):
         ValueError, match=r"\(learning_rate was 0.001, is 0.1; seed was 0, is 1\); choose another --out"
     ):
         check_run_config(tmp_path, config_of("gemini.py", data, "learning_rate=0.1", "seed=1"))
+
+
+def test_a_run_whose_config_is_gone_does_not_go_on(data, tmp_path):
+    config = config_of("gemini.py", data)
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"config\.json is missing, though .* holds a run; bring it back, or choose"):
+        check_run_config(tmp_path, config)
+    write_run_config(tmp_path, config, {})
+    check_run_config(tmp_path, config)
+
+
+def test_data_that_are_damaged_are_not_trained_on(data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    config = config_of("gemini.py", tmp_path / "data")
+    identify_splits(config, ["train", "validation"], ["audio", "tokens"])
+    audio = np.load(tmp_path / "data" / "validation" / "audio.npy")
+    np.save(tmp_path / "data" / "validation" / "audio.npy", audio[::-1])
+    with pytest.raises(ValueError, match=r"validation/audio\.npy: its content is not what dataset\.json says"):
+        identify_splits(config, ["train", "validation"], ["audio", "tokens"])
 
 
 def test_what_does_not_change_the_result_may_change(data, tmp_path):
