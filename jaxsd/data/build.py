@@ -253,8 +253,9 @@ def _judge(splits: Sequence[SplitBuild], skipped: Path | None, most_bad: float, 
                 f"{splits[0].folder.parent}; bring the file back and run the command again"
             )
         raise ValueError(
-            f"{counted(len(bad), 'bad row')}, more than {allowed} that is allowed (--max-bad){where}; "
-            f"to go on without them allow more, to read them again remove {splits[0].folder.parent}"
+            f"{counted(len(bad), 'bad row')}, more than {allowed} that is allowed (--max-bad), the first being row "
+            f"{bad[0]['row']}: {bad[0]['reason']}{where}; to go on without them allow more, to read them again remove "
+            f"{splits[0].folder.parent}"
         )
     for split in splits:
         if len(split.bad()) == split.size:

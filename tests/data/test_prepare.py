@@ -216,7 +216,10 @@ def test_too_many_bad_rows_fail_with_a_list_and_may_be_allowed(tmp_path):
     manifest, expected = write_files(tmp_path / "source", 60, 0.5)
     out, skipped = tmp_path / "out", tmp_path / "out" / "skipped.csv"
     options = {"clip": "toy", "validation": "0.2", "test": "0", "diffusion": "toy", "workers": 0}
-    with pytest.raises(ValueError, match=r"bad rows, more than the share of 0.05 of 60 .*skipped\.csv says why"):
+    with pytest.raises(
+        ValueError,
+        match=r"bad rows, more than the share of 0.05 of 60 .*the first being row \d+: .*skipped\.csv says why",
+    ):
         prepare(manifest, out, **options)
     assert skipped.read_text().count("\n") > 3
     with pytest.raises(ValueError, match="train is not finished"):
