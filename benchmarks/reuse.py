@@ -67,11 +67,10 @@ def toy(sounds: int, steps: int) -> tuple[Draw, Callable[[np.ndarray], float]]:
 def full(steps: int) -> Draw:
     """A function that draws one image with Stable Diffusion 1.5 of random weights."""
     dtype = choose_dtype(None)
-    make = partial(dict, dtype=dtype, rngs=nnx.Rngs(0))
     pipe = StableDiffusion(
-        random(lambda: UNet(SD15_UNET, **make()), dtype),
-        random(lambda: VAE(SD15_VAE, **make()), dtype),
-        random(lambda: TextModel(SD15_TEXT, **make()), dtype),
+        random(lambda: UNet(SD15_UNET, dtype=dtype, rngs=nnx.Rngs(0)), dtype),
+        random(lambda: VAE(SD15_VAE, dtype=dtype, rngs=nnx.Rngs(0)), dtype),
+        random(lambda: TextModel(SD15_TEXT, dtype=dtype, rngs=nnx.Rngs(0)), dtype),
         None,
         NoiseSchedule(),
     )
