@@ -15,18 +15,16 @@ import encoders
 from encoders.store import ENCODER_WEIGHTS
 from jaxsd.arena.answers import AnsweredDesign, read_designs
 from jaxsd.arena.code import CLASS
-from jaxsd.audio import load_clip
 from jaxsd.config import TrainConfig
-from jaxsd.evaluation.conditionings import REFERENCES, encode_audio
+from jaxsd.evaluation.conditionings import REFERENCES
 from jaxsd.evaluation.evaluate import check_image_count, evaluate
 from jaxsd.evaluation.inputs import EvaluatedEncoder, EvaluationSplit, open_evaluation_split
-from jaxsd.evaluation.report import contact_sheet
 from jaxsd.evaluation.results import Results, merge_results, read_results, write_results
+from jaxsd.evaluation.sample_sheet import draw_sample_sheet
 from jaxsd.recipes.recipe import hash_file
-from jaxsd.runtime.bundled import TOY_SAMPLES, load_maker
+from jaxsd.runtime.bundled import load_maker
 from jaxsd.runtime.cli import error_message
 from jaxsd.runtime.files import lock_folder
-from jaxsd.runtime.progress import Progress
 from jaxsd.training.run_config import check_run_config
 from jaxsd.training.train import train, validate_config
 
@@ -105,7 +103,7 @@ def run_round(
         split, options = _open_test_split(config, images)
         loaded = {one.name: encoders.load(out / "runs" / one.name, trust_code=trust_code) for one in trained}
         results = _evaluate_all(out, trained, loaded, split, options, config.audio_pooling)
-        sheet = _draw_sheet(out / "evaluation" / "sheet.png", loaded, split)
+        sheet = draw_sample_sheet(out / "evaluation" / "sheet.png", split.pipe, loaded) if split.pipe else None
     return Round(contestants, results, loaded, sheet)
 
 
@@ -206,17 +204,3 @@ class Average(nnx.Module):
 
     def __call__(self, clips: Shaped[jax.Array | np.ndarray, "batch 16000"]) -> Float[jax.Array, "batch 77 width"]:
         return sum(member(clips) for member in self.members) / len(self.members)  # pyright: ignore
-
-
-def _draw_sheet(path: Path, loaded: dict[str, nnx.Module], split: EvaluationSplit) -> Path | None:
-    """The images that each encoder makes of the sample sounds, from the same noise; None without a diffusion model."""
-    if split.pipe is None:
-        return None
-    files = sorted(TOY_SAMPLES.glob("*.wav"))
-    clips = np.stack([load_clip(file).samples for file in files])
-    images, key = {}, jax.random.key(0)
-    with Progress("sheet", len(loaded), unit="encoder", compiles=True) as progress:
-        for number, (name, encoder) in enumerate(loaded.items(), 1):
-            images[name] = np.asarray(split.pipe(encode_audio(encoder, clips), key=key))
-            progress.advance(number)
-    return contact_sheet(path, [file.stem for file in files], clips, images)

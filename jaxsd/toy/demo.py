@@ -4,20 +4,15 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
-import numpy as np
-
 import encoders
-from jaxsd.audio import load_clip
 from jaxsd.config import load_config
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.evaluation.conditionings import encode_audio
 from jaxsd.evaluation.evaluate import evaluate
 from jaxsd.evaluation.inputs import load_evaluated_encoders, open_evaluation_split
-from jaxsd.evaluation.report import contact_sheet, write_report
-from jaxsd.runtime.bundled import TOY_MODEL, TOY_SAMPLES
+from jaxsd.evaluation.report import write_report
+from jaxsd.evaluation.sample_sheet import draw_sample_sheet
+from jaxsd.runtime.bundled import TOY_MODEL
 from jaxsd.runtime.files import lock_folder
-from jaxsd.runtime.progress import Progress
 from jaxsd.toy import maker, world
 from jaxsd.training.train import train
 
@@ -77,19 +72,6 @@ def sample_sheet(path: Path, sources: Mapping[str, str]) -> Path:
     `sources` are names of bundled encoders, or folders, by what stands beside their row. Every sound has the same noise
     to start from in all rows.
     """
-    clips = np.stack([load_clip(TOY_SAMPLES / f"{name}.wav").samples for name in world.CLASSES])
     loaded = {label: encoders.load(source) for label, source in sources.items()}
-    pipe = StableDiffusion.from_pretrained(TOY_MODEL)
-    steps, images = pipe.sampling.steps, {}
-    with Progress("sheet", steps * len(sources), compiles=True) as progress:
-        for number, (label, encoder) in enumerate(loaded.items()):
-            embeddings = encode_audio(encoder, clips)
-            images[label] = np.asarray(
-                pipe(
-                    embeddings,
-                    key=jax.random.key(0),
-                    on_step=lambda done, total, _, before=number * steps: progress.advance(before + done),
-                )
-            )
-    images["training image"] = world.images(world.scenes("train", len(world.CLASSES)))
-    return contact_sheet(path, world.CLASSES, clips, images)
+    true = world.images(world.scenes("train", len(world.CLASSES)))
+    return draw_sample_sheet(path, StableDiffusion.from_pretrained(TOY_MODEL), loaded, {"training image": true})
