@@ -159,6 +159,12 @@ def main():
                 steps=arguments.steps,
             )
         )
+    elif arguments.command == "recordings":
+        import encoders
+        from jaxsd.toy.experiments.recordings import measure_recordings
+
+        check_output_folder(arguments.out)
+        print(measure_recordings(arguments.folder, arguments.out, arguments.encoder or list(encoders.ENCODERS)))
     else:
         import encoders
         from jaxsd.generation.files import save_file

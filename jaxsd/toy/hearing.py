@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from jaxsd.clip.pipeline import CLIP
 from jaxsd.pretrained.weights import open_tensors, write_safetensors
-from jaxsd.runtime.bundled import TOY_CAPTIONS, clip_source
+from jaxsd.runtime.bundled import TOY_CAPTIONS, TOY_MODEL
 from jaxsd.toy import world
 
 TEMPERATURE = 0.07  # of the paper's contrastive loss, at which cosines become shares
@@ -38,7 +38,7 @@ def hear(embeddings: Float[np.ndarray, "sounds 77 width"]) -> list[Heard]:
     Returns:
         What is heard in each sound.
     """
-    projection = _read(clip_source("toy") / "model.safetensors", "text_projection.weight")
+    projection = _read(TOY_MODEL / "clip" / "model.safetensors", "text_projection.weight")
     pooled = embeddings.mean(axis=1) @ projection.T
     pooled = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
     cosines = pooled @ _read(TOY_CAPTIONS, "embeddings").T

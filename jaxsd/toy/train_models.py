@@ -213,7 +213,7 @@ def train_unet(folder: Path, latents: np.ndarray, contexts: np.ndarray, which: n
     return run_stage(folder, "unet", unet, unet_loss, take, UNET_STEPS, 4e-3, seed + 3, save_every=1_000)
 
 
-def encode_images(vae: VAE, images: np.ndarray) -> np.ndarray:
+def encode_latents(vae: VAE, images: np.ndarray) -> np.ndarray:
     """The mean latents of uint8 images (n, height, width, 3), float32, unscaled."""
     encode = nnx.jit(lambda vae, x: vae.encode(to_float(x)).mean)
     return map_batches(lambda x: encode(vae, x), images, ENCODED_TOGETHER)
@@ -265,7 +265,7 @@ def _train_models(folder: Path, seed: int) -> Path:
     vae = train_vae(folder, images, seed)
     judge = train_judge(folder, images, scenes, seed)
     clip = train_clip(folder, images, tokens[which], text, seed)
-    latents = cached(folder / "latents.npy", lambda: encode_images(vae, images))
+    latents = cached(folder / "latents.npy", lambda: encode_latents(vae, images))
     vae.config = replace(vae.config, scaling_factor=round(float(1 / latents.std()), 5))
     latents = latents * np.float32(vae.config.scaling_factor)
     contexts = cached(folder / "contexts.npy", lambda: encode_texts(clip.text_model, tokens))

@@ -106,7 +106,7 @@ def _section(truth: np.ndarray, heard: dict[str, np.ndarray], drawn: dict[str, n
         for name in (*dict.fromkeys(truth), "all"):
             those = np.ones(len(truth), bool) if name == "all" else truth == name
             lines.append(
-                (name, str(those.sum()), *(_share(found[those] == truth[those]) for found in answers.values()))
+                (name, str(those.sum()), *(_right_share(found[those] == truth[those]) for found in answers.values()))
             )
         means = [np.mean([(found == truth)[truth == name].mean() for name in set(truth)]) for found in answers.values()]
         lines.append(("mean of the classes", "", *(f"{100 * share:.0f} %" for share in means)))
@@ -115,6 +115,6 @@ def _section(truth: np.ndarray, heard: dict[str, np.ndarray], drawn: dict[str, n
     return "\n".join(map(write_table, tables))
 
 
-def _share(right: np.ndarray) -> str:
+def _right_share(right: np.ndarray) -> str:
     low, high = metrics.wilson(float(right.mean()), len(right))
     return f"{100 * right.mean():.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
