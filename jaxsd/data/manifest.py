@@ -1,5 +1,6 @@
 """A list of sounds, images and captions in a CSV, JSON Lines or Parquet file, and its split into data sets."""
 
+import codecs
 import csv as standard_csv
 import hashlib
 import json
@@ -31,6 +32,7 @@ OPTIONAL_COLUMNS = {
 }
 COLUMN_TYPES = REQUIRED_COLUMNS | OPTIONAL_COLUMNS
 STRINGS = (pa.string(), pa.large_string())
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 LONGEST_ROW = 64 * 2**20  # bytes of a row of a CSV file
 # Of 2,240,231 triples, the paper (arXiv 2509.09717) keeps 3,774 for validation and 23,524 for testing.
 VALIDATION_SHARE, TEST_SHARE = 3_774 / 2_240_231, 23_524 / 2_240_231
@@ -141,15 +143,36 @@ def _check_filled(column: pa.ChunkedArray, name: str):
 
 
 def _read_csv(path: SourcePath) -> pa.Table:
-    with path.open("rb") as file:
-        table = csv.read_csv(
-            file,
-            read_options=csv.ReadOptions(block_size=LONGEST_ROW),
-            parse_options=csv.ParseOptions(newlines_in_values=True),
-            convert_options=csv.ConvertOptions(column_types=COLUMN_TYPES),
-        )
+    try:
+        with path.open("rb") as file:
+            table = csv.read_csv(
+                file,
+                read_options=csv.ReadOptions(block_size=LONGEST_ROW),
+                parse_options=csv.ParseOptions(newlines_in_values=True),
+                convert_options=csv.ConvertOptions(column_types=COLUMN_TYPES),
+            )
+    except pa.ArrowException as error:
+        raise ValueError(_explain_csv(path) or str(error)) from None
     check_quotes(table, path)
     return table
+
+
+def _explain_csv(path: SourcePath) -> str | None:
+    """What spreadsheets write in place of UTF-8 and commas, in a CSV file that Arrow does not read."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                if line.startswith(UTF_16) or b"\0" in line:
+                    return "it is in UTF-16; save it as UTF-8"
+                if line.removeprefix(codecs.BOM_UTF8).lower().startswith(b"sep="):
+                    return "it begins with a line sep=, which spreadsheets alone read; remove that line"
+                if b"," not in line and (b";" in line or b"\t" in line):
+                    return "commas must be between the columns, not semicolons or tabs"
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return f"line {number} is not UTF-8; save the file as UTF-8"
+    return None
 
 
 def check_quotes(table: pa.Table, path: SourcePath):
@@ -226,6 +249,10 @@ def _json_value(line: int, name: str, value):
         return value
     if not (isinstance(value, str) or number and name in OPTIONAL_COLUMNS):
         raise ValueError(f"line {line}: {name} is {json.dumps(value)[:80]}; it must be a string")
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"line {line}: {name} is {json.dumps(value)[:80]}, which is not Unicode") from None
     return str(value)
 
 

@@ -158,6 +158,7 @@ def test_the_manifest_may_say_the_split(tmp_path):
         ("a.csv", "audio,image,text,text\n1,2,3,4\n", r"a\.csv: has more than one column text"),
         ("a.csv", "audio,image,text,class\n1,2,3,\n", r"a\.csv: row 0 has no class"),
         ("a.csv", "version https://git-lfs.github.com/spec/v1\n", r"a\.csv is a pointer of Git LFS"),
+        ("a.jsonl", '{"text": "\\ud800"}\n', r'line 1: text is "\\ud800", which is not Unicode'),
         ("a.jsonl", '{"audio": "a", "image": "b"\n', r"a\.jsonl: line 1 is not valid JSON \(Expecting"),
         ("a.jsonl", "\n[1]\n", r"a\.jsonl: line 2 holds a JSON list, not an object"),
         ("a.jsonl", '{"text": "a", "text": "b"}\n', r"line 1 is not valid JSON \(it has 'text' more than once\)"),
@@ -171,6 +172,21 @@ def test_what_is_no_manifest_is_refused_by_name(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         read_manifest(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("audio,image,text\na,b,c, d\n".encode("utf-16"), "it is in UTF-16; save it as UTF-8"),
+        ("sep=,\naudio,image,text\na,b,c\n".encode("utf-8-sig"), "it begins with a line sep=, which spreadsheets"),
+        (b"audio;image;text\na;b;c, d\n", "commas must be between the columns, not semicolons or tabs"),
+        ("audio,image,text\na,b,c\na,b,läuft\n".encode("cp1252"), "line 3 is not UTF-8; save the file as UTF-8"),
+    ],
+)
+def test_what_spreadsheets_write_is_told_in_a_sentence(tmp_path, content, message):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"a\.csv: {message}"):
+        read_manifest(tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize(
