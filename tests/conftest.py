@@ -13,8 +13,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1]
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # PyTorch's threads would wait in a loop for the cores that other test processes have.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Tests compile much and compute little: LLVM's optimizations cost them more than they bring.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+# Tests compile much and compute little: what makes programs faster costs them more than it brings.
+QUICKLY_COMPILED = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY_COMPILED}"
 
 install_import_hook(["jaxsd", "encoders"], "tests.helpers.typechecker.beartype")  # before the first import of either
 
