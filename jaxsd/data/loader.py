@@ -23,7 +23,7 @@ def shuffled(size: int, batch_size: int, seed: int) -> Callable[[int], Int[np.nd
     batch is filled.
     """
     if not 0 < batch_size <= size:
-        raise ValueError(f"batch_size is {batch_size}; allowed with {counted(size, 'example')}: 1 to {size}")
+        raise ValueError(f"batch_size is {batch_size}; allowed with {counted(size, 'example')}: 1 to {size:,}")
     steps = size // batch_size
     order = lru_cache(maxsize=2)(lambda epoch: np.random.default_rng([seed, epoch]).permutation(size))
 

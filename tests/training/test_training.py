@@ -351,7 +351,7 @@ def test_an_own_encoder_trains_and_its_folder_says_how_it_pools(data, tmp_path):
     ("override", "message"),
     [
         ("warmup=4000", "warmup is 4000; it must be less than the steps of training, 3600"),
-        ("batch_size=30000", "batch_size is 30000; allowed with 20000 examples"),
+        ("batch_size=30000", "batch_size is 30000; allowed with 20,000 examples: 1 to 20,000"),
         ("encoder_config.width=32", r"makes \(77, 32\) of a clip"),
         ("init=nowhere", "nowhere"),
     ],
