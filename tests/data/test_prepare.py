@@ -241,7 +241,7 @@ def test_it_stops_as_soon_as_too_many_rows_are_bad(tmp_path):
     ("options", "message"),
     [
         ({"max_bad": 1.5}, "--max-bad is 1.5; allowed: a share from 0 to 1"),
-        ({"clip": "nowhere"}, "nowhere: no such folder, and no Hugging Face repository can be named so"),
+        ({"clip": "nowhere"}, "nowhere: no such file or folder, and no Hugging Face repository can be named so"),
         ({"diffusion": "toy", "size": 60}, "--size is 60; allowed: multiples of 8"),
         ({"size": 64}, "--size is of the images that become latents, which needs --latents"),
         ({"workers": -1}, "--workers is -1; allowed: from 0"),
