@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks.diffusion import random
 from jaxsd.clip.towers import TextModel
 from jaxsd.diffusion.loading import SD15_TEXT, SD15_UNET, SD15_VAE
 from jaxsd.diffusion.pipeline import StableDiffusion
@@ -66,14 +65,9 @@ def toy(sounds: int, steps: int) -> tuple[Draw, Callable[[np.ndarray], float]]:
 
 def full(steps: int) -> Draw:
     """A function that draws one image with Stable Diffusion 1.5 of random weights."""
-    dtype = choose_dtype(None)
-    pipe = StableDiffusion(
-        random(lambda: UNet(SD15_UNET, dtype=dtype, rngs=nnx.Rngs(0)), dtype),
-        random(lambda: VAE(SD15_VAE, dtype=dtype, rngs=nnx.Rngs(0)), dtype),
-        random(lambda: TextModel(SD15_TEXT, dtype=dtype, rngs=nnx.Rngs(0)), dtype),
-        None,
-        NoiseSchedule(),
-    )
+    options = {"dtype": choose_dtype(None), "rngs": nnx.Rngs(0)}  # initial weights, under which images differ
+    networks = UNet(SD15_UNET, **options), VAE(SD15_VAE, **options), TextModel(SD15_TEXT, **options)
+    pipe = StableDiffusion(*networks, None, NoiseSchedule())
     cond, uncond = np.random.default_rng(0).standard_normal((2, 1, 77, SD15_TEXT.hidden_size), np.float32)
 
     def draw(seed: int, **changes: Any) -> np.ndarray:
