@@ -860,7 +860,7 @@ def test_a_mistyped_path_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
         ("runs/gemni", "runs/gemni: no such folder; did you mean runs/gemini\\?"),
         ("runs/zzz", "runs/zzz: no such folder in runs"),
         ("./runs/gemni", "runs/gemni: no such folder"),
-        ("gemni", "gemni: no such folder, and no Hugging Face repository can be named so"),
+        ("gemni", "gemni: no such file or folder, and no Hugging Face repository can be named so"),
     ):
         for model in (StableDiffusion, CLIP):
             with pytest.raises((FileNotFoundError, ValueError), match=message):
