@@ -63,6 +63,7 @@ def main():
             good &= (split["tokens"][part] == tokenize(clip.tokenizer, texts)).all(axis=1)
             for name, embeddings in made.items():
                 column = np.asarray(split[name][part], np.float32)
+                column /= np.linalg.norm(column, axis=1, keepdims=True)  # float16 has it to 1e-4
                 good &= np.einsum("ij,ij->i", column, embeddings) >= NEAREST
             right += int(good.sum())
     print(f"{right} of {len(there)} rows right, {len(listed)} listed, of {len(source)}")
