@@ -33,15 +33,18 @@ from jaxsd.toy.experiments.runs import write_table
 from jaxsd.training.train import train
 
 SECONDS = 8  # of a video; the last is held out, the one before it is for validation
-NOISE, LOUDER = 0.1, 3.0  # of a second: its noise by the recording's level, and how many dB it may be louder or softer
+NOISE_SHARE, LOUDER = (
+    0.1,
+    3.0,
+)  # of a second: its noise by the recording's level, and how many dB it may be louder or softer
 MOVES = 1.0  # 64ths of the image's side that a scene moves from second to second
-FIGURES = {
+RECALLS = {
     "recall@1 a→t": "R@1_a2t",
     "recall@1 a→i": "R@1_a2i",
     "recall@10 a→t": "R@10_a2t",
     "recall@10 a→i": "R@10_a2i",
 }
-KNOWN, UNKNOWN = "by row", "by video"
+BY_ROW, BY_VIDEO = "by row", "by video"
 
 
 def compare_splits(
@@ -93,13 +96,13 @@ def _run_seed(run: Path, encoder: str, seed: int, videos: int, steps: int) -> di
     overrides = [f"--config.{key}={value}" for key, value in values.items()]
     train(load_config("own.py:aligned", overrides), run / "encoder")
     encoders = load_evaluated_encoders([str(run / "encoder")])
-    splits = {name: open_evaluation_split(run / "data" / part) for name, part in ((KNOWN, "test"), (UNKNOWN, "new"))}
+    splits = {name: open_evaluation_split(run / "data" / part) for name, part in ((BY_ROW, "test"), (BY_VIDEO, "new"))}
     figures = {}
     known = open_evaluation_split(run / "data" / "train").columns
     for name, split in splits.items():
         (entry,) = evaluate(encoders, split, references=())["encoders"].values()
         twins = find_twins(split.columns, known, name)
-        figures[name] = {head: float(entry["figures"][key]) for head, key in FIGURES.items()}
+        figures[name] = {head: float(entry["figures"][key]) for head, key in RECALLS.items()}
         figures[name] |= {f"twins by the {kind}": float(having.mean()) for kind, having in twins.items()}
     jax.clear_caches()
     return figures
@@ -134,7 +137,7 @@ def _second(video: int, second: int, seed: int) -> world.Example:
 
 def _vary(audio: Int16[np.ndarray, " samples"], rng: np.random.Generator) -> Int16[np.ndarray, " samples"]:
     sound = np.roll(audio, rng.integers(RATE)).astype(np.float64)
-    sound += rng.normal(0, NOISE * sound.std(), len(sound))
+    sound += rng.normal(0, NOISE_SHARE * sound.std(), len(sound))
     return np.clip(sound * 10 ** (rng.uniform(-LOUDER, LOUDER) / 20), -(2**15), 2**15 - 1).astype(np.int16)
 
 
@@ -148,8 +151,8 @@ def _features(towers: FeatureTowers, examples: list[world.Example]) -> dict[str,
 def _describe_splits(found: list[Mapping[str, Mapping[str, float]]], encoder: str, videos: int, steps: int) -> str:
     count = len(found) * videos
     rows = []
-    for name in found[0][KNOWN]:
-        known, unknown = (float(np.mean([one[split][name] for one in found])) for split in (KNOWN, UNKNOWN))
+    for name in found[0][BY_ROW]:
+        known, unknown = (float(np.mean([one[split][name] for one in found])) for split in (BY_ROW, BY_VIDEO))
         half = 1.96 * np.sqrt((known * (1 - known) + unknown * (1 - unknown)) / count)
         shares = [
             f"{100 * share:.1f} [{100 * low:.0f}, {100 * high:.0f}]"
@@ -164,5 +167,5 @@ def _describe_splits(found: list[Mapping[str, Mapping[str, float]]], encoder: st
         f"distribution's of differences) for {count} seconds of sound, not for other trainings. `twins` is the share "
         "of the pool with a twin in training, as `data info` counts them."
     )
-    heads = ("", f"split {KNOWN}", f"split {UNKNOWN}", "difference")
+    heads = ("", f"split {BY_ROW}", f"split {BY_VIDEO}", "difference")
     return write_table(Table("What a split by row does to recall", note, heads, rows))
