@@ -36,9 +36,9 @@ SECONDS = 8  # of a video; the last is held out, the one before it is for valida
 NOISE_SHARE, LOUDER = (
     0.1,
     3.0,
-)  # of a second: its noise by the recording's level, and how many dB it may be louder or softer
+)  # noise by the level of the recording; dB up or down
 MOVES = 1.0  # 64ths of the image's side that a scene moves from second to second
-RECALLS = {
+RECALL_KEYS = {
     "recall@1 a→t": "R@1_a2t",
     "recall@1 a→i": "R@1_a2i",
     "recall@10 a→t": "R@10_a2t",
@@ -102,7 +102,7 @@ def _run_seed(run: Path, encoder: str, seed: int, videos: int, steps: int) -> di
     for name, split in splits.items():
         (entry,) = evaluate(encoders, split, references=())["encoders"].values()
         twins = find_twins(split.columns, known, name)
-        figures[name] = {head: float(entry["figures"][key]) for head, key in RECALLS.items()}
+        figures[name] = {head: float(entry["figures"][key]) for head, key in RECALL_KEYS.items()}
         figures[name] |= {f"twins by the {kind}": float(having.mean()) for kind, having in twins.items()}
     jax.clear_caches()
     return figures

@@ -5,7 +5,7 @@ import pytest
 
 from jaxsd.data.twins import find_twins
 from jaxsd.toy.experiments import splits
-from jaxsd.toy.experiments.splits import BY_ROW, BY_VIDEO, RECALLS, compare_splits
+from jaxsd.toy.experiments.splits import BY_ROW, BY_VIDEO, RECALL_KEYS, compare_splits
 
 
 def test_seconds_of_a_video_are_alike_and_not_the_same():
@@ -18,7 +18,7 @@ def test_seconds_of_a_video_are_alike_and_not_the_same():
 
 
 def test_the_table_says_the_difference_with_its_interval(tmp_path):
-    known, unknown = dict.fromkeys(RECALLS, 0.5), dict.fromkeys(RECALLS, 0.25)
+    known, unknown = dict.fromkeys(RECALL_KEYS, 0.5), dict.fromkeys(RECALL_KEYS, 0.25)
     text = splits._describe_splits([{BY_ROW: known, BY_VIDEO: unknown}] * 2, "gemini", 100, 300)
     assert "| recall@1 a→t | 50.0 [43, 57] | 25.0 [20, 31] | +25.0 ± 9.2 |" in text
     with pytest.raises(ValueError, match="--videos is 5; allowed: from 11"):
