@@ -121,6 +121,7 @@ def test_another_tokenizer(saved, clip, tmp_path):
         again(tokenizer=str(moved))
 
 
+@pytest.mark.long
 def test_another_vae(saved, tmp_path):
     pipe = models.stable_diffusion()
     pipe.vae = models.randomised(partial(VAE, models.AUTOENCODER), 7)

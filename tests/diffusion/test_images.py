@@ -127,9 +127,11 @@ def test_files_that_are_no_pictures(tmp_path):
     Image.effect_noise((64, 64), 50).save(whole)
     cut = tmp_path / "cut.png"
     cut.write_bytes(whole.read_bytes()[:1000])
-    for path in (text, cut, tmp_path):
+    for path in (text, cut):
         with pytest.raises(ValueError, match=f"{path.name} cannot be read as an image"):
             load_image(path)
+    with pytest.raises(ValueError, match=f"{tmp_path.name} is a folder; give an image file"):
+        load_image(tmp_path)
     with pytest.raises(FileNotFoundError):
         load_image(tmp_path / "nowhere.png")
 

@@ -366,7 +366,7 @@ def test_the_toy_world_suggests():
 
 
 def test_missing_folder():
-    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such file or folder"):
         StableDiffusion.from_pretrained("nowhere")
 
 

@@ -210,10 +210,12 @@ def test_the_bundled_encoders_load_by_name(name, tmp_path, monkeypatch):
     assert encoders.load(name).config == SIZES
 
 
-def test_a_mistyped_name_lists_the_names(monkeypatch):
+def test_a_mistyped_name_is_told_the_nearest_or_all(monkeypatch):
     monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
-    with pytest.raises(FileNotFoundError, match="no folder gemni.* are chatgpt, deepseek, gemini, grok, human$"):
+    with pytest.raises(FileNotFoundError, match=r"no folder gemni.*did you mean gemini\?$"):
         encoders.load("gemni")
+    with pytest.raises(FileNotFoundError, match="no folder avt.* are chatgpt, deepseek, gemini, grok, human$"):
+        encoders.load("avt")
 
 
 @pytest.mark.parametrize("file", ["encoder.json", "model.safetensors"])

@@ -407,6 +407,7 @@ def test_encoders_that_do_not_fit_are_named(split, silent, tmp_path):
         load_evaluated_encoders([str(tmp_path / "run")], before=make_encoder)
 
 
+@pytest.mark.long
 def test_large_latents_go_through_the_unet_a_few_at_a_time(split, monkeypatch):
     unet = FrozenUNet(split.pipe, split.columns["latents"])
     indices, states = np.arange(5), jnp.ones((5, 77, 24))

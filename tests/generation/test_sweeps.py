@@ -61,7 +61,7 @@ def generate(monkeypatch, capsys, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sweep", ["alpha=0.3:1:0.7", "guidance=1:3:2"])
+@pytest.mark.parametrize("sweep", ["alpha=0.3:1:0.7", pytest.param("guidance=1:3:2", marks=pytest.mark.long)])
 def test_the_images_of_a_sweep_are_those_of_single_calls(tmp_path, monkeypatch, capsys, sweep):
     monkeypatch.chdir(tmp_path)
     name, values = parse_sweep(sweep).name, parse_sweep(sweep).values

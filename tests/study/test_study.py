@@ -125,7 +125,7 @@ def test_a_shard_that_cannot_be_is_refused(text):
     assert parse_shard("2/3") == (2, 3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_image_is_the_same_in_any_batch_and_as_generate_draws_it(make, model, tmp_path):
     whole, parts = make("whole"), make("parts")
     run_study(whole)

@@ -108,6 +108,7 @@ def test_one_step_is_what_it_was(whole):
     )
 
 
+@pytest.mark.long
 def test_accumulated_and_rematerialized_a_step_is_the_same(data, whole):
     state, figures = one_step(data, "accumulate=4", "remat=true")  # 10 rows become 12
     assert float(figures["loss"]) == pytest.approx(float(whole[1]["loss"]), rel=1e-5)
