@@ -421,7 +421,9 @@ class StableDiffusion:
         networks = self._on_devices(local_mesh(batch), merge_tokens, control_image is not None)
         from_image = image is not None and strength_of(image, mask, strength) is not None
         arrays = noise, context, image_keys, step_keys, images, masks, control_images
-        drawn = ImageBatch(self, networks, table, *arrays, masked=mask is not None, from_image=from_image)
+        sees_mask = self.unet.config.in_channels > self.unet.config.out_channels
+        kinds = {"masked": mask is not None, "sees_mask": sees_mask, "from_image": from_image}
+        drawn = ImageBatch(networks, table, *arrays, **kinds)
         scales = np.float32(guidance), None if control_image is None else np.float32(control_scale)
         rows = table.rows()
         guided = round(len(rows) * guidance_end)

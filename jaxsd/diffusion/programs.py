@@ -1,7 +1,7 @@
 """The compiled programs of Stable Diffusion, and the images that they draw at a time."""
 
 from functools import partial, wraps
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,6 @@ from jaxsd.diffusion.tiles import decode_latents
 from jaxsd.diffusion.unet import DeepFeatures, UNet
 from jaxsd.diffusion.vae import VAE, Gaussian
 from jaxsd.runtime.sharding import AXIS, shard_batch
-
-if TYPE_CHECKING:
-    from jaxsd.diffusion.pipeline import StableDiffusion
 
 
 class Networks(NamedTuple):
@@ -72,7 +69,6 @@ class ImageBatch:
 
     def __init__(
         self,
-        pipe: "StableDiffusion",
         networks: NetworksOnDevices,
         table: Sampler,
         noise: jax.Array,
@@ -84,17 +80,18 @@ class ImageBatch:
         control_images: np.ndarray | None,
         *,
         masked: bool,
+        sees_mask: bool,
         from_image: bool,
     ):
         """Encode the images to start from, and the conditioning.
 
         Args:
-            pipe: says how the networks are made.
-            networks: what its `_on_devices` gives.
+            networks: where the devices hold them.
             table: the sampler's.
             noise, context, image_keys, step_keys: of each image.
             images, masks, control_images: one for all or one each.
             masked: whether a mask was given.
+            sees_mask: whether the U-Net is one for inpainting.
             from_image: whether the first latents are noised ones of `images`, and not noise alone.
         """
         self.networks = networks
@@ -104,9 +101,8 @@ class ImageBatch:
         known = None if images is None else self._encode(images, image_keys)
         self.history = init_history(table, noise, jnp.asarray(known) if from_image else 0.0)
         self.inpainting = Inpainting()
-        sees_mask = pipe.unet.config.in_channels > pipe.unet.config.out_channels
         if masked or sees_mask:
-            factor = pipe.vae.config.factor
+            factor = masks.shape[1] // noise.shape[1]
             small = np.broadcast_to(masks[:, ::factor, ::factor], (count, *noise.shape[1:3], 1))
             small = shard_batch(small, mesh, few_sizes=True)
             if sees_mask:  # gray, which is 0 for the VAE, where the image is painted
