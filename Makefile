@@ -18,7 +18,7 @@ demo: .venv/run.stamp
 
 # A file's tests stay together, for they share what is compiled.
 test: .venv/test.stamp
-	@echo "about five minutes on two CPU cores, seven where nothing is compiled yet; make test-fast leaves out what takes long"
+	@echo "under five minutes on two CPU cores, six where nothing is compiled yet; make test-fast leaves out what takes long"
 	$(PYTHON) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 # What a change is tried with while it is made: no trained models, no other processes, nothing that compiles for long.
