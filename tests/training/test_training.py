@@ -364,6 +364,24 @@ def test_data_are_not_made_for_what_cannot_be_trained(tmp_path, override, messag
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("recipe", "samples", "loaded"),
+    [("paper", 0, False), ("aligned", 0, False), ("aligned", 2, True), ("aligned+denoise", 0, True)],
+)
+def test_the_unet_is_loaded_for_denoising_and_samples_alone(data, tmp_path, monkeypatch, recipe, samples, loaded):
+    class Asked(Exception):
+        pass
+
+    def load_nothing(*_, with_diffusion, **__):
+        raise Asked(with_diffusion)
+
+    monkeypatch.setattr(training, "load_models", load_nothing)
+    overrides = (f"data.folder={data}", "data.maker=", "batch_size=8", f"sample_images={samples}")
+    config = load_config(f"toy.py:{recipe}", [f"--config.{one}" for one in overrides])
+    with pytest.raises(Asked, match=str(loaded)):
+        training.train(config, tmp_path / "run")
+
+
 def test_wandb_that_is_missing_is_refused_before_anything(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     config = load_config("toy.py", [f"--config.data.folder={tmp_path / 'data'}"])
