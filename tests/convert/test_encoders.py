@@ -498,6 +498,7 @@ def command(*arguments, cwd: Path):
     return subprocess.run(line, cwd=cwd, capture_output=True, text=True, env={"PYTHONPATH": path, "HOME": str(cwd)})
 
 
+@pytest.mark.slow
 def test_the_command_converts_pieces(tmp_path, checkpoint):
     cut(checkpoint, ["00", "01"])
     done = command("Gemini.pth", "--out", "runs/gemini", "--heads", 3, cwd=tmp_path)

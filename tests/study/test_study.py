@@ -158,6 +158,7 @@ def test_an_image_is_the_same_in_any_batch_and_as_generate_draws_it(make, model,
     assert pixels(whole)[str(random[1].path)] == Image.open(paths[1]).tobytes()
 
 
+@pytest.mark.slow
 def test_stops_cost_a_batch_each_and_leave_no_broken_file(make, monkeypatch):
     class Stopped(BaseException):
         pass
@@ -197,6 +198,7 @@ def test_another_study_in_the_folder_is_refused_and_nothing_is_written(make, tmp
         run_study(make("foreign"))
 
 
+@pytest.mark.slow
 def test_an_image_is_scored_against_every_caption(make):
     study, clip = make("out"), models.clip()
     run_study(study, limit=17)

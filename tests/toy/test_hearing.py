@@ -47,6 +47,7 @@ def test_the_captions_are_those_of_the_bundled_clip(tmp_path, captions):
     np.testing.assert_allclose(written, captions, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_recordings_are_measured_by_class(tmp_path, monkeypatch):
     for name, sound in (("dog", "dog"), ("dog", "waves"), ("bell", "bell")):
         (tmp_path / "files" / name).mkdir(parents=True, exist_ok=True)
