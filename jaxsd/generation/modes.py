@@ -22,12 +22,13 @@ from jaxsd.diffusion.loading import require_tokenizer
 from jaxsd.generation.checks import check_flags
 from jaxsd.generation.drawing import Drawing, write_images, write_sweep
 from jaxsd.generation.flags import given_sampling, load_changed_model
+from jaxsd.generation.hearing import hear
 from jaxsd.generation.inputs import Inputs, check_prompts, find_sounds, read_inputs, sound_stem
 from jaxsd.generation.slides import ALLOWED_SLIDE_FILES, SLIDE_FILES, Slide, write_slide
 from jaxsd.generation.sweeps import Sweep, parse_sweep
 from jaxsd.recipes.recipe import Recipe
 from jaxsd.recipes.remake import check_ingredients
-from jaxsd.runtime.bundled import load_maker, model_source
+from jaxsd.runtime.bundled import model_source
 from jaxsd.sound_to_image import (
     Conditioning,
     SoundToImage,
@@ -233,8 +234,8 @@ def _tell_heard(request: Request):
     clips = request.inputs.clips
     if request.arguments.model != "toy" or clips is None:
         return
-    described = load_maker("toy").describe_heard(np.asarray(request.model.encode_audio(clips), np.float32))
-    for sound, heard in zip(request.inputs.sounds, described, strict=True):
+    found = hear(np.asarray(request.model.encode_audio(clips), np.float32))
+    for sound, heard in zip(request.inputs.sounds, found, strict=True):
         print(f"{sound.record.name or 'standard input'} {heard}", file=sys.stderr)
 
 

@@ -25,10 +25,7 @@ from jaxsd.evaluation.inputs import EvaluationSplit
 from jaxsd.runtime.bundled import TOY_MODEL, model_source
 from jaxsd.runtime.progress import counted
 from jaxsd.toy import world
-from jaxsd.toy.hearing import describe_heard
 from jaxsd.toy.judge import load_judge, verdicts
-
-__all__ = ["MODELS", "describe_heard", "evaluation_options", "make_dataset", "make_split", "see_classes"]
 
 MAKER = "toy"  # the name of this module in jaxsd.runtime.bundled.MAKERS
 MODELS = {"clip": "toy", "diffusion": "toy"}  # whose features the data have, as dataset.json names them

@@ -30,11 +30,11 @@ from jaxsd.diffusion.samplers import NoiseSchedule
 from jaxsd.diffusion.sampling_defaults import SamplingDefaults
 from jaxsd.diffusion.unet import UNet, UNetConfig
 from jaxsd.diffusion.vae import VAE, VAEConfig
+from jaxsd.generation.hearing import write_captions
 from jaxsd.pretrained.weights import read_parameters, write_parameters
 from jaxsd.runtime.files import check_output_folder, lock_folder, replacing
 from jaxsd.runtime.sharding import map_batches
 from jaxsd.toy import world
-from jaxsd.toy.hearing import write_captions
 from jaxsd.toy.judge import Judge, true_answers
 from jaxsd.toy.maker import make_split
 from jaxsd.toy.tokenizer import make_tokenizer
@@ -283,7 +283,9 @@ def _train_models(folder: Path, seed: int) -> Path:
     pipe.save_pretrained(bundle / "weights", dtype=np.float16)
     half = Preprocessing(image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5))
     CLIP(clip, tokenizer, half).save_pretrained(bundle / "weights" / "clip", dtype=np.float16)
-    write_captions(bundle / "captions.safetensors", CLIP(clip, tokenizer, half))
+    captions_of_classes = {name: world.class_caption(name) for name in world.CLASSES}
+    embeddings = CLIP(clip, tokenizer, half).embed_text(list(captions_of_classes.values()))
+    write_captions(bundle / "captions.safetensors", captions_of_classes, np.asarray(embeddings))
     write_parameters(judge, bundle / "judge.safetensors", np.float16)
 
     for name in encoders.ENCODERS:

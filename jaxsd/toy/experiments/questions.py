@@ -31,7 +31,7 @@ from jaxsd.runtime.sharding import padded_batches
 from jaxsd.sound_to_image import SoundToImage, combine_embeddings
 from jaxsd.study.plan import AVERAGE_CHATBOTS, AVERAGE_EVERYONE, study_conditionings
 from jaxsd.toy import world
-from jaxsd.toy.experiments.runs import wrap, write_table
+from jaxsd.toy.experiments.runs import share_cell, wrap, write_table
 from jaxsd.toy.judge import load_judge, verdicts
 from jaxsd.toy.maker import SPEED
 
@@ -257,8 +257,7 @@ def _value(answers: Answers, row: QuestionRow, figure: str) -> str:
     if figure == CLIP_SCORE:
         low, high = metrics.normal_interval(values)
         return f"{values.mean():.1f} [{low:.1f}, {high:.1f}]"
-    low, high = metrics.wilson(float(values.mean()), len(values))
-    return f"{100 * values.mean():.1f} [{100 * low:.0f}, {100 * high:.0f}]"
+    return share_cell(float(values.mean()), len(values), "{:.1f}")
 
 
 def _paired_difference(answers: Answers, one: QuestionRow, other: QuestionRow, figure: str) -> str:

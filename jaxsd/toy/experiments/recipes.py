@@ -23,7 +23,7 @@ from jaxsd.evaluation.report.tables import Table
 from jaxsd.runtime.files import replacing
 from jaxsd.runtime.sharding import map_batches
 from jaxsd.toy import world
-from jaxsd.toy.experiments.runs import Runs, configure, mean, run_all, write_table
+from jaxsd.toy.experiments.runs import Runs, configure, mean, run_all, share_cell, write_table
 from jaxsd.toy.judge import load_judge, verdicts
 from jaxsd.training.metric_writers import read_metrics
 
@@ -125,9 +125,8 @@ def caption_hidden_states(folder: Path, split: EvaluationSplit) -> Float[np.ndar
 def _share(runs: Runs, recipe: str, name: str, images: int) -> str:
     """The share of a recipe's images that are right, over all its seeds, with Wilson's interval."""
     shares = [run.figures[name] for key, run in runs.items() if key[0] == recipe]
-    share, count = float(np.mean(shares)), len(shares) * images
-    low, high = metrics.wilson(share, count if name.startswith("all") else count // len(world.CLASSES))
-    return f"{100 * share:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+    count = len(shares) * images
+    return share_cell(float(np.mean(shares)), count if name.startswith("all") else count // len(world.CLASSES))
 
 
 def _recipe_tables(runs: Runs, images: int) -> list[Table]:

@@ -11,21 +11,20 @@ import numpy as np
 import encoders
 from jaxsd.config import one_of
 from jaxsd.diffusion.pipeline import StableDiffusion
-from jaxsd.evaluation import metrics
 from jaxsd.evaluation.conditionings import encode_audio
 from jaxsd.evaluation.images import draw_images
 from jaxsd.evaluation.report import contact_sheet
 from jaxsd.evaluation.report.tables import Table
+from jaxsd.generation.hearing import hear
 from jaxsd.runtime.bundled import TOY_MODEL
 from jaxsd.runtime.files import replacing
 from jaxsd.runtime.progress import Progress
 from jaxsd.sound_to_image import load_sounds
 from jaxsd.toy import world
-from jaxsd.toy.experiments.runs import write_table
-from jaxsd.toy.hearing import hear
+from jaxsd.toy.experiments.runs import share_cell, write_table
 from jaxsd.toy.maker import see_classes
 
-SHEET = 3  # recordings a class on the sheet
+SHEET = 1  # recordings a class on the sheet
 
 
 class Recording(NamedTuple):
@@ -102,19 +101,15 @@ def _section(truth: np.ndarray, heard: dict[str, np.ndarray], drawn: dict[str, n
         ("Heard", "The class whose caption is nearest to the sound's embedding is the recording's", heard),
         ("Drawn", "The judge sees the recording's class in the image drawn of the sound alone", drawn),
     ):
+        right = [found == truth for found in answers.values()]
         lines = []
         for name in (*dict.fromkeys(truth), "all"):
             those = np.ones(len(truth), bool) if name == "all" else truth == name
             lines.append(
-                (name, str(those.sum()), *(_right_share(found[those] == truth[those]) for found in answers.values()))
+                (name, str(those.sum()), *(share_cell(float(r[those].mean()), int(those.sum())) for r in right))
             )
-        means = [np.mean([(found == truth)[truth == name].mean() for name in set(truth)]) for found in answers.values()]
-        lines.append(("mean of the classes", "", *(f"{100 * share:.0f} %" for share in means)))
-        note = f"{note}: the share of recordings, with Wilson's 95 % intervals."
+        means = (np.mean([r[truth == name].mean() for name in set(truth)]) for r in right)
+        lines.append(("mean of the classes", "", *(f"{100 * share:.0f}" for share in means)))
+        note = f"{note}: the share of recordings in per cent, with Wilson's 95 % intervals."
         tables.append(Table(title, note, ("class", "recordings", *answers), lines))
     return "\n".join(map(write_table, tables))
-
-
-def _right_share(right: np.ndarray) -> str:
-    low, high = metrics.wilson(float(right.mean()), len(right))
-    return f"{100 * right.mean():.0f} % [{100 * low:.0f}, {100 * high:.0f}]"

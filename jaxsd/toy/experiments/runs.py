@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from jaxsd.config import TrainConfig, load_config
+from jaxsd.evaluation import metrics
 from jaxsd.evaluation.inputs import EvaluationSplit, open_evaluation_split
 from jaxsd.evaluation.report.tables import Table
 from jaxsd.runtime.files import lock_folder, replacing
@@ -158,6 +159,12 @@ def mean(values: Iterable[float], form: str) -> str:
         return form.format(values.mean())
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     return f"{form.format(values.mean())} ± {form.format(half)}"
+
+
+def share_cell(share: float, count: int, form: str = "{:.0f}") -> str:
+    """A share of `count` trials in per cent, with its 95 % interval (Wilson's)."""
+    low, high = metrics.wilson(share, count)
+    return f"{form.format(100 * share)} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def wrap(text: str) -> str:

@@ -21,7 +21,6 @@ from jaxsd.data.columns import METADATA, write_columns
 from jaxsd.data.features import FeatureTowers
 from jaxsd.data.twins import find_twins
 from jaxsd.data.workers import Examples
-from jaxsd.evaluation import metrics
 from jaxsd.evaluation.evaluate import evaluate
 from jaxsd.evaluation.inputs import load_evaluated_encoders, open_evaluation_split
 from jaxsd.evaluation.report.tables import Table
@@ -29,14 +28,12 @@ from jaxsd.runtime.bundled import clip_source
 from jaxsd.runtime.files import lock_folder, read_json, replacing, write_json
 from jaxsd.runtime.progress import counted
 from jaxsd.toy import world
-from jaxsd.toy.experiments.runs import write_table
+from jaxsd.toy.experiments.runs import share_cell, write_table
 from jaxsd.training.train import train
 
 SECONDS = 8  # of a video; the last is held out, the one before it is for validation
-NOISE_SHARE, LOUDER = (
-    0.1,
-    3.0,
-)  # noise by the level of the recording; dB up or down
+NOISE_SHARE = 0.1  # of a second: its noise by the recording's level
+LOUDER = 3.0  # dB by which a second may be louder or softer
 MOVES = 1.0  # 64ths of the image's side that a scene moves from second to second
 RECALL_KEYS = {
     "recall@1 a→t": "R@1_a2t",
@@ -154,11 +151,7 @@ def _describe_splits(found: list[Mapping[str, Mapping[str, float]]], encoder: st
     for name in found[0][BY_ROW]:
         known, unknown = (float(np.mean([one[split][name] for one in found])) for split in (BY_ROW, BY_VIDEO))
         half = 1.96 * np.sqrt((known * (1 - known) + unknown * (1 - unknown)) / count)
-        shares = [
-            f"{100 * share:.1f} [{100 * low:.0f}, {100 * high:.0f}]"
-            for share in (known, unknown)
-            for low, high in [metrics.wilson(share, count)]
-        ]
+        shares = [share_cell(share, count, "{:.1f}") for share in (known, unknown)]
         rows.append((name, *shares, f"{100 * (known - unknown):+.1f} ± {100 * half:.1f}"))
     note = (
         f"In per cent, over {counted(len(found), 'training')} of {encoder}, {steps:,} steps each, on {videos} videos "
