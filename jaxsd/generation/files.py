@@ -53,7 +53,7 @@ def _save_new(write: Callable[[Path], object], path: Path) -> Path:
     """Write a file of the first free name. Other processes may write to the folder too."""
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        with naming(path):
+        with naming(path, part):
             write(part)
         return next(free for free in _candidates(path) if place_new(part, free))
     finally:

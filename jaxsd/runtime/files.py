@@ -18,12 +18,15 @@ POINTER_BEGINNING = "version https://git-lfs.github.com/spec/"
 
 
 @contextmanager
-def naming(path) -> Iterator[None]:
-    """Errors of the system that name no file, such as that of a full disk, name `path`; those that name one stay."""
+def naming(path, part: Path | None = None) -> Iterator[None]:
+    """Errors of the system that name no file, such as that of a full disk, name `path`; those that name one stay.
+
+    So do errors that name `part`, which `path` is written as before it is whole and which nobody asked for.
+    """
     try:
         yield
     except OSError as error:
-        if error.filename is not None:
+        if error.filename is not None and error.filename != str(part):
             raise
         if error.errno is None:  # one of a library's own
             raise OSError(f"{path} cannot be written ({error})") from error
@@ -38,7 +41,7 @@ def replacing(path) -> Iterator[Path]:
     """
     path = Path(path)
     part = path.with_name(f"{path.stem}.part{path.suffix}")
-    with naming(path), _open_alone(part):
+    with naming(path, part), _open_alone(part):
         try:
             yield part
             with part.open("rb") as file:
